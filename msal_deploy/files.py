@@ -1,0 +1,90 @@
+"""Files and folders that are whole or not there, and their hashes."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from msal_deploy.errors import BadInput
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block succeeds, it becomes `path` in one step.
+
+    When the block raises (a full disk and Ctrl-C included), the temporary file is removed and whatever was at
+    `path` before is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix is kept: savers such as PIL and matplotlib choose their format by it.
+    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path, *, replaces: str | None = None) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; when the block succeeds, it becomes `path`.
+
+    Args:
+        path: the folder to make. A missing or empty one is taken.
+        replaces: name of a file that marks a folder of the same kind (``manifest.json``); such a folder is replaced.
+
+    Raises:
+        BadInput: `path` holds something else, which is left alone.
+    """
+    path = path.resolve()
+    if path.exists() and not _may_replace(path, replaces):
+        raise BadInput(f"{path} already exists and is not empty; choose another folder or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        _swap(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    # Two renames: the old folder is deleted only once the new one stands in its place.
+    old = temporary.with_name(temporary.name + "-old")
+    if path.exists():
+        path.rename(old)
+    temporary.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _may_replace(path: Path, marker: str | None) -> bool:
+    if not path.is_dir():
+        return False
+    return not any(path.iterdir()) or (marker is not None and (path / marker).is_file())
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` (JSON types only) as indented JSON, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

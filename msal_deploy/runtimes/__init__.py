@@ -1,0 +1,5 @@
+"""Runtimes: one file each, behind `open_engine`."""
+
+from msal_deploy.runtimes.base import RUNTIMES, Engine, open_engine
+
+__all__ = ["RUNTIMES", "Engine", "open_engine"]

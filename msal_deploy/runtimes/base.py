@@ -1,0 +1,110 @@
+"""Engine: one graph opened in one runtime. Everything that runs a network goes through `open_engine`."""
+
+import importlib
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import ClassVar, Self
+
+from msal_deploy.bundle import Bundle
+from msal_deploy.errors import BadInput, naming_the_extra, nearest
+from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
+
+# Runtime -> where its Engine is. Imported only when it is opened, so a runtime costs nothing until it is used.
+RUNTIMES = {
+    "torch": "msal_deploy.runtimes.torch:TorchEngine",
+    "onnxruntime": "msal_deploy.runtimes.onnxruntime:OnnxRuntimeEngine",
+    "openvino": "msal_deploy.runtimes.openvino:OpenVinoEngine",
+}
+
+
+class Engine(ABC):
+    """A context manager that turns images into probabilities; nothing is loaded before it is entered.
+
+    A runtime implements `_open`, `_infer` and, where something must be freed by hand, `_close`.
+
+    Args:
+        bundle: where the graph is.
+        precision: which graph of the bundle: ``fp32``, later ``fp16``, ``int8``.
+        threads: CPU threads, or None for as many as the runtime takes by itself.
+    """
+
+    runtime: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+
+    def __init__(self, bundle: Bundle, precision: str, threads: int | None = None) -> None:
+        if precision not in self.precisions:
+            raise BadInput(f"{self.runtime} runs no {precision!r}; {nearest(precision, self.precisions)}")
+        self.bundle = bundle
+        self.precision = precision
+        self.threads = threads
+        self.is_open = False
+
+    @property
+    def id(self) -> str:
+        """``<runtime>:<precision>``."""
+        return f"{self.runtime}:{self.precision}"
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the engine takes and gives."""
+        return self.bundle.spec
+
+    def __enter__(self) -> Self:
+        with naming_the_extra():
+            self._open()
+        self.is_open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.is_open = False
+        self._close()
+
+    def __call__(self, images: UInt8Images) -> Float32Maps:
+        """Return the probability of a nucleus.
+
+        Args:
+            images: uint8[N,H,W,3], RGB, H and W multiples of 32.
+
+        Returns:
+            float32[N,1,H,W], the caller's own.
+
+        Raises:
+            BadInput: the images are not that.
+            RuntimeError: the engine has not been entered.
+        """
+        if not self.is_open:
+            raise RuntimeError(f"{self.id} is not open: use it in a with statement")
+        self.spec.check_images(images)
+        return self._infer(images)
+
+    @abstractmethod
+    def _open(self) -> None: ...
+
+    @abstractmethod
+    def _infer(self, images: UInt8Images) -> Float32Maps: ...
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+
+def open_engine(bundle: Bundle, engine_id: str, *, threads: int | None = None) -> Engine:
+    """Return the engine that `engine_id` names, to be entered with ``with``.
+
+    ::
+
+        with open_engine(Bundle(Path("bundle")), "openvino:fp32") as engine:
+            probability = engine(images)
+
+    Raises:
+        BadInput: no such runtime, or it does not run that precision.
+        MissingExtra: the runtime's package is not installed.
+    """
+    runtime, _, precision = engine_id.partition(":")
+    if runtime not in RUNTIMES:
+        raise BadInput(f"No runtime is called {runtime!r} (in {engine_id!r}); {nearest(runtime, RUNTIMES)}")
+    module, _, name = RUNTIMES[runtime].partition(":")
+    with naming_the_extra():
+        engine: type[Engine] = getattr(importlib.import_module(module), name)
+    return engine(bundle, precision, threads)
