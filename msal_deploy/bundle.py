@@ -84,7 +84,9 @@ class Bundle:
         if not path.is_file():
             raise BadInput(f"{path} is named in the manifest and missing; export the bundle again")
         if sha256(path) != self.manifest.artifacts[name].sha256:
-            raise BadInput(f"{path} is not the file that the manifest describes (SHA-256 differs); export the bundle again")
+            raise BadInput(
+                f"{path} is not the file that the manifest describes (SHA-256 differs); export the bundle again"
+            )
         return path
 
 

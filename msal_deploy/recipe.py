@@ -23,11 +23,7 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class NetworkRecipe(_Section):
+class NetworkRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which MSAL-Net: the backbone, and each of the paper's three blocks on or off (Table 1).
 
     Attributes:
@@ -43,7 +39,7 @@ class NetworkRecipe(_Section):
     weights: str = "imagenet"
 
 
-class AugmentRecipe(_Section):
+class AugmentRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Random changes of a training patch; the geometric ones move image and mask together.
 
     Attributes:
@@ -66,7 +62,7 @@ class AugmentRecipe(_Section):
     stain: NonNegative = 0.0
 
 
-class TrainRecipe(_Section):
+class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How to train. The defaults are the paper's: 512 px, Adam 1e-3, decay 3e-5, batch 2, 300 epochs.
 
     Attributes:
@@ -78,6 +74,7 @@ class TrainRecipe(_Section):
         ema: decay of an exponential moving average of the weights a step, used for validation and kept; 0 for none.
         validation: share of the training *images* held out to choose the checkpoint.
         checkpoint_every: epochs between two writes of the resume state.
+        precision: Lightning Fabric's name; ``bf16-mixed`` is much the faster on a CPU with AVX512-BF16.
     """
 
     patch: Positive = 512
@@ -94,6 +91,7 @@ class TrainRecipe(_Section):
     validation: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
     validate_every: Positive = 1
     checkpoint_every: Positive = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     seed: int = 0
     augment: AugmentRecipe = AugmentRecipe()
 
@@ -102,7 +100,7 @@ class TrainRecipe(_Section):
             raise ValueError("patch must be a multiple of 32")
 
 
-class ExportRecipe(_Section):
+class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How to export: the opset (TensorRT 8.6 reads at most 17) and the largest |Δp| that torch and ONNX may show."""
 
     opset: Annotated[int, msgspec.Meta(ge=13, le=23)] = 17
@@ -128,7 +126,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             return BUILT_IN[name_or_path]
         path = Path(name_or_path)
         if path.suffix != ".toml":
-            raise BadInput(f"No recipe is called {name_or_path!r} and it is no .toml file; {nearest(name_or_path, BUILT_IN)}")
+            raise BadInput(
+                f"No recipe is called {name_or_path!r} and it is no .toml file; {nearest(name_or_path, BUILT_IN)}"
+            )
         try:
             return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), cls)
         except FileNotFoundError as error:
@@ -163,7 +163,7 @@ FAST = Recipe(
     network=NetworkRecipe(weights="random"),
     train=TrainRecipe(
         patch=256,
-        epochs=120,
+        epochs=90,
         batch=8,
         patches_per_image=8,
         optimizer="adamw",
@@ -172,6 +172,9 @@ FAST = Recipe(
         warmup=2,
         loss="bce+dice",
         ema=0.99,
+        validate_every=2,
+        checkpoint_every=5,
+        precision="bf16-mixed",
         augment=AugmentRecipe(crop="random", rotate=0.0, shift=0.0, shear=0.0, zoom=(0.8, 1.25), rot90=True, stain=0.1),
     ),
 )
@@ -180,7 +183,9 @@ FAST = Recipe(
 DEMO = Recipe(
     name="demo",
     network=NetworkRecipe(backbone="resnet18", weights="random"),
-    train=msgspec.structs.replace(FAST.train, epochs=8, batch=4, ema=0.9, warmup=1, patches_per_image=8),
+    train=msgspec.structs.replace(
+        FAST.train, epochs=8, batch=4, ema=0.9, warmup=1, validate_every=1, checkpoint_every=1, precision="32-true"
+    ),
 )
 
 BUILT_IN = {recipe.name: recipe for recipe in (PAPER, FAST, DEMO)}

@@ -1,19 +1,15 @@
 """ModelSpec: what goes into a graph and what comes out. The one source for ONNX axes, profiles and host code."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    UInt8Images = NDArray[np.uint8]
-    Float32Maps = NDArray[np.float32]
+UInt8Images = NDArray[np.uint8]
+Float32Maps = NDArray[np.float32]
 
 
 class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,45 @@
+"""The command line. Each verb is a file; what a verb needs is imported when it runs, so that ``--help`` is instant."""
+
+from typing import Annotated
+
+import typer
+
+from msal_deploy import __version__
+from msal_deploy.cli import bench, data, export, run, train, validate
+from msal_deploy.cli.terminal import Group, exit_cleanly_on_sigterm
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From an MSAL-Net checkpoint to an engine whose Dice is proved. Start with: msal-deploy run",
+    epilog="Exit codes: 0 done, 1 a gate failed, 2 bad input or usage, 3 this machine lacks something, 130 Ctrl-C.",
+)
+app.command("run")(run.run)
+app.command("train")(train.train)
+app.command("export")(export.export)
+app.command("validate")(validate.validate)
+app.command("bench")(bench.bench)
+app.add_typer(data.app, name="data")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    exit_cleanly_on_sigterm()
+    app()

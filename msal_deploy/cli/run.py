@@ -1,0 +1,178 @@
+"""``msal-deploy run``: every stage, one after the other."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from msal_deploy.cli.options import ALL_ENGINES, Encoder, Engines, Epochs, Json, RecipeName, choose_recipe
+
+if TYPE_CHECKING:
+    from msal_deploy.bench import BenchReport
+    from msal_deploy.bundle import Bundle
+    from msal_deploy.data import Dataset, Patch
+    from msal_deploy.recipe import Recipe
+    from msal_deploy.report import Overlay
+    from msal_deploy.train import Epoch
+    from msal_deploy.validate import ValidationReport
+
+SYNTHETIC = (
+    "a synthetic set drawn by msal-deploy (CC0): it shows that the toolchain works, not how well nuclei are found"
+)
+
+
+def run(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A MoNuSeg folder or zip. Without it, a synthetic set is drawn.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="Weights to use. Without them, --recipe is trained first.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("msal-deploy-run"),
+    recipe: RecipeName = None,
+    encoder: Encoder = None,
+    epochs: Epochs = None,
+    engine: Engines = None,
+    budget: Annotated[float, typer.Option(min=0, help="The loss of mean Dice that is allowed.")] = 0.002,
+    seconds: Annotated[float, typer.Option(help="Length of a time window of the bench.")] = 3.0,
+    json: Json = None,
+) -> None:
+    """Do it all: data, training, export, parity on the test patches, latency, and report.html.
+
+    With no options it draws a synthetic set and trains a small network, which takes a few minutes on two cores.
+
+    Example: msal-deploy run --data monuseg --checkpoint runs/r34/best.safetensors --out runs/r34-report
+    """
+    from msal_deploy.bundle import Bundle
+    from msal_deploy.data import open_dataset, patches_of
+    from msal_deploy.files import write_json
+
+    source = f"the test images of {data.name}" if data else SYNTHETIC
+    with open_dataset(data or _synthesize(out / "data")) as dataset:
+        patches = patches_of(dataset.test)
+        if checkpoint is None:
+            checkpoint, history = _train(
+                dataset, choose_recipe(recipe or "demo", encoder, epochs), out / "training", data
+            )
+            recipe = None
+        else:
+            history = ()
+    _export(checkpoint, recipe, out / "bundle")
+    bundle = Bundle(out / "bundle")
+    engines = engine or list(ALL_ENGINES)
+    validation = _validate(bundle, engines, patches, budget)
+    timings = _bench(bundle, engines, seconds)
+    write_json(out / "validation.json", validation.to_json())
+    write_json(out / "bench.json", timings.to_json())
+    _report(out / "report.html", bundle, validation, timings, history, patches, source)
+    if json:
+        write_json(json, {"validate": validation.to_json(), "bench": timings.to_json()})
+    typer.echo(f"Report: {out / 'report.html'}")
+    validation.require_passed()
+
+
+def _say(stage: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).rule(stage, align="left")
+
+
+def _synthesize(folder: Path) -> Path:
+    from msal_deploy.data import synthesize
+
+    _say("Data: drawing a synthetic set")
+    if not (folder / "SHA256SUMS").exists():
+        synthesize(folder)
+    return folder
+
+
+def _train(dataset: "Dataset", recipe: "Recipe", folder: Path, data: Path | None) -> tuple[Path, tuple["Epoch", ...]]:
+    from msal_deploy.train import LAST, train
+
+    _say(f"Training: recipe {recipe.name}, {recipe.train.epochs} epochs")
+    licence = "not stated" if data else "CC0-1.0"
+    # Run again after an interruption, it goes on where it was; finished, it only says what came out.
+    resume = (folder / LAST).exists()
+    report = train(dataset.train, recipe, folder, resume=resume, licence=licence, progress=True)
+    return report.checkpoint, report.history
+
+
+def _export(checkpoint: Path, recipe: str | None, folder: Path) -> None:
+    from msal_deploy.checkpoint import load_checkpoint
+    from msal_deploy.export import export
+    from msal_deploy.recipe import Recipe
+
+    _say("Export: ONNX, and the proof that it computes the same")
+    export(
+        load_checkpoint(checkpoint, Recipe.load(recipe) if recipe else None), folder, source=checkpoint, progress=True
+    )
+
+
+def _validate(bundle: "Bundle", engines: list[str], patches: "tuple[Patch, ...]", budget: float) -> "ValidationReport":
+    from rich.console import Console
+
+    from msal_deploy.validate import validate
+
+    _say(f"Parity on {len(patches)} test patches")
+    report = validate(bundle, engines, patches, budget=budget, progress=True)
+    Console().print(report.table())
+    return report
+
+
+def _bench(bundle: "Bundle", engines: list[str], seconds: float) -> "BenchReport":
+    from rich.console import Console
+
+    from msal_deploy.bench import bench
+
+    _say("Latency")
+    report = bench(bundle, engines, seconds=seconds, progress=True)
+    Console().print(report.table())
+    return report
+
+
+def _report(
+    path: Path,
+    bundle: "Bundle",
+    validation: "ValidationReport",
+    timings: "BenchReport",
+    history: tuple["Epoch", ...],
+    patches: "tuple[Patch, ...]",
+    source: str,
+) -> None:
+    import msgspec
+
+    from msal_deploy.report import write_report
+
+    write_report(
+        path,
+        title="MSAL-Net: parity and latency",
+        manifest=msgspec.to_builtins(bundle.manifest),
+        validation=validation.to_json(),
+        bench=timings.to_json(),
+        training=msgspec.to_builtins(history) or None,
+        overlays=_overlays(validation, patches),
+        data=source,
+        command=shlex.join(["msal-deploy", *sys.argv[1:]]),
+    )
+
+
+def _overlays(validation: "ValidationReport", patches: "tuple[Patch, ...]") -> "list[Overlay]":
+    from msal_deploy.metrics import dice
+    from msal_deploy.report import Overlay
+
+    score = validation.engines[validation.judged]
+    return [
+        Overlay(
+            stem=patches[index].stem,
+            corner=patches[index].corner,
+            rank=rank,
+            dice=dice(score.confusions[index]),
+            image=patches[index].image,
+            truth=patches[index].mask,
+            prediction=score.predictions[index],
+            engine=validation.judged,
+        )
+        for rank, index in validation.pick().items()
+    ]

@@ -1,0 +1,41 @@
+"""``msal-deploy validate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from msal_deploy.cli.options import ALL_ENGINES, BundlePath, Engines, Json, Threads
+
+
+def validate(
+    bundle: BundlePath,
+    data: Annotated[
+        Path, typer.Option("--data", help="A MoNuSeg folder or zip; its test images are used.", show_default=False)
+    ],
+    engine: Engines = None,
+    budget: Annotated[float, typer.Option(min=0, help="The loss of mean Dice that is allowed.")] = 0.002,
+    threads: Threads = None,
+    json: Json = None,
+) -> None:
+    """Score engines on the test patches beside PyTorch; exit 1 where one loses more Dice than the budget.
+
+    What decides is the one-sided 95% lower bound of the mean paired ΔDice, by a bootstrap over images.
+
+    Example: msal-deploy validate bundle --data monuseg --engine openvino:fp32 --json parity.json
+    """
+    from rich.console import Console
+
+    from msal_deploy.bundle import Bundle
+    from msal_deploy.data import open_dataset, patches_of
+    from msal_deploy.files import write_json
+    from msal_deploy.validate import validate as score
+
+    opened = Bundle(bundle)
+    with open_dataset(data) as dataset:
+        patches = patches_of(dataset.test)
+    report = score(opened, engine or ALL_ENGINES, patches, budget=budget, threads=threads, progress=True)
+    Console().print(report.table())
+    if json:
+        write_json(json, report.to_json())
+    report.require_passed()

@@ -1,0 +1,113 @@
+"""Unpacking zips that strangers made: nothing is written outside the folder, and nothing beyond a size."""
+
+import errno
+import lzma
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from msal_deploy.errors import BadInput, EnvironmentLacks
+
+SIZE_LIMIT = 20 * 10**9  # bytes, all nested zips together
+MEMBER_LIMIT = 100_000  # files in one zip
+NESTING_LIMIT = 3  # zips within zips
+BLOCK = 1 << 20
+WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError)
+
+
+def is_junk(path: PurePosixPath | Path) -> bool:
+    """Whether a relative path is what macOS and file managers leave behind (``__MACOSX``, ``.DS_Store``, ``._x``)."""
+    return any(part == "__MACOSX" or part.startswith(".") for part in path.parts)
+
+
+def unpack(archive: Path, folder: Path, *, limit: int = SIZE_LIMIT) -> int:
+    """Unpack a zip into `folder`; a zip inside it is unpacked into a folder of its name, and removed.
+
+    Returns:
+        How many bytes were written.
+
+    Raises:
+        BadInput: no zip, a damaged or encrypted one, one with a member that points outside or is a link, or more than
+            `limit` bytes.
+        EnvironmentLacks: the disk is full.
+    """
+    return _unpack(archive, folder, limit, nesting=0)
+
+
+def _unpack(archive: Path, folder: Path, limit: int, nesting: int) -> int:
+    if nesting > NESTING_LIMIT:
+        raise BadInput(
+            f"{archive.name} lies more than {NESTING_LIMIT} zips deep; unpack it yourself and give the folder"
+        )
+    written = _extract(archive, folder, limit)
+    for inner in sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".zip" and path.is_file()):
+        written += _unpack(inner, inner.with_suffix(""), limit - written, nesting + 1)
+        inner.unlink()
+    return written
+
+
+def _extract(archive: Path, folder: Path, limit: int) -> int:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = _checked_members(opened, archive.name, limit)
+            return _write_members(opened, members, folder, limit, archive.name)
+    except DAMAGED as error:
+        raise BadInput(f"{archive.name} is not a zip or is damaged ({error}); download it again") from error
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or a compression that Python does not know
+        raise BadInput(
+            f"{archive.name} cannot be unpacked here ({error}); unpack it yourself and give the folder"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise EnvironmentLacks(
+                f"The disk is full while unpacking {archive.name}; set TMPDIR to a larger one"
+            ) from error
+        raise BadInput(
+            f"{archive.name} cannot be unpacked ({error}); unpack it yourself and give the folder"
+        ) from error
+
+
+def _checked_members(opened: zipfile.ZipFile, name: str, limit: int) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
+    """Return the files to write and where, or refuse the whole zip before anything is written."""
+    members = [(info, PurePosixPath(info.filename.replace("\\", "/"))) for info in opened.infolist()]
+    for info, path in members:
+        if path.is_absolute() or ".." in path.parts or WINDOWS_DRIVE.match(info.filename):
+            raise BadInput(f"{name} is refused: its member {info.filename!r} points outside the zip")
+        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise BadInput(f"{name} is refused: its member {info.filename!r} is a link or a device")
+    if len(members) > MEMBER_LIMIT or sum(info.file_size for info, _ in members) > limit:
+        raise _too_large(name)
+    return [(info, path) for info, path in members if not info.is_dir() and not is_junk(path)]
+
+
+def _write_members(
+    opened: zipfile.ZipFile,
+    members: list[tuple[zipfile.ZipInfo, PurePosixPath]],
+    folder: Path,
+    limit: int,
+    name: str,
+) -> int:
+    written = 0
+    for info, path in members:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened.open(info) as source, target.open("xb") as sink:
+            # The headers were checked; they are the zip's own claim, so what comes out is counted as well.
+            while block := source.read(BLOCK):
+                written += len(block)
+                if written > limit:
+                    raise _too_large(name)
+                sink.write(block)
+    return written
+
+
+def _too_large(name: str) -> BadInput:
+    return BadInput(
+        f"{name} unpacks to more than {SIZE_LIMIT // 10**9} GB or {MEMBER_LIMIT:,} files;"
+        " unpack it yourself if you trust it, and give the folder"
+    )

@@ -1,0 +1,175 @@
+"""MSAL-Net, whole: ResNet encoder, dense dilated convolutions, decoder with channel attention, boundary refinement.
+
+Source: the MSAL-Net paper (Methodology; Figs. 2 to 5). Where its text leaves a choice open, the comment says what was
+taken. Shapes are for a 512×512 image and ResNet-34; C4 is 512 there and 2048 for ResNet-50 and -101.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from msal_deploy.recipe import NetworkRecipe
+from msal_deploy.spec import ModelSpec
+
+
+def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+    """Convolution, batch norm, ReLU: the paper's convolutional block (Fig. 3)."""
+    padding = dilation * (kernel // 2)
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def deconv_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
+    """Transposed convolution that doubles height and width, batch norm, ReLU (Fig. 3)."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class DenseDilatedConvolutions(nn.Module):
+    """DDC: a cascade with the rates 1; 3; 1,3; 1,3,5 (receptive fields 3, 7, 9, 19), added to its input (Fig. 4).
+
+    Every convolution has its batch norm. Without it the cascade reached activations of 2·10⁶ in training, which is NaN
+    in FP16. The rate-3 convolution is one set of weights used on two inputs, as in CE-Net's block; each use has its own
+    norm, because one norm over two distributions would be right for neither in evaluation mode.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.rate1 = conv_norm_relu(channels, channels)
+        self.rate3 = nn.Conv2d(channels, channels, 3, padding=3, dilation=3, bias=False)
+        self.norm3 = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        self.norm13 = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        self.rate5 = conv_norm_relu(channels, channels, dilation=5)
+        self.points = nn.ModuleList(conv_norm_relu(channels, channels, kernel=1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C4, 16, 16) -> the same
+        rate1 = self.rate1(x)
+        rate3 = self.norm3(self.rate3(x))
+        rate13 = self.norm13(self.rate3(rate1))
+        rate135 = self.rate5(rate13)
+        for point, branch in zip(self.points, (rate1, rate3, rate13, rate135), strict=True):
+            x = x + point(branch)
+        return x
+
+
+class EfficientChannelAttention(nn.Module):
+    """ECA: scale each channel by a sigmoid of its and its neighbours' pooled values (Fig. 5a; Wang et al., CVPR 2020)."""
+
+    def __init__(self, kernel: int = 3) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)  # exported as GlobalAveragePool, which every opset and TensorRT reads
+        # ECA's 1D convolution over the channels, written in 2D: no squeezing, and TensorRT 8.6 has no 1D convolution.
+        self.mix = nn.Conv2d(1, 1, (kernel, 1), padding=(kernel // 2, 0), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> the same
+        pooled = self.pool(x).transpose(1, 2)  # (N, 1, C, 1)
+        return x * self.mix(pooled).transpose(1, 2).sigmoid()  # (N, C, 1, 1) scales (N, C, H, W)
+
+
+class BoundaryRefinement(nn.Module):
+    """BR: a residual pair of 3×3 convolutions (Fig. 5b; Peng et al., CVPR 2017)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = conv_norm_relu(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> the same
+        return x + self.second(self.first(x))
+
+
+class DecoderBlock(nn.Module):
+    """LinkNet's decoder block, then the skip by addition, then ECA and BR where they are switched on.
+
+    The skip is added before the attention, which the paper has there to suppress the noise that skips bring in.
+    """
+
+    def __init__(self, inputs: int, outputs: int, recipe: NetworkRecipe) -> None:
+        super().__init__()
+        middle = inputs // 4
+        self.up = nn.Sequential(
+            conv_norm_relu(inputs, middle, kernel=1),
+            deconv_norm_relu(middle, middle),
+            conv_norm_relu(middle, outputs, kernel=1),
+        )
+        self.attention = EfficientChannelAttention() if recipe.channel_attention else nn.Identity()
+        self.refinement = BoundaryRefinement(outputs) if recipe.boundary_refinement else nn.Identity()
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:  # (N, in, H, W) -> (N, out, 2H, 2W)
+        x = self.up(x)
+        if skip is not None:
+            x = x + skip
+        return self.refinement(self.attention(x))
+
+
+class MSALNet(nn.Module):
+    """MSAL-Net. Takes normalised RGB float[N,3,H,W], H and W multiples of 32; returns logits float[N,1,H,W].
+
+    Args:
+        recipe: the backbone, and which of the three blocks are on.
+        resnet: a torchvision ResNet of that backbone whose weights to start from; random ones where there is none.
+    """
+
+    def __init__(self, recipe: NetworkRecipe, resnet: models.ResNet | None = None) -> None:
+        super().__init__()
+        resnet = resnet or models.get_model(recipe.backbone, weights=None)
+        c1, c2, c3, c4 = (64, 128, 256, 512) if recipe.backbone in ("resnet18", "resnet34") else (256, 512, 1024, 2048)
+        self.in_block = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+        self.encoder1, self.encoder2 = resnet.layer1, resnet.layer2
+        self.encoder3, self.encoder4 = resnet.layer3, resnet.layer4
+        self.dense_dilated = DenseDilatedConvolutions(c4) if recipe.dense_dilated else nn.Identity()
+        self.decoder4 = DecoderBlock(c4, c3, recipe)
+        self.decoder3 = DecoderBlock(c3, c2, recipe)
+        self.decoder2 = DecoderBlock(c2, c1, recipe)
+        self.decoder1 = DecoderBlock(c1, 64, recipe)
+        self.head = nn.Sequential(deconv_norm_relu(64, 32), conv_norm_relu(32, 32), nn.Conv2d(32, 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, 3, 512, 512)
+        x = self.in_block(x)  # (N, 64, 128, 128)
+        skip1 = self.encoder1(x)  # (N, 64, 128, 128)
+        skip2 = self.encoder2(skip1)  # (N, 128, 64, 64)
+        skip3 = self.encoder3(skip2)  # (N, 256, 32, 32)
+        x = self.encoder4(skip3)  # (N, 512, 16, 16)
+        x = self.dense_dilated(x)  # (N, 512, 16, 16)
+        x = self.decoder4(x, skip3)  # (N, 256, 32, 32)
+        x = self.decoder3(x, skip2)  # (N, 128, 64, 64)
+        x = self.decoder2(x, skip1)  # (N, 64, 128, 128)
+        x = self.decoder1(x)  # (N, 64, 256, 256)
+        return self.head(x)  # (N, 1, 512, 512)
+
+
+class Normalise(nn.Module):
+    """(x − mean) / std by channel: float[N,3,H,W] of intensities 0…255 -> the same shape."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class DeployedNetwork(nn.Module):
+    """The graph contract around a network: uint8[N,H,W,3] RGB in, float32[N,1,H,W] probability out."""
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.normalise = Normalise(spec)
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        # Cast before the transpose: TensorRT refuses to transpose uint8.
+        x = image.to(self.normalise.mean.dtype).permute(0, 3, 1, 2)
+        logits = self.network(self.normalise(x))
+        # Only where it changes something: tracing would write a Cast that does nothing.
+        return (logits if logits.dtype == torch.float32 else logits.float()).sigmoid()

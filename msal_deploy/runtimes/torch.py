@@ -1,0 +1,34 @@
+"""PyTorch in eager mode: the reference that the other engines are judged against."""
+
+import torch
+
+from msal_deploy.bundle import CHECKPOINT
+from msal_deploy.checkpoint import load_checkpoint
+from msal_deploy.network import DeployedNetwork
+from msal_deploy.runtimes.base import Engine
+from msal_deploy.spec import Float32Maps, UInt8Images
+
+
+class TorchEngine(Engine):
+    """Runs the bundle's checkpoint itself, in torch's default memory layout, on a GPU where there is one."""
+
+    runtime = "torch"
+
+    def _open(self) -> None:
+        self._threads_before = torch.get_num_threads()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = load_checkpoint(self.bundle.file(CHECKPOINT)).network()
+        self._network = DeployedNetwork(network, self.spec).eval().to(self._device)
+
+    @torch.inference_mode()
+    def _infer(self, images: UInt8Images) -> Float32Maps:
+        # FP32 means FP32: no TF32, which keeps ten bits of the mantissa.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            probability: Float32Maps = self._network(torch.from_numpy(images).to(self._device)).cpu().numpy()
+        return probability
+
+    def _close(self) -> None:
+        del self._network
+        torch.set_num_threads(self._threads_before)

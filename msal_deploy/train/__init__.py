@@ -1,0 +1,6 @@
+"""Training: `train` with a recipe; `samples` and `augment` feed it, `state` keeps what it leaves behind."""
+
+from msal_deploy.train.loop import TrainReport, train
+from msal_deploy.train.state import BEST, LAST, Epoch, load_state
+
+__all__ = ["BEST", "LAST", "Epoch", "TrainReport", "load_state", "train"]

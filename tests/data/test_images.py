@@ -1,0 +1,177 @@
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from msal_deploy.data import read_image, read_label
+from msal_deploy.data.images import image_size
+from msal_deploy.errors import BadInput
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".png"])
+def test_reads_what_was_written(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(RGB).save(path)
+    np.testing.assert_array_equal(read_image(path), RGB)
+    assert image_size(path) == (40, 50)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
+def test_reads_monusegs_compressions(compression: str, tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.tif", compression=compression)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), RGB)
+
+
+def test_reads_jpeg(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg")
+    assert read_image(tmp_path / "a.jpg").shape == (40, 50, 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "words"),
+    [
+        ("L", ".png", "is greyscale; convert it to 8-bit RGB"),
+        ("L", ".tif", "is greyscale"),
+        ("1", ".png", "1-bit"),
+        ("RGBA", ".png", "alpha channel"),
+        ("RGBA", ".tif", "alpha channel"),
+        ("P", ".png", "palette"),
+        ("CMYK", ".tif", "CMYK"),
+        ("CMYK", ".jpg", "CMYK"),
+        ("I;16", ".png", "16 bits"),
+        ("F", ".tif", "floating-point"),
+    ],
+)
+def test_other_modes_are_named_and_refused(mode: str, suffix: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.new(mode, (8, 8)).save(path)
+    with pytest.raises(BadInput, match=words) as caught:
+        read_image(path)
+    assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_deep_rgb_tiffs_are_refused(planar: str, dtype: str, tmp_path: Path) -> None:
+    array = RGB.astype(dtype) * 200
+    array = array if planar == "contig" else np.moveaxis(array, -1, 0)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", planarconfig=planar, metadata=None)
+    with pytest.raises(BadInput, match=r"16 bits|uint16|float32"):
+        read_image(tmp_path / "a.tif")
+
+
+def png_of_16_bits(array: np.ndarray) -> bytes:
+    """Pillow reads such a file, dropping the low bytes, and cannot write one."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = array.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_deep_rgb_png_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_of_16_bits(RGB.astype(np.uint16) * 257))
+    assert Image.open(path).mode == "RGB"
+    with pytest.raises(BadInput, match="16 bits a channel"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_truncated_files(suffix: str, keep: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(np.tile(RGB, (4, 4, 1))).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with warnings.catch_warnings(), pytest.raises(BadInput, match="damaged or truncated") as caught:
+        warnings.simplefilter("error")
+        read_image(path)
+    assert path.name in str(caught.value)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("content", [b"", b"MoNuSeg", b"II*\x00", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(BadInput, match=r"a\.tif is (not an image|damaged)"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="There is no file"):
+        read_image(tmp_path / "none.tif")
+    with pytest.raises(BadInput, match="damaged"):
+        read_image(tmp_path)
+
+
+def test_no_bomb_warning_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "a.png").shape == (40, 50, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(BadInput, match="million pixels"):
+        read_image(tmp_path / "a.png")
+
+
+def save_label(path: Path, values: np.ndarray) -> Path:
+    Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [(".png", np.uint8), (".png", np.uint16), (".tif", np.uint8), (".tif", np.uint16), (".tif", np.int32)],
+)
+def test_instance_maps_keep_their_numbers(suffix: str, dtype: type, tmp_path: Path) -> None:
+    values = np.zeros((20, 30), dtype=dtype)
+    values[2:5, 2:5], values[2:5, 5:9], values[10:, 10:] = 3, 200, 77
+    found = read_label(save_label(tmp_path / f"a{suffix}", values))
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize("high", [1, 255])
+def test_binary_masks_become_components(high: int, tmp_path: Path) -> None:
+    values = np.zeros((20, 20), dtype=np.uint8)
+    values[2:5, 2:5] = values[5:7, 5:7] = values[12:15, 12:15] = high  # the first two touch at a corner
+    found = read_label(save_label(tmp_path / "a.png", values))
+    assert found.max() == 2
+    np.testing.assert_array_equal(found > 0, values > 0)
+
+
+def test_one_bit_masks_and_empty_labels(tmp_path: Path) -> None:
+    Image.new("1", (8, 8), 1).save(tmp_path / "one.png")
+    Image.new("L", (8, 8)).save(tmp_path / "empty.png")
+    assert read_label(tmp_path / "one.png").min() == 1
+    assert not read_label(tmp_path / "empty.png").any()
+
+
+def test_coloured_lossy_and_odd_labels_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "colour.png")
+    Image.new("L", (8, 8)).save(tmp_path / "lossy.jpg")
+    Image.new("F", (8, 8)).save(tmp_path / "float.tif")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "alpha.png")
+    Image.fromarray(np.full((8, 8), -1, dtype=np.int32)).save(tmp_path / "negative.tif")
+    for name, words in {
+        "colour.png": "coloured label",
+        "lossy.jpg": "JPEG",
+        "float.tif": "floating-point",
+        "alpha.png": "alpha",
+        "negative.tif": "labels are 0",
+    }.items():
+        with pytest.raises(BadInput, match=words):
+            read_label(tmp_path / name)

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from msal_deploy.data import Case, corner_patches, open_dataset, patches_of, validation_split
+from msal_deploy.errors import BadInput
+
+
+def case_of(folder: Path, height: int, width: int, *, label: tuple[int, int] | None = None) -> Case:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / "a.png")
+    mask = rng.integers(0, 2, label or (height, width), dtype=np.uint8) * 255
+    Image.fromarray(mask).save(folder / "a_mask.png")
+    return Case("a", "test", folder / "a.png", None, folder / "a_mask.png")
+
+
+def test_the_papers_four_corners(tmp_path: Path) -> None:
+    case = case_of(tmp_path, 1000, 1000)
+    image, mask = case.image(), case.mask()
+    patches = corner_patches(case)
+    assert [patch.corner for patch in patches] == ["top-left", "top-right", "bottom-left", "bottom-right"]
+    assert {patch.image.shape for patch in patches} == {(512, 512, 3)}
+    np.testing.assert_array_equal(patches[1].image, image[:512, 488:])
+    np.testing.assert_array_equal(patches[2].mask, mask[488:, :512])
+    # 1000 = 2 × 512 − 24: neighbours share 24 px.
+    np.testing.assert_array_equal(patches[0].image[:, -24:], patches[1].image[:, :24])
+
+
+def test_the_four_corners_cover_the_image(tmp_path: Path) -> None:
+    covered = np.zeros((90, 120), dtype=bool)
+    case = case_of(tmp_path, 90, 120)
+    for patch in corner_patches(case, size=64):
+        rows = slice(0, 64) if "top" in patch.corner else slice(26, None)
+        columns = slice(0, 64) if "left" in patch.corner else slice(56, None)
+        covered[rows, columns] = True
+    assert covered.all()
+
+
+def test_corners_that_coincide_are_taken_once(tmp_path: Path) -> None:
+    assert [patch.corner for patch in corner_patches(case_of(tmp_path, 64, 64), 64)] == ["top-left"]
+    assert [patch.corner for patch in corner_patches(case_of(tmp_path, 64, 80), 64)] == ["top-left", "top-right"]
+
+
+def test_small_images_and_wrong_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="smaller than a patch of 512"):
+        corner_patches(case_of(tmp_path, 511, 600))
+    with pytest.raises(BadInput, match="make them the same"):
+        corner_patches(case_of(tmp_path, 600, 600, label=(600, 601)))
+
+
+def test_patches_of_a_set(official: Path) -> None:
+    with open_dataset(official) as dataset:
+        assert len(patches_of(dataset.train)) == 8
+        assert [patch.stem for patch in patches_of(dataset.test)] == ["SYNTH-TEST-000"] * 4
+
+
+def cases(stems: list[str]) -> list[Case]:
+    return [Case(stem, "train", Path(stem), None, None) for stem in stems]
+
+
+@given(st.sets(st.text(min_size=1), min_size=2, max_size=40), st.floats(0.01, 0.99), st.randoms())
+def test_the_split_is_a_partition_that_does_not_know_the_order(stems: set[str], fraction: float, random) -> None:  # type: ignore[no-untyped-def]
+    given_cases = cases(sorted(stems))
+    train, held_out = validation_split(given_cases, fraction)
+    assert train and held_out
+    assert sorted(case.stem for case in (*train, *held_out)) == sorted(stems)
+    random.shuffle(given_cases)
+    assert {case.stem for case in validation_split(given_cases, fraction)[1]} == {case.stem for case in held_out}
+
+
+@given(st.sets(st.text(min_size=1), min_size=3, max_size=40), st.text(min_size=1))
+def test_one_image_more_moves_at_most_one(stems: set[str], new: str) -> None:
+    before = {case.stem for case in validation_split(cases(sorted(stems)), 0.2)[1]}
+    after = {case.stem for case in validation_split(cases(sorted(stems | {new})), 0.2)[1]}
+    assert len((before ^ after) - {new}) <= 1
+
+
+def test_the_share_and_its_limits() -> None:
+    stems = [f"image-{number}" for number in range(30)]
+    assert len(validation_split(cases(stems), 0.2)[1]) == 6
+    assert len(validation_split(cases(stems[:2]), 0.01)[1]) == 1
+    assert len(validation_split(cases(stems[:2]), 0.99)[1]) == 1
+    with pytest.raises(BadInput, match="give two or more"):
+        validation_split(cases(stems[:1]), 0.2)

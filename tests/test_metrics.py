@@ -1,0 +1,139 @@
+"""Metrics against scikit-learn, their algebra, and the bootstrap against simulated data whose truth is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
+
+from msal_deploy.errors import BadInput
+from msal_deploy.metrics import (
+    Confusion,
+    clustered_lower_bound,
+    confusion,
+    dice,
+    iou,
+    pooled,
+    precision,
+    recall,
+    signed,
+)
+
+SCORES = (dice, iou, precision, recall)
+
+
+@st.composite
+def mask_pairs(draw):
+    """Two masks of one shape, empty ones and full ones included."""
+    shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return tuple(rng.random(shape) < draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])) for _ in range(2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(mask_pairs())
+def test_scores_agree_with_scikit_learn(masks):
+    truth, prediction = masks
+    if not truth.any() and not prediction.any():
+        return  # our convention, tested below
+    counts = confusion(truth, prediction)
+    theirs = (f1_score, jaccard_score, precision_score, recall_score)
+    for ours, score in zip(SCORES, theirs, strict=True):
+        expected = score(truth.ravel(), prediction.ravel(), zero_division=0)
+        assert ours(counts) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(mask_pairs())
+def test_dice_and_iou_have_their_algebra(masks):
+    truth, prediction = masks
+    counts, swapped = confusion(truth, prediction), confusion(prediction, truth)
+    assert dice(counts) == dice(swapped)
+    assert iou(counts) == iou(swapped)
+    assert precision(counts) == recall(swapped)
+    assert dice(counts) == pytest.approx(2 * iou(counts) / (1 + iou(counts)))
+    assert all(0 <= score(counts) <= 1 for score in SCORES)
+    assert 0 <= iou(counts) <= dice(counts)
+
+
+@settings(max_examples=30, deadline=None)
+@given(mask_pairs())
+def test_scores_do_not_change_when_both_masks_are_flipped(masks):
+    truth, prediction = masks
+    expected = confusion(truth, prediction)
+    assert confusion(truth[::-1], prediction[::-1]) == expected
+    assert confusion(truth[:, ::-1], prediction[:, ::-1]) == expected
+    assert confusion(truth.T, prediction.T) == expected
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_conventions_for_empty_masks(score):
+    empty, full = np.zeros((4, 4), bool), np.ones((4, 4), bool)
+    assert score(confusion(empty, empty)) == 1
+    assert score(confusion(full, empty)) == 0
+    assert score(confusion(empty, full)) == 0
+    assert score(confusion(full, full)) == 1
+
+
+def test_pooled_scores_weigh_patches_by_their_nuclei():
+    small, large = Confusion(tp=1, fp=1, fn=0), Confusion(tp=90, fp=0, fn=0)
+    assert pooled([small, large]) == Confusion(91, 1, 0)
+    assert dice(pooled([small, large])) == pytest.approx(182 / 183)
+    assert dice(pooled([small, large])) > (dice(small) + dice(large)) / 2
+
+
+def test_masks_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 2\)"):
+        confusion(np.zeros((2, 2), bool), np.zeros((1, 2), bool))
+
+
+def simulated(images, rng):
+    """Four correlated patches of each image, of true mean 0."""
+    deltas = np.repeat(rng.normal(size=images), 4) + 0.5 * rng.normal(size=4 * images)
+    return deltas, np.repeat([f"image {k}" for k in range(images)], 4)
+
+
+def test_bound_covers_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(7)
+    clustered, unclustered = [], []
+    for seed in range(250):
+        deltas, images = simulated(20, rng)
+        clustered.append(clustered_lower_bound(deltas, images, resamples=499, seed=seed) <= 0)
+        patches = [str(k) for k in range(len(deltas))]
+        unclustered.append(clustered_lower_bound(deltas, patches, resamples=499, seed=seed) <= 0)
+    assert 0.90 <= np.mean(clustered) <= 0.985
+    assert np.mean(unclustered) < 0.88  # what the clusters are for: patches taken one by one promise too much
+
+
+def test_correlated_patches_give_a_lower_bound():
+    deltas, images = simulated(14, np.random.default_rng(0))
+    assert clustered_lower_bound(deltas, images) < clustered_lower_bound(deltas, [str(k) for k in range(56)])
+
+
+def test_bound_lies_between_the_least_cluster_and_the_mean_over_patches():
+    deltas, images = [0.0, 0.0, 0.0, -0.4], ["a", "a", "a", "b"]  # images of different numbers of patches
+    assert -0.4 <= clustered_lower_bound(deltas, images) <= -0.1
+
+
+@pytest.mark.parametrize("value", [0.0, -0.25])
+def test_identical_deltas_give_just_that_value(value):
+    assert clustered_lower_bound([value] * 8, list("aabbccdd")) == value
+
+
+def test_bound_is_the_same_every_time_and_falls_with_the_confidence():
+    deltas, images = simulated(14, np.random.default_rng(1))
+    assert clustered_lower_bound(deltas, images) == clustered_lower_bound(deltas, images)
+    assert clustered_lower_bound(deltas, images, confidence=0.99) < clustered_lower_bound(deltas, images)
+
+
+def test_one_image_is_refused():
+    with pytest.raises(BadInput, match="at least two images"):
+        clustered_lower_bound([0.1, 0.2], ["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.00123, "+0.0012"), (-0.002, "-0.0020"), (-3.14e-6, "-3.1e-06"), (5e-5, "+0.0001")],
+)
+def test_signed(value, text):
+    assert signed(value) == text
