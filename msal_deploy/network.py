@@ -59,7 +59,7 @@ class DenseDilatedConvolutions(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """ECA: scale each channel by a sigmoid of its and its neighbours' pooled values (Fig. 5a; Wang et al., CVPR 2020)."""
+    """ECA: scale channels by a sigmoid of their and their neighbours' pooled values (Fig. 5a; Wang, CVPR 2020)."""
 
     def __init__(self, kernel: int = 3) -> None:
         super().__init__()

@@ -23,15 +23,23 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
+# msal-net first; the rest are what its paper compares it with (Tables 1 and 2), in `msal_deploy.zoo`.
+Model = Literal[
+    "msal-net", "unet-resnet", "linknet", "unet", "ce-net", "attention-unet", "bio-net", "asspu-net", "mdc-net", "cnn3"
+]
+
+
 class NetworkRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which MSAL-Net: the backbone, and each of the paper's three blocks on or off (Table 1).
+    """Which network; of MSAL-Net the backbone, and each of the paper's three blocks on or off (Table 1).
 
     Attributes:
-        backbone: a torchvision ResNet.
+        model: ``msal-net``, or a network that its paper compares it with.
+        backbone: a torchvision ResNet, for the models that have one: ``msal-net`` and ``unet-resnet``.
         weights: where the encoder starts from: ``imagenet`` (downloaded by torchvision), ``random``, or the path of a
             torchvision ResNet state dict.
     """
 
+    model: Model = "msal-net"
     backbone: Backbone = "resnet34"
     dense_dilated: bool = True
     channel_attention: bool = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.data import VERTEX_CONVENTION, Patch
+from msal_deploy.data import Patch
 from msal_deploy.errors import BadInput, GateFailed
 from msal_deploy.metrics import (
     Confusion,
@@ -123,7 +123,7 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
                 "use a higher precision, or more images"
             )
 
-    def pick(self) -> dict[str, int]:
+    def pick(self) -> dict[Literal["best", "median", "worst"], int]:
         """Return the index of the best, median and worst patch, by the Dice of the first engine after the reference."""
         scores = [dice(counts) for counts in self.engines[self.judged].confusions]
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
@@ -161,7 +161,7 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
         """Return the report as a table for an 80-column terminal, two lines an engine as in the header."""
         table = Table(
             title=f"Parity with {self.reference} on {len(self.patches)} patches of {self.images} images",
-            caption=f"An engine passes where the lower bound of ΔDice ({CONFIDENCE:.0%}) is at least −{self.budget:g}.",
+            caption=self._caption(),
             box=box.SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,
@@ -174,6 +174,11 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
         for engine, score in self.engines.items():
             table.add_row(engine, *_cells(score.to_json()))
         return table
+
+    def _caption(self) -> str:
+        if dice(pooled(self.engines[self.reference].confusions)) == 0:
+            return f"{self.reference} finds no nucleus: parity with it says nothing. Train the network longer."
+        return f"An engine passes where the lower bound of ΔDice ({CONFIDENCE:.0%}) is at least −{self.budget:g}."
 
 
 def _why(score: EngineScore) -> str:
@@ -202,7 +207,7 @@ def validate(
     batch: int = 1,
     threads: int | None = None,
     reference: str = "torch:fp32",
-    label_convention: str = VERTEX_CONVENTION,
+    label_convention: str = "",
     progress: bool = False,
 ) -> ValidationReport:
     """Score engines on labelled patches, beside the reference.
@@ -225,18 +230,16 @@ def validate(
     engines = {engine: open_engine(bundle, engine, threads=threads) for engine in ids}
     expected = _probabilities(engines.pop(reference), patches, batch, progress)
     threshold = bundle.spec.threshold
+    if not (expected >= threshold).any():
+        raise BadInput(
+            f"{reference} finds no nucleus in any patch, so there is nothing to lose; train the checkpoint first"
+        )
     scores = {reference: _score(patches, expected, expected, threshold, budget)}
     for name, engine in engines.items():
         probability = _probabilities(engine, patches, batch, progress)
         scores[name] = _score(patches, probability, expected, threshold, budget)
-    return ValidationReport(
-        reference=reference,
-        engines=scores,
-        patches=tuple((patch.stem, patch.corner) for patch in patches),
-        budget=budget,
-        threshold=threshold,
-        label_convention=label_convention,
-    )
+    names = tuple((patch.stem, patch.corner) for patch in patches)
+    return ValidationReport(reference, scores, names, budget, threshold, label_convention)
 
 
 def _check(engine_ids: Sequence[str], patches: Sequence[Patch], budget: float, batch: int) -> None:

@@ -150,6 +150,7 @@ def test_hostile_text_stays_text(page):
     "text",
     [
         "Passed. 2 engines within 0.002 Dice of torch:fp32 on 2 patches of 2 images",
+        "Dice of torch:fp32: 0.8000. Lowest 95% lower bound",
         "−0.0011 (openvino:int8); the gate is −0.002",
         "0.7991", "0.8123", "0.6543", "0.6611", "0.7712", "0.8834", "−0.0011", "−3.1e−06", "5.5e−04",
         "1.230%", "3.1e−02",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from msal_deploy.cli.options import ALL_ENGINES, BundlePath, Engines, Json, Threads, parse_size
+from msal_deploy.cli.options import BundlePath, Engines, Json, Threads, available_engines, parse_size
 
 
 def bench(
@@ -31,7 +31,7 @@ def bench(
 
     report = measure(
         Bundle(bundle),
-        engine or ALL_ENGINES,
+        engine or available_engines(),
         batches=batch or (1, 4),
         size=parse_size(size),
         seconds=seconds,

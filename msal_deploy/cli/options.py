@@ -14,7 +14,9 @@ BundlePath = Annotated[Path, typer.Argument(help="The bundle that export wrote."
 Engines = Annotated[
     list[str] | None,
     typer.Option(
-        "--engine", "-e", help="An engine such as openvino:fp32; give it again for more. Default: all there are."
+        "--engine",
+        "-e",
+        help="An engine such as openvino:fp32; give it again for more. Default: every FP32 engine that is installed.",
     ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the report to this file as JSON.")]
@@ -27,7 +29,12 @@ Encoder = Annotated[
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default each runtime chooses.")]
 
-ALL_ENGINES = ("torch:fp32", "onnxruntime:fp32", "openvino:fp32")
+
+def available_engines() -> list[str]:
+    """Return the FP32 engines whose packages are installed, torch's first: the others are compared with it."""
+    from importlib.util import find_spec
+
+    return [f"{runtime}:fp32" for runtime in ("torch", "onnxruntime", "openvino") if find_spec(runtime)]
 
 
 def parse_size(text: str) -> tuple[int, int]:

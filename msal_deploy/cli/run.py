@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import ALL_ENGINES, Encoder, Engines, Epochs, Json, RecipeName, choose_recipe
+from msal_deploy.cli.options import Encoder, Engines, Epochs, Json, RecipeName, available_engines, choose_recipe
 
 if TYPE_CHECKING:
     from msal_deploy.bench import BenchReport
@@ -46,12 +46,12 @@ def run(
     Example: msal-deploy run --data monuseg --checkpoint runs/r34/best.safetensors --out runs/r34-report
     """
     from msal_deploy.bundle import Bundle
-    from msal_deploy.data import open_dataset, patches_of
+    from msal_deploy.data import label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json
 
     source = f"the test images of {data.name}" if data else SYNTHETIC
     with open_dataset(data or _synthesize(out / "data")) as dataset:
-        patches = patches_of(dataset.test)
+        patches, convention = patches_of(dataset.test), label_convention(dataset.test)
         if checkpoint is None:
             checkpoint, history = _train(
                 dataset, choose_recipe(recipe or "demo", encoder, epochs), out / "training", data
@@ -61,8 +61,8 @@ def run(
             history = ()
     _export(checkpoint, recipe, out / "bundle")
     bundle = Bundle(out / "bundle")
-    engines = engine or list(ALL_ENGINES)
-    validation = _validate(bundle, engines, patches, budget)
+    engines = engine or available_engines()
+    validation = _validate(bundle, engines, patches, budget, convention)
     timings = _bench(bundle, engines, seconds)
     write_json(out / "validation.json", validation.to_json())
     write_json(out / "bench.json", timings.to_json())
@@ -110,13 +110,15 @@ def _export(checkpoint: Path, recipe: str | None, folder: Path) -> None:
     )
 
 
-def _validate(bundle: "Bundle", engines: list[str], patches: "tuple[Patch, ...]", budget: float) -> "ValidationReport":
+def _validate(
+    bundle: "Bundle", engines: list[str], patches: "tuple[Patch, ...]", budget: float, convention: str
+) -> "ValidationReport":
     from rich.console import Console
 
     from msal_deploy.validate import validate
 
     _say(f"Parity on {len(patches)} test patches")
-    report = validate(bundle, engines, patches, budget=budget, progress=True)
+    report = validate(bundle, engines, patches, budget=budget, label_convention=convention, progress=True)
     Console().print(report.table())
     return report
 

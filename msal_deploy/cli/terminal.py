@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -45,9 +46,11 @@ def _fail(error: DeployError) -> NoReturn:
 
 
 def _from_os(error: OSError) -> DeployError:
-    where = f": {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentLacks(f"The disk is full{where}; free some space and run the command again")
+        return EnvironmentLacks("The disk that is written to is full; free some space and run the command again")
+    path = Path(os.fsdecode(error.filename or ""))
+    # A temporary name says nothing to the user: it is the folder that cannot be written.
+    where = f": {path.parent if '.partial-' in path.name else path}" if error.filename else ""
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return BadInput(f"{error.strerror}{where}; choose a place that can be read and written")
     return BadInput(f"{error.strerror or error}{where}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from msal_deploy.cli.options import ALL_ENGINES, BundlePath, Engines, Json, Threads
+from msal_deploy.cli.options import BundlePath, Engines, Json, Threads, available_engines
 
 
 def validate(
@@ -15,6 +15,7 @@ def validate(
     ],
     engine: Engines = None,
     budget: Annotated[float, typer.Option(min=0, help="The loss of mean Dice that is allowed.")] = 0.002,
+    reference: Annotated[str, typer.Option(help="What the engines are judged against.")] = "torch:fp32",
     threads: Threads = None,
     json: Json = None,
 ) -> None:
@@ -27,14 +28,24 @@ def validate(
     from rich.console import Console
 
     from msal_deploy.bundle import Bundle
-    from msal_deploy.data import open_dataset, patches_of
+    from msal_deploy.data import label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json
     from msal_deploy.validate import validate as score
 
     opened = Bundle(bundle)
     with open_dataset(data) as dataset:
         patches = patches_of(dataset.test)
-    report = score(opened, engine or ALL_ENGINES, patches, budget=budget, threads=threads, progress=True)
+        convention = label_convention(dataset.test)
+    report = score(
+        opened,
+        engine or available_engines(),
+        patches,
+        budget=budget,
+        threads=threads,
+        reference=reference,
+        label_convention=convention,
+        progress=True,
+    )
     Console().print(report.table())
     if json:
         write_json(json, report.to_json())

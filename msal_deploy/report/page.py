@@ -95,10 +95,13 @@ def _verdict(validation: Json | None) -> dict[str, str]:
 
 
 def _deciding(judged: Json, validation: Json) -> str:
-    if broken := [name for name, score in judged.items() if not score["finite"]]:
+    if broken := [name for name, score in validation["engines"].items() if not score["finite"]]:
         return f"The probabilities of {', '.join(broken)} are not all finite numbers."
     worst = min(judged, key=lambda name: judged[name]["delta_dice"]["lower"])
+    # An engine is easily as good as a reference that finds nothing, so the reference's own Dice stands beside it.
+    dice = validation["engines"][validation["reference"]]["pixel_dice_mean"]
     return (
+        f"Dice of {validation['reference']}: {dice:.4f}. "
         f"Lowest {validation['confidence']:.0%} lower bound of the mean ΔDice: "
         f"{_signed(judged[worst]['delta_dice']['lower'])} ({worst}); the gate is −{validation['budget']:g}."
     )

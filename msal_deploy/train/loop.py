@@ -30,7 +30,6 @@ from msal_deploy.spec import ModelSpec
 from msal_deploy.train.samples import Samples, as_tensors
 from msal_deploy.train.state import BEST, LAST, Epoch, State, load_state, save_state
 
-
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 

@@ -38,7 +38,7 @@ class Samples:
             yield as_tensors(case.image(), case.mask(), device)
 
     def steps(self) -> int:
-        """Batches an epoch, in this process; a last incomplete one is dropped, since batch norm would suffer from it."""
+        """Batches an epoch, in this process; an incomplete last one is dropped for the sake of batch norm."""
         return max(1, len(self.sources) * self.repeats // (self.recipe.batch * self.world))
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
