@@ -36,7 +36,7 @@ from msal_deploy.spec import Axis, ModelSpec, check_extent
 if TYPE_CHECKING:
     from msal_deploy.spec import UInt8Images
 
-LEAST_RUNS = 10  # in a window, however long they take
+LEAST_RUNS = 5  # in a window, however long they take
 LARGEST_VARIATION = 0.025  # of the windows' medians, above which a result is flagged
 RUNS_FOR_P99 = 100  # with fewer, the 99th percentile is little more than the slowest run
 INSTRUCTIONS = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimddp"}

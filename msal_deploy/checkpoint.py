@@ -15,8 +15,8 @@ from torchvision import models
 
 from msal_deploy.errors import BadInput, EnvironmentLacks
 from msal_deploy.files import atomic_file
-from msal_deploy.network import MSALNet
 from msal_deploy.recipe import NetworkRecipe, Recipe
+from msal_deploy.zoo import STARTS_FROM_RESNET, build
 
 UNKNOWN_LICENCE = "not stated"
 
@@ -36,13 +36,13 @@ class Checkpoint(msgspec.Struct, frozen=True):
     licence: str = UNKNOWN_LICENCE
     notes: dict[str, str] = {}
 
-    def network(self) -> MSALNet:
+    def network(self) -> nn.Module:
         """Return the network with these weights, in evaluation mode.
 
         Raises:
             BadInput: the weights are another network's; the sentence lists the keys that differ.
         """
-        network = MSALNet(self.recipe.network)
+        network = build(self.recipe.network)
         check_keys(self.weights, network)
         network.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in self.weights.items()}
@@ -140,10 +140,12 @@ def pretrained_resnet(recipe: NetworkRecipe) -> models.ResNet | None:
 
     Raises:
         EnvironmentLacks: ImageNet weights were asked for and can neither be downloaded nor found in torch's cache.
-        BadInput: the file holds no weights of that ResNet.
+        BadInput: the file holds no weights of that ResNet, or the network has no such encoder.
     """
     if recipe.weights == "random":
         return None
+    if recipe.model not in STARTS_FROM_RESNET:
+        raise BadInput(f"{recipe.model} has no ResNet that could start from {recipe.weights}; use --encoder random")
     resnet: models.ResNet = models.get_model(recipe.backbone, weights=None)
     weights = _imagenet(recipe.backbone) if recipe.weights == "imagenet" else _state_dict(Path(recipe.weights))
     classifier = {key: value for key, value in resnet.state_dict().items() if key.startswith("fc.")}

@@ -57,6 +57,7 @@ EXTRA_OF_MODULE = {
     "lightning_fabric": "train",
     "onnxscript": "train",
     "tensorboard": "train",
+    "segmentation_models_pytorch": "zoo",
     "tensorrt": "gpu",
     "cuda": "gpu",
     "polygraphy": "gpu",

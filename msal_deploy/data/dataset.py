@@ -79,9 +79,9 @@ class Case(msgspec.Struct, frozen=True):
 
 def label_convention(cases: Iterable[Case]) -> str:
     """Return a sentence on how the masks of `cases` came about, for reports: a wrong convention moves Dice by 0.05."""
-    kinds = {case.xml_path is not None for case in cases}
     maps = "label maps as they are, without redrawing"
-    return {(True,): VERTEX_CONVENTION, (False,): maps}.get(tuple(kinds), f"{VERTEX_CONVENTION}; elsewhere {maps}")
+    drawn = {case.xml_path is not None for case in cases}
+    return VERTEX_CONVENTION if drawn == {True} else maps if drawn == {False} else f"{VERTEX_CONVENTION}; else {maps}"
 
 
 def checked_size(instances: NDArray[np.int32], shape: tuple[int, int], path: Path) -> NDArray[np.int32]:

@@ -24,11 +24,12 @@ from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint, pretrained_resne
 from msal_deploy.data import Case, Patch, corner_patches, validation_split
 from msal_deploy.errors import BadInput, EnvironmentLacks, GateFailed
 from msal_deploy.metrics import confusion, dice, iou
-from msal_deploy.network import MSALNet, Normalise
+from msal_deploy.network import Normalise
 from msal_deploy.recipe import Recipe, TrainRecipe
 from msal_deploy.spec import ModelSpec
 from msal_deploy.train.samples import Samples, as_tensors
 from msal_deploy.train.state import BEST, LAST, Epoch, State, load_state, save_state
+from msal_deploy.zoo import build
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -135,7 +136,7 @@ class _Trainer:
         torch.manual_seed(self.recipe.seed)
         # A resumed network gets its weights from the state: nothing is downloaded again.
         resnet = None if self.state.tensors else pretrained_resnet(self.state.recipe.network)
-        self.network = MSALNet(self.state.recipe.network, resnet).to(self.fabric.device)
+        self.network = build(self.state.recipe.network, resnet).to(self.fabric.device)
         self.network.to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.network, multi_avg_fn=_averaging(self.recipe.ema), use_buffers=True)
         self.optimizer = _optimizer(self.network, self.recipe)

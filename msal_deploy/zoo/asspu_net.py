@@ -1,0 +1,39 @@
+"""ASPPU-Net (Wan et al., Neurocomputing 2020), which the MSAL-Net paper writes "ASSPU-Net": U-Net with an ASPP."""
+
+import torch
+from torch import Tensor, nn
+
+from msal_deploy.network import conv_norm_relu
+from msal_deploy.zoo.unet import WIDTHS, UNet
+
+RATES = (6, 12, 18)
+
+
+class AtrousSpatialPyramidPooling(nn.Module):
+    """ASPP (Chen et al., DeepLabv3, 2017): a 1×1 and three dilated 3×3 convolutions side by side, then a 1×1.
+
+    DeepLab's fifth branch, the mean over the image, is left out: with it a nucleus would be seen differently in tiles
+    of different sizes.
+    """
+
+    def __init__(self, channels: int, branch: int = 256) -> None:
+        super().__init__()
+        dilated = [conv_norm_relu(channels, branch, dilation=rate) for rate in RATES]
+        self.branches = nn.ModuleList([conv_norm_relu(channels, branch, kernel=1), *dilated])
+        self.mix = conv_norm_relu(4 * branch, channels, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> the same
+        return self.mix(torch.cat([branch(x) for branch in self.branches], dim=1))
+
+
+class ASSPUNet(UNet):
+    """U-Net's four upper levels, with an ASPP where the fifth would be.
+
+    Known, from the abstract: a U-Net with a modified ASPP, which gives nuclei at several scales and their context
+    "without reducing the spatial resolution of feature map". The paper's concave-point splitting of touching nuclei is
+    no part of the network. Chosen: so the ASPP replaces the fourth pooling and the 1024 channels below it, and works at
+    1/8 of the size; DeepLab's rates 6, 12, 18 and its 256 channels a branch; U-Net's channels elsewhere.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(WIDTHS[:-1], bottom=AtrousSpatialPyramidPooling(WIDTHS[-2]))

@@ -1,0 +1,122 @@
+"""A training that is killed and resumed ends with the weights of one that never was."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from msal_deploy.cli import app
+
+
+def command(small_set: Path, recipe: Path, out: Path, *more: str) -> list[str]:
+    return ["train", "--data", str(small_set), "--out", str(out), "--recipe", str(recipe), *more]
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as stream:
+        return subprocess.Popen([sys.executable, "-m", "msal_deploy", *arguments], stdout=stream, stderr=stream)
+
+
+def wait_for_epoch(history: Path, epoch: int, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 240
+    while time.monotonic() < end and process.poll() is None:
+        if history.exists() and len(history.read_text().splitlines()) > epoch:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"no epoch {epoch} within 240 s (exit {process.poll()})")
+
+
+@pytest.fixture(scope="module")
+def whole_run(small_set: Path, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    result = CliRunner().invoke(app, command(small_set, recipe_file, out))
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_a_killed_training_resumes_to_the_same_weights(
+    small_set: Path, recipe_file: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(command(small_set, recipe_file, out), tmp_path / "log")
+    wait_for_epoch(out / "history.csv", 2, process)
+    time.sleep(0.2)  # somewhere inside the third epoch
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert len((out / "history.csv").read_text().splitlines()) - 1 < 4, "it was killed too late to prove anything"
+
+    result = CliRunner().invoke(app, ["train", "--data", str(small_set), "--out", str(out), "--resume"])
+    assert result.exit_code == 0, result.output
+    expected, resumed = load_file(whole_run / "best.safetensors"), load_file(out / "best.safetensors")
+    assert expected.keys() == resumed.keys()
+    for name, weights in expected.items():
+        np.testing.assert_array_equal(weights, resumed[name], err_msg=name)
+
+
+def test_another_seed_gives_other_weights(small_set: Path, recipe_file: Path, whole_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = CliRunner().invoke(app, command(small_set, recipe_file, out, "--seed", "1", "--epochs", "1"))
+    assert result.exit_code == 0, result.output
+    one, other = load_file(whole_run / "best.safetensors"), load_file(out / "best.safetensors")
+    assert not np.array_equal(one["head.2.weight"], other["head.2.weight"])
+
+
+def test_a_run_folder_holds_what_is_promised(whole_run: Path) -> None:
+    names = {path.name for path in whole_run.iterdir()}
+    assert names == {"best.safetensors", "last.pt", "history.csv", "curves.png", "tensorboard"}
+    assert any((whole_run / "tensorboard").iterdir())
+
+
+def test_sigterm_leaves_nothing_half_written(small_set: Path, recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(command(small_set, recipe_file, out), tmp_path / "log")
+    wait_for_epoch(out / "history.csv", 1, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    assert not list(out.glob(".*"))
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_ctrl_c_says_so(small_set: Path, recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(command(small_set, recipe_file, out), tmp_path / "log")
+    wait_for_epoch(out / "history.csv", 1, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    text = (tmp_path / "log").read_text()
+    assert "Interrupted" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "already holds a training"),
+        (["--resume", "--recipe", "fast"], "another recipe"),
+    ],
+)
+def test_a_run_folder_is_not_overwritten_by_mistake(
+    small_set: Path, recipe_file: Path, whole_run: Path, arguments: list[str], sentence: str
+) -> None:
+    before = (whole_run / "last.pt").read_bytes()
+    base = ["train", "--data", str(small_set), "--out", str(whole_run)]
+    result = CliRunner().invoke(app, [*base, *(arguments or ["--recipe", str(recipe_file)])])
+    assert result.exit_code == 2
+    assert sentence in result.output
+    assert (whole_run / "last.pt").read_bytes() == before
+
+
+def test_a_damaged_state_is_refused(small_set: Path, whole_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    state = (whole_run / "last.pt").read_bytes()
+    (out / "last.pt").write_bytes(state[: len(state) // 2])
+    result = CliRunner().invoke(app, ["train", "--data", str(small_set), "--out", str(out), "--resume"])
+    assert result.exit_code == 2
+    assert "is damaged" in result.output

@@ -1,0 +1,96 @@
+"""The main job from images to report, with the real verbs on a small synthetic set."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from msal_deploy.cli import app
+
+ENGINES = {"torch:fp32", "onnxruntime:fp32", "openvino:fp32"}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(small_set: Path, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    result = run("run", "--data", small_set, "--recipe", recipe_file, "--epochs", 12, "--out", out, "--seconds", 0.1)
+    assert result.exit_code == 0, result.output
+    assert f"Report: {out / 'report.html'}" in result.output
+    return out
+
+
+def test_every_engine_is_scored_and_within_a_ten_thousandth_of_torch(folder: Path) -> None:
+    report = json.loads((folder / "validation.json").read_text())
+    assert report["reference"] == "torch:fp32"
+    assert report["patches"] == 8
+    assert report["engines"].keys() == ENGINES
+    for score in report["engines"].values():
+        assert {"pixel_dice_mean", "pixel_dice_pooled", "pixel_iou_mean", "pixel_iou_pooled"} <= score.keys()
+        assert {"precision", "recall", "delta_dice", "passed"} <= score.keys()
+        assert abs(score["delta_dice"]["mean"]) <= 1e-4
+        assert score["passed"]
+
+
+def test_the_network_has_learnt_something(folder: Path) -> None:
+    report = json.loads((folder / "validation.json").read_text())
+    assert report["engines"]["torch:fp32"]["pixel_dice_mean"] > 0.3
+
+
+def test_the_bench_has_its_keys(folder: Path) -> None:
+    report = json.loads((folder / "bench.json").read_text())
+    assert {(result["engine"], result["batch"]) for result in report["results"]} == {
+        (e, b) for e in ENGINES for b in (1, 4)
+    }
+    for result in report["results"]:
+        assert {"p50", "p90", "p99", "mean"} <= result["latency_ms"].keys()
+        assert result["images_per_s"] > 0
+    assert report["environment"]
+
+
+def test_the_bundle_is_whole(folder: Path) -> None:
+    names = {str(path.relative_to(folder / "bundle")) for path in (folder / "bundle").rglob("*") if path.is_file()}
+    golden = {"golden/image.npy", "golden/probability.npy"}
+    assert names == {"manifest.json", "checkpoint.safetensors", "model.fp32.onnx"} | golden
+
+
+def test_the_report_stands_alone(folder: Path) -> None:
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    HTMLParser().feed(page)
+    assert all(engine in page for engine in ENGINES)
+    assert all(rank in page.lower() for rank in ("best", "median", "worst"))
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def test_run_again_it_takes_the_finished_training(folder: Path, small_set: Path, recipe_file: Path) -> None:
+    before = (folder / "training" / "best.safetensors").stat().st_mtime_ns
+    result = run("run", "--data", small_set, "--recipe", recipe_file, "--epochs", 12, "--out", folder, "--seconds", 0.1)
+    assert result.exit_code == 0, result.output
+    assert (folder / "training" / "best.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_named_checkpoint_is_not_trained_again(folder: Path, small_set: Path, tmp_path: Path) -> None:
+    checkpoint, out = folder / "training" / "best.safetensors", tmp_path / "out"
+    arguments = ["--data", small_set, "--checkpoint", checkpoint, "--engine", "onnxruntime:fp32", "--seconds", 0.1]
+    result = run("run", *arguments, "--out", out, "--json", tmp_path / "both.json")
+    assert result.exit_code == 0, result.output
+    assert not (out / "training").exists()
+    assert json.loads((tmp_path / "both.json").read_text()).keys() == {"validate", "bench"}
+
+
+def test_a_graph_that_was_changed_after_export_is_refused(folder: Path, small_set: Path) -> None:
+    graph = folder / "bundle" / "model.fp32.onnx"
+    content = graph.read_bytes()
+    try:
+        graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        result = run("validate", folder / "bundle", "--data", small_set)
+    finally:
+        graph.write_bytes(content)
+    assert result.exit_code == 2
+    assert "SHA-256 differs" in result.output

@@ -1,0 +1,117 @@
+"""What the tests share: a checkpoint, a bundle, training images and a disk that is soon full."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from msal_deploy import export as export_stage
+from msal_deploy.bundle import Bundle
+from msal_deploy.checkpoint import Checkpoint, save_checkpoint
+from msal_deploy.data import Case
+from msal_deploy.network import MSALNet
+from msal_deploy.recipe import NetworkRecipe, Recipe
+
+SMALL_SIZES, SMALL_BATCHES = ((64, 64), (64, 96)), (1, 2)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; runs only with MSAL_DEPLOY_SLOW=1 in the environment")
+
+
+@pytest.fixture
+def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let export compare torch with ONNX Runtime at few and small shapes."""
+    monkeypatch.setattr(export_stage, "SIZES", SMALL_SIZES)
+    monkeypatch.setattr(export_stage, "BATCHES", SMALL_BATCHES)
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Keep torch to one thread: two of them wait for each other where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    return Recipe(name="test", network=NetworkRecipe(backbone="resnet18", weights="random"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(recipe: Recipe) -> Checkpoint:
+    """Random weights, with batch norms that have seen images: untouched statistics would hide faults in folding."""
+    torch.manual_seed(0)
+    network = MSALNet(recipe.network).train()
+    images = torch.from_numpy(export_stage.example_images(2, 128, 128)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
+        network((images / 255 - 0.5) / 0.25)
+        network.head[-1].weight.mul_(8)  # spreads the probabilities over more than a thousandth
+    return Checkpoint(dict(network.state_dict()), recipe, "CC0-1.0", {"epoch": "1"})
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, as a file that is not to be changed by a test."""
+    path = tmp_path_factory.mktemp("checkpoint") / "best.safetensors"
+    save_checkpoint(path, checkpoint)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint: Checkpoint, checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An exported bundle, not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_stage, "SIZES", SMALL_SIZES)
+        patch.setattr(export_stage, "BATCHES", SMALL_BATCHES)
+        export_stage.export(checkpoint, folder, source=checkpoint_file)
+    return Bundle(folder)
+
+
+@pytest.fixture
+def make_case(tmp_path: Path) -> Callable[..., Case]:
+    """Write an image uint8[H,W,3] and a mask bool[H,W], and return them as a case."""
+
+    def make(stem: str, image: np.ndarray, mask: np.ndarray) -> Case:
+        image_path, map_path = tmp_path / f"{stem}.png", tmp_path / f"{stem}_mask.png"
+        Image.fromarray(image).save(image_path)
+        Image.fromarray(mask.astype(np.uint8)).save(map_path)
+        return Case(stem, "train", image_path, None, map_path)
+
+    return make
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that holds 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not _mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)):
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def read_only_disk(small_disk: Path) -> Path:
+    """The same, with the file ``old.json`` on it and no way to write."""
+    (small_disk / "old.json").write_text("old")
+    if not _mount("-o", "remount,ro", str(small_disk)):
+        pytest.skip("remounting read-only is not allowed here")
+    return small_disk
+
+
+def _mount(*arguments: str) -> bool:
+    try:
+        return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,102 @@
+"""Exit codes, the sentences for users, and how the command line turns whatever happens into them."""
+
+import errno
+import importlib
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from msal_deploy.cli.terminal import Group
+from msal_deploy.errors import (
+    BadInput,
+    DeployError,
+    EnvironmentLacks,
+    GateFailed,
+    MissingExtra,
+    naming_the_extra,
+    nearest,
+)
+
+
+def outcome(error: BaseException) -> tuple[int, str]:
+    """Run a command that raises `error`; return the exit code and what is printed."""
+    app = typer.Typer(cls=Group)
+
+    @app.callback()
+    def root() -> None: ...
+
+    @app.command()
+    def verb() -> None:
+        raise error
+
+    result = CliRunner().invoke(app, ["verb"])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (GateFailed("no"), 1),
+        (BadInput("no"), 2),
+        (EnvironmentLacks("no"), 3),
+        (MissingExtra("torch", "train"), 3),
+        (DeployError("no"), 1),
+        (KeyboardInterrupt(), 130),
+        (OSError(errno.ENOSPC, "No space left on device", "a.json"), 3),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 3),
+        (OSError(errno.EROFS, "Read-only file system", "a.json"), 2),
+        (PermissionError(errno.EACCES, "Permission denied", "a.json"), 2),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.json"), 2),
+        (OSError("no number, no name"), 2),
+        (MemoryError(), 3),
+        (ValueError("surprise"), 1),
+        (ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt"), 3),
+        (typer.Exit(0), 0),
+        (typer.Exit(7), 7),
+        (typer.BadParameter("no"), 2),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_exit_code_and_no_traceback(error, code):
+    got, output = outcome(error)
+    assert got == code
+    assert "Traceback" not in output
+
+
+def test_message_is_printed_once_as_an_error():
+    assert outcome(BadInput("The width is 33; use 32"))[1] == "Error: The width is 33; use 32\n"
+
+
+def test_unexpected_error_names_its_type_and_how_to_see_more(monkeypatch):
+    monkeypatch.delenv("MSAL_DEPLOY_TRACEBACK", raising=False)
+    _, output = outcome(ValueError("surprise"))
+    assert "ValueError" in output and "surprise" in output and "MSAL_DEPLOY_TRACEBACK" in output
+
+
+def test_temporary_names_are_not_shown_to_users():
+    _, output = outcome(PermissionError(errno.EACCES, "Permission denied", "out/.report.partial-17.json"))
+    assert "partial" not in output and "out" in output
+
+
+@pytest.mark.parametrize(("module", "extra"), [("tensorrt", "gpu"), ("pycuda.driver", "pascal"), ("torch.x", "train")])
+def test_missing_module_names_the_extra(module, extra):
+    with pytest.raises(MissingExtra, match=rf"pip install 'msal-deploy\[{extra}\]'"), naming_the_extra():
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+
+def test_other_import_errors_pass_unchanged():
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"), naming_the_extra():
+        importlib.import_module("no_such_module")
+    with pytest.raises(ImportError, match="name"), naming_the_extra():
+        raise ImportError("cannot import name 'x' from 'torch'")
+
+
+def test_nearest_suggests_or_lists():
+    assert nearest("openvin", ["torch", "openvino"]) == "did you mean 'openvino'?"
+    assert nearest("zebra", ["torch", "openvino"]) == "known: openvino, torch"
+
+
+def test_missing_extra_can_be_caught_as_what_it_is():
+    assert issubclass(MissingExtra, EnvironmentLacks) and issubclass(EnvironmentLacks, DeployError)
+    assert not issubclass(BadInput, GateFailed)
