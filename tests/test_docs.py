@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
 from msal_deploy.recipe import BUILT_IN, Recipe
 
@@ -54,9 +55,9 @@ def test_the_paper_file_writes_every_value_out() -> None:
 
 
 def test_the_smallest_host_replays_the_golden_tensors(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(small_bundle, tmp_path / "bundle")
+    shutil.copytree(bundle.path, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("engines/README.md", "python")
     exec(compile(code, "engines/README.md", "exec"), {})

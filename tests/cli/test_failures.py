@@ -9,6 +9,7 @@ import tifffile
 import torch
 from typer.testing import CliRunner, Result
 
+from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
 from msal_deploy.data import synthesize
 
@@ -134,7 +135,9 @@ def test_offline_imagenet_weights_name_the_ways_out(
         raise URLError("no network")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    result = msal_deploy("train", "--data", own_set, "--out", tmp_path / "out", "--recipe", "paper")
+    result = msal_deploy(
+        "train", "--data", own_set, "--out", tmp_path / "out", "--recipe", "demo", "--encoder", "imagenet"
+    )
     assert_refused(result, 3, "--encoder FILE", "--encoder random")
     assert not (tmp_path / "out").exists()
 
@@ -151,24 +154,24 @@ def test_a_folder_that_is_no_bundle(own_set: Path, tmp_path: Path) -> None:
     assert_refused(msal_deploy("validate", tmp_path, "--data", own_set), 2, "is no bundle")
 
 
-def test_a_size_that_is_no_multiple_of_32(tmp_path: Path, small_bundle: Path) -> None:
-    assert_refused(msal_deploy("bench", small_bundle, "--size", "500"), 2, "480 or 512")
-    assert_refused(msal_deploy("bench", small_bundle, "--size", "big"), 2, "is no size")
+def test_a_size_that_is_no_multiple_of_32(tmp_path: Path, bundle: Bundle) -> None:
+    assert_refused(msal_deploy("bench", bundle.path, "--size", "500"), 2, "480 or 512")
+    assert_refused(msal_deploy("bench", bundle.path, "--size", "big"), 2, "is no size")
 
 
-def test_an_unknown_engine(small_bundle: Path) -> None:
-    assert_refused(msal_deploy("bench", small_bundle, "--engine", "openvin:fp32"), 2, "did you mean 'openvino'")
-    assert_refused(msal_deploy("bench", small_bundle, "--engine", "openvino:int4"), 2, "int4")
+def test_an_unknown_engine(bundle: Bundle) -> None:
+    assert_refused(msal_deploy("bench", bundle.path, "--engine", "openvin:fp32"), 2, "did you mean 'openvino'")
+    assert_refused(msal_deploy("bench", bundle.path, "--engine", "openvino:int4"), 2, "int4")
 
 
-def test_output_that_cannot_be_written(small_bundle: Path) -> None:
-    checkpoint = small_bundle / "checkpoint.safetensors"
+def test_output_that_cannot_be_written(bundle: Bundle) -> None:
+    checkpoint = bundle.path / "checkpoint.safetensors"
     result = msal_deploy("export", checkpoint, "--out", "/proc/msal-deploy-bundle")
     assert_refused(result, 2, "/proc")
 
 
-def test_output_folder_of_somebody_else(small_bundle: Path, tmp_path: Path) -> None:
+def test_output_folder_of_somebody_else(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    result = msal_deploy("export", small_bundle / "checkpoint.safetensors", "--out", tmp_path)
+    result = msal_deploy("export", bundle.path / "checkpoint.safetensors", "--out", tmp_path)
     assert_refused(result, 2, "not empty")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
