@@ -74,7 +74,7 @@ def test_file_that_the_manifest_does_not_name_is_refused(folder, name):
 @pytest.mark.parametrize("where", ["nowhere", "empty", CHECKPOINT])
 def test_folder_without_manifest_is_no_bundle(folder, where):
     (folder / "empty").mkdir()
-    with pytest.raises(BadInput, match="is no bundle.*msal-deploy export"):
+    with pytest.raises(BadInput, match=r"is no bundle.*msal-deploy export"):
         Bundle(folder / where)
 
 

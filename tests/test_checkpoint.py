@@ -253,7 +253,7 @@ def test_imagenet_without_network_says_what_to_do(hub, monkeypatch):
         raise URLError("no route")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    with pytest.raises(EnvironmentLacks, match="no route.*--encoder"):
+    with pytest.raises(EnvironmentLacks, match=r"no route.*--encoder"):
         pretrained_resnet(NetworkRecipe(backbone="resnet18"))
 
 

@@ -162,7 +162,7 @@ def test_boundary_refinement_is_residual():
     torch.testing.assert_close(block(image), image)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34"])
 def test_weights_of_a_local_resnet_arrive_in_the_encoder(backbone, tmp_path):
     torch.manual_seed(0)
     resnet = models.get_model(backbone, weights=None).eval()

@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from msal_deploy.cli import app
+from msal_deploy.train import load_state
 
 
 def command(small_set: Path, recipe: Path, out: Path, *more: str) -> list[str]:
@@ -53,10 +56,17 @@ def test_a_killed_training_resumes_to_the_same_weights(
 
     result = CliRunner().invoke(app, ["train", "--data", str(small_set), "--out", str(out), "--resume"])
     assert result.exit_code == 0, result.output
-    expected, resumed = load_file(whole_run / "best.safetensors"), load_file(out / "best.safetensors")
-    assert expected.keys() == resumed.keys()
+    assert_same(load_file(whole_run / "best.safetensors"), load_file(out / "best.safetensors"))
+    whole, resumed = load_state(whole_run), load_state(out)
+    for part in ("network", "average"):
+        assert_same(whole.tensors[part], resumed.tensors[part])
+    assert [row.train_loss for row in whole.history] == [row.train_loss for row in resumed.history]
+
+
+def assert_same(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
+    assert expected.keys() == actual.keys()
     for name, weights in expected.items():
-        np.testing.assert_array_equal(weights, resumed[name], err_msg=name)
+        np.testing.assert_array_equal(np.asarray(weights), np.asarray(actual[name]), err_msg=name)
 
 
 def test_another_seed_gives_other_weights(small_set: Path, recipe_file: Path, whole_run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,264 @@
+"""Export writes the graph that ModelSpec describes, proves it, and leaves nothing where the proof fails."""
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from msal_deploy import export as stage
+from msal_deploy.bundle import CHECKPOINT, MANIFEST, Bundle
+from msal_deploy.checkpoint import Checkpoint, load_checkpoint
+from msal_deploy.errors import BadInput, DeployError, GateFailed
+from msal_deploy.export import GOLDEN_IMAGE, GOLDEN_PROBABILITY, GRAPH, check_graph, example_images, export, write_graph
+from msal_deploy.files import sha256
+from msal_deploy.network import DeployedNetwork
+from msal_deploy.runtimes import open_engine
+from msal_deploy.spec import Axis, ModelSpec, TensorSpec
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "small_shapes")
+ONNX_DTYPE = {"uint8": onnx.TensorProto.UINT8, "float32": onnx.TensorProto.FLOAT}
+
+
+@pytest.fixture(scope="module")
+def graph(bundle: Bundle) -> onnx.GraphProto:
+    return onnx.load(bundle.file(GRAPH)).graph
+
+
+def opset(path: Path) -> list[tuple[str, int]]:
+    return [(entry.domain, entry.version) for entry in onnx.load(path).opset_import]
+
+
+def axes(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if not path.is_dir()}
+
+
+def test_opset_is_17_by_default(bundle):
+    assert opset(bundle.file(GRAPH)) == [("", 17)]
+
+
+@pytest.mark.parametrize("asked", [17, 18])
+def test_opset_is_what_was_asked_for(checkpoint, tmp_path, asked):
+    spec = ModelSpec()
+    write_graph(DeployedNetwork(checkpoint.network(), spec).eval(), spec, tmp_path / "a.onnx", asked)
+    assert opset(tmp_path / "a.onnx") == [("", asked)]
+    check_graph(tmp_path / "a.onnx")
+
+
+def test_input_and_output_are_the_specs(bundle, graph):
+    spec = bundle.spec
+    for values, tensor in ((graph.input, spec.image), (graph.output, spec.probability)):
+        assert [value.name for value in values] == [tensor.name]
+        assert values[0].type.tensor_type.elem_type == ONNX_DTYPE[tensor.dtype]
+        assert axes(values[0]) == [axis.name if isinstance(axis, Axis) else axis for axis in tensor.axes]
+
+
+def test_cast_comes_first_then_the_transpose(graph):
+    assert [node.op_type for node in graph.node[:2]] == ["Cast", "Transpose"]
+    assert list(graph.node[0].input) == [graph.input[0].name]
+    assert list(graph.node[1].input) == list(graph.node[0].output)
+
+
+def test_every_operator_exists_in_opset_17(graph):
+    assert {node.domain for node in graph.node} == {""}
+    for kind in {node.op_type for node in graph.node}:
+        schema = onnx.defs.get_schema(kind, max_inclusive_version=17)
+        assert not schema.deprecated
+
+
+def test_batch_norms_are_folded(graph):
+    kinds = [node.op_type for node in graph.node]
+    assert "BatchNormalization" not in kinds
+    assert kinds.count("Sigmoid") == 1 + 4  # the output, and the attention of four decoder blocks
+    assert kinds.count("Cast") == 1  # none that does nothing
+
+
+def test_graph_needs_no_file_beside_it(bundle, tmp_path):
+    shutil.copy(bundle.file(GRAPH), tmp_path / "alone.onnx")
+    assert onnxruntime.InferenceSession(str(tmp_path / "alone.onnx"), providers=["CPUExecutionProvider"])
+
+
+def test_other_spec_is_followed(checkpoint, tmp_path):
+    spec = ModelSpec(image=TensorSpec("tile", "uint8", ModelSpec().image.axes), mean=(0.0, 0.0, 0.0), std=(1.0,) * 3)
+    write_graph(DeployedNetwork(checkpoint.network(), spec).eval(), spec, tmp_path / "a.onnx", 17)
+    assert [value.name for value in onnx.load(tmp_path / "a.onnx").graph.input] == ["tile"]
+
+
+def test_golden_tensors_are_reproduced(bundle):
+    image, expected = (np.load(bundle.file(name)) for name in (GOLDEN_IMAGE, GOLDEN_PROBABILITY))
+    assert image.dtype == np.uint8 and expected.dtype == np.float32
+    assert expected.std() > 1e-3  # a constant would prove little
+    with open_engine(bundle, "onnxruntime:fp32") as engine:
+        np.testing.assert_allclose(engine(image), expected, rtol=0, atol=1e-5)
+
+
+def test_hash_chain_leads_from_the_graph_to_the_checkpoint(bundle, checkpoint_file):
+    artifacts = bundle.manifest.artifacts
+    assert artifacts[GRAPH].made_from == (CHECKPOINT,)
+    assert set(artifacts[GOLDEN_PROBABILITY].made_from) == {CHECKPOINT, GOLDEN_IMAGE}
+    assert artifacts[CHECKPOINT].sha256 == sha256(checkpoint_file)
+    for name, entry in artifacts.items():
+        assert sha256(bundle.path / name) == entry.sha256
+        assert set(entry.made_from) <= artifacts.keys()
+
+
+def test_manifest_lists_every_file_and_what_was_measured(bundle, checkpoint):
+    files = set(everything(bundle.path)) - {MANIFEST}
+    assert files == set(bundle.manifest.artifacts)
+    assert bundle.manifest.licence == "CC0-1.0" and bundle.manifest.recipe == checkpoint.recipe
+    assert {"torch", "onnx", "onnxruntime", "numpy", "python"} <= bundle.manifest.versions.keys()
+    (checks,) = bundle.manifest.checks.values()
+    assert {(check["batch"], check["height"], check["width"]) for check in checks} == {
+        (batch, *size) for batch in (1, 2) for size in ((64, 64), (64, 96))
+    }
+    assert all(0 <= check["max_abs_delta"] <= 1e-4 for check in checks)
+
+
+def test_bundle_holds_no_path_of_the_machine(bundle, checkpoint_file):
+    for name, content in everything(bundle.path).items():
+        for path in (bundle.path.parent, checkpoint_file.parent, Path(stage.__file__).parent):
+            assert str(path).encode() not in content, name
+
+
+def test_older_bundle_is_replaced_by_one_made_from_its_own_checkpoint(bundle, tmp_path):
+    out = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    (out / "model.int8.onnx").write_bytes(b"made from the older graph")
+    report = export(load_checkpoint(out / CHECKPOINT), out, source=out / CHECKPOINT)
+    assert set(everything(out)) == set(everything(bundle.path))
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert report.worst == max(check.max_abs_delta for check in report.checks) <= report.tolerance
+    assert report.to_json()["bundle"] == "bundle"
+    assert (out / CHECKPOINT).read_bytes() == (bundle.path / CHECKPOINT).read_bytes()
+
+
+def test_foreign_folder_is_refused_untouched(checkpoint, tmp_path):
+    (tmp_path / "precious.txt").write_text("precious")
+    with pytest.raises(BadInput, match="not empty"):
+        export(checkpoint, tmp_path)
+    assert everything(tmp_path) == {"precious.txt": b"precious"}
+
+
+@pytest.mark.xfail(reason="any folder with a manifest.json counts as a bundle, web applications too, and is deleted")
+def test_folder_with_a_manifest_of_something_else_is_refused_untouched(checkpoint, tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / MANIFEST).write_text('{"name": "a web app"}')
+    (tmp_path / "app" / "precious.txt").write_text("precious")
+    with pytest.raises(BadInput):
+        export(checkpoint, tmp_path / "app")
+    assert (tmp_path / "app" / "precious.txt").read_text() == "precious"
+
+
+def test_graph_that_differs_fails_and_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    fuse = stage.fuse_deconv_norms
+
+    def perturbed(network: DeployedNetwork) -> torch.nn.Module:
+        network = fuse(network)
+        with torch.no_grad():
+            network.network.head[-1].bias += 0.01
+        return network
+
+    monkeypatch.setattr(stage, "fuse_deconv_norms", perturbed)
+    with pytest.raises(GateFailed, match=r"differ from torch's by up to 0\.00.*tolerance of 0\.0001"):
+        export(checkpoint, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failing_export_leaves_the_older_bundle(bundle, checkpoint, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    before = everything(out)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "check_graph", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint, out)
+    assert everything(tmp_path) == {f"bundle/{name}": content for name, content in before.items()}
+
+
+def test_weights_of_another_network_are_refused_before_anything_is_written(checkpoint, tmp_path):
+    weights = {key: value for key, value in checkpoint.weights.items() if key != "head.2.bias"}
+    with pytest.raises(BadInput, match=r"head\.2\.bias"):
+        export(Checkpoint(weights, checkpoint.recipe), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def with_number(checkpoint: Checkpoint, number: float) -> Checkpoint:
+    bias = torch.full_like(checkpoint.weights["head.2.bias"], number)
+    return msgspec.structs.replace(checkpoint, weights=checkpoint.weights | {"head.2.bias": bias})
+
+
+@pytest.mark.xfail(reason="the manifest with NaN is written before the gate: a ValueError of json, no GateFailed")
+def test_weights_that_are_not_numbers_fail_the_gate(checkpoint, tmp_path):
+    with pytest.raises(DeployError):
+        export(with_number(checkpoint, float("nan")), tmp_path / "bundle")
+
+
+def test_weights_that_are_not_numbers_leave_nothing(checkpoint, tmp_path):
+    with pytest.raises((DeployError, ValueError)):
+        export(with_number(checkpoint, float("nan")), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.xfail(reason="probabilities of 1 everywhere agree in torch and ONNX; weights are not looked at")
+def test_infinite_weights_are_refused(checkpoint, tmp_path):
+    with pytest.raises(DeployError):
+        export(with_number(checkpoint, float("inf")), tmp_path / "bundle")
+
+
+@pytest.mark.xfail(reason="the source is copied byte for byte, without the recipe that --recipe gave")
+def test_safetensors_without_recipe_can_be_exported_with_one(checkpoint, tmp_path):
+    save_file(checkpoint.weights, tmp_path / "bare.safetensors")
+    loaded = load_checkpoint(tmp_path / "bare.safetensors", checkpoint.recipe)
+    assert export(loaded, tmp_path / "bundle", source=tmp_path / "bare.safetensors").worst < 1e-4
+
+
+@pytest.mark.xfail(reason="the copied source keeps its own recipe where --recipe gave another")
+def test_recipe_in_the_bundles_checkpoint_is_the_manifests(checkpoint_file, recipe, tmp_path):
+    chosen = msgspec.structs.replace(recipe, name="chosen")
+    export(load_checkpoint(checkpoint_file, chosen), tmp_path / "bundle", source=checkpoint_file)
+    bundle = Bundle(tmp_path / "bundle")
+    assert load_checkpoint(bundle.file(CHECKPOINT)).recipe == bundle.manifest.recipe
+
+
+def test_full_disk_leaves_nothing(checkpoint, checkpoint_file, small_disk):
+    with pytest.raises(OSError, match="No space left"):
+        export(checkpoint, small_disk / "bundle", source=checkpoint_file)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_invalid_graph_fails_the_gate(bundle, tmp_path):
+    model = onnx.load(bundle.file(GRAPH))
+    model.graph.node[3].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(GateFailed, match="not valid ONNX"):
+        check_graph(tmp_path / "a.onnx")
+
+
+def test_example_images_are_bytes_and_repeatable():
+    images = example_images(2, 64, 96)
+    assert images.shape == (2, 64, 96, 3) and images.dtype == np.uint8
+    assert np.array_equal(images, example_images(2, 64, 96))
+    assert not np.array_equal(images, example_images(2, 64, 96, seed=1))
+    assert images.std() > 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("MSAL_DEPLOY_SLOW") != "1", reason="takes minutes; set MSAL_DEPLOY_SLOW=1")
+def test_all_nine_shapes_agree(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the shapes that users get
+    report = export(checkpoint, tmp_path / "bundle")
+    shapes = {(check.batch, check.height, check.width) for check in report.checks}
+    assert shapes == {(n, *size) for n in (1, 2, 5) for size in ((256, 256), (512, 512), (768, 512))}
+    assert report.worst < 1e-4
