@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
+from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from msal_deploy.recipe import AugmentRecipe, TrainRecipe
@@ -40,11 +41,9 @@ GEOMETRY = {
 
 
 def assert_together(image: torch.Tensor, mask: torch.Tensor) -> None:
-    """The image, cut at half intensity, is the mask but for a pixel at its boundary."""
+    """The image, cut at half intensity, is the mask but for lines one or two pixels wide, as interpolation leaves."""
     drawn, truth = image[0].numpy() < 128, mask[0].numpy() > 0
-    near = np.ones((3, 3), bool)
-    boundary = binary_dilation(truth, near) & ~binary_erosion(truth, near, border_value=1)
-    assert not (drawn != truth)[~boundary].any()
+    assert not binary_erosion(drawn != truth, np.ones((3, 3), bool)).any()
     assert (drawn != truth).mean() < 0.05
 
 
@@ -82,6 +81,32 @@ def test_random_crop_magnifies_by_the_zoom(magnification):
     ramp = torch.arange(128.0).repeat(128, 1)[None].to(torch.uint8)  # intensity is the column
     image = random_crop(recipe, 128, 128)(tv_tensors.Image(ramp))
     assert (image[0, 0, -1].float() - image[0, 0, 0].float()).item() == pytest.approx(63 / magnification, abs=2)
+
+
+HALF = "torchvision resizes masks with the old `nearest`, which moves them by half a pixel to the right and down"
+
+
+@pytest.mark.parametrize("zoom", [0.8, 1.0, 1.25])
+def test_random_crop_does_not_shift_the_mask_against_the_image(zoom, request):
+    if zoom != 1:
+        request.applymarker(pytest.mark.xfail(reason=HALF))
+    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    disc = ((rows - 48) ** 2 + (columns - 48) ** 2 < 14**2).to(torch.uint8)[None]
+    recipe = TrainRecipe(patch=96, augment=AugmentRecipe(crop="random", zoom=(zoom, zoom)))
+    shifts = []
+    for seed in range(30):
+        torch.manual_seed(seed)
+        # A wide white margin: the disc is always whole.
+        pair = tv_tensors.Image(F.pad(255 * (1 - disc), [16] * 4, value=255)), tv_tensors.Mask(F.pad(disc, [16] * 4))
+        image, mask = random_crop(recipe, 128, 128)(*pair)
+        shifts.append(centre(mask[0].float()) - centre(1 - image[0].float() / 255))
+    assert torch.stack(shifts).mean(0).abs().max() < 0.15
+
+
+def centre(weights: torch.Tensor) -> torch.Tensor:
+    """Return the row and column of the centre of mass."""
+    rows, columns = (torch.arange(float(extent)) for extent in weights.shape)
+    return torch.stack([(weights.sum(1) * rows).sum(), (weights.sum(0) * columns).sum()]) / weights.sum()
 
 
 @pytest.mark.xfail(reason="an image smaller than the patch is magnified beyond the zoom without a word")

@@ -1,5 +1,6 @@
 """``msal-deploy train``."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,8 @@ def train(
             devices=devices,
             progress=True,
         )
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # one of the other processes of --devices
     typer.echo(f"{report.checkpoint}: validation Dice {report.best.validation_dice:.4f} at epoch {report.best.epoch}")
     typer.echo(f"Next: msal-deploy export {report.checkpoint} --out BUNDLE")
     if json:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +149,19 @@ class _Trainer:
 
     def run(self) -> TrainReport:
         first = len(self.state.history) + 1
-        # Rows after the resumed epoch were written by a process that was killed: TensorBoard drops them.
-        with SummaryWriter(str(self.out / "tensorboard"), purge_step=first) as summary, self.bar:
+        with self._summary(first) as summary, self.bar:
             self.task = self.bar.add_task("training", total=self.recipe.epochs * self.samples.steps())
             self.bar.advance(self.task, (first - 1) * self.samples.steps())
             for number in range(first, self.recipe.epochs + 1):
                 self._epoch(number, summary)
         stems = tuple(case.stem for case in self.validation)
         return TrainReport(self.out / BEST, self.state.recipe, self.state.history, stems)
+
+    def _summary(self, first: int) -> AbstractContextManager[Any]:
+        if not self.fabric.is_global_zero:
+            return nullcontext()
+        # Rows from the resumed epoch on were written by a process that was killed: TensorBoard drops them.
+        return SummaryWriter(str(self.out / "tensorboard"), purge_step=first)
 
     def _epoch(self, number: int, summary: Any) -> None:
         started = time.perf_counter()
@@ -167,6 +173,7 @@ class _Trainer:
                 row = self._validated(row)
                 self.bar.console.print(f"{self._status(number, loss)}  Dice {row.validation_dice:.4f}", highlight=False)
             _log(summary, row)
+        row = self.fabric.broadcast(row)  # only the first process validates
         self.state = State(self.state.recipe, self.state.stems, (*self.state.history, row), {})
         if self.fabric.is_global_zero and (last or number % self.recipe.checkpoint_every == 0):
             save_state(self.out, msgspec.structs.replace(self.state, tensors=self._tensors()))
