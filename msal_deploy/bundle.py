@@ -23,6 +23,7 @@ from msal_deploy.spec import ModelSpec
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.safetensors"
+FORMAT_VERSION = 1
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str]
     artifacts: dict[str, Artifact]
     checks: dict[str, Any] = {}
-    format_version: int = 1
+    format_version: int = FORMAT_VERSION
 
 
 class Bundle:
@@ -67,6 +68,12 @@ class Bundle:
         except msgspec.DecodeError as error:
             raise BadInput(f"{path / MANIFEST} cannot be read ({error}); export the bundle again") from error
 
+        if self.manifest.format_version != FORMAT_VERSION:
+            raise BadInput(
+                f"{path} has the format {self.manifest.format_version}, and this msal-deploy reads {FORMAT_VERSION}; "
+                "export the bundle again"
+            )
+
     @property
     def spec(self) -> ModelSpec:
         """The contract of the bundle's graphs."""
@@ -81,6 +88,8 @@ class Bundle:
         if name not in self.manifest.artifacts:
             raise BadInput(f"{self.path} holds no {name}; it has: {', '.join(sorted(self.manifest.artifacts))}")
         path = self.path / name
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise BadInput(f"{name} in the manifest of {self.path} lies outside the bundle; export the bundle again")
         if not path.is_file():
             raise BadInput(f"{path} is named in the manifest and missing; export the bundle again")
         if sha256(path) != self.manifest.artifacts[name].sha256:
@@ -88,6 +97,15 @@ class Bundle:
                 f"{path} is not the file that the manifest describes (SHA-256 differs); export the bundle again"
             )
         return path
+
+
+def is_bundle(folder: Path) -> bool:
+    """Return whether `folder` is a bundle, so that a new one may take its place."""
+    try:
+        Bundle(folder)
+    except BadInput:
+        return False
+    return True
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

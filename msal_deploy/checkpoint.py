@@ -4,7 +4,6 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import msgspec
 import torch
@@ -29,33 +28,51 @@ class Checkpoint(msgspec.Struct, frozen=True):
         recipe: the network and how it was trained.
         licence: SPDX identifier of the weights' licence, or ``not stated``.
         notes: what training wrote beside the weights (epoch, validation Dice, …), as text.
+        file: the safetensors file that says exactly this, so that it can be copied whole and keeps its hash.
     """
 
     weights: dict[str, Tensor]
     recipe: Recipe
     licence: str = UNKNOWN_LICENCE
     notes: dict[str, str] = {}
+    file: Path | None = None
 
     def network(self) -> nn.Module:
         """Return the network with these weights, in evaluation mode.
 
         Raises:
-            BadInput: the weights are another network's; the sentence lists the keys that differ.
+            BadInput: the weights are another network's (the sentence lists the keys that differ), or not finite.
         """
         network = build(self.recipe.network)
         check_keys(self.weights, network)
+        if broken := [key for key, value in self.weights.items() if not value.isfinite().all()]:
+            raise BadInput(f"The weights hold NaN or infinity ({_some(broken)}); take an earlier checkpoint")
         network.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in self.weights.items()}
         )
         return network.eval()
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` as safetensors, atomically."""
+def untrained(recipe: Recipe) -> Checkpoint:
+    """Return a checkpoint of random weights, always the same ones, to time a graph or try an integration with.
+
+    Raises:
+        BadInput: the recipe names a network that does not exist.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = dict(build(recipe.network).state_dict())
+    return Checkpoint(weights, recipe, notes={"trained": "no"})
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
+    """Write `checkpoint` as safetensors, atomically; with `half`, the convolutions' weights in FP16, for shipping."""
     metadata = {"format": "msal-deploy 1", "recipe": checkpoint.recipe.to_json(), "licence": checkpoint.licence}
     with atomic_file(path) as temporary:
         # Contiguous: safetensors refuses the strides that channels_last training leaves behind.
         weights = {key: value.detach().cpu().contiguous() for key, value in checkpoint.weights.items()}
+        if half:  # not the norms: they are small, and a running variance may lie beyond FP16's range
+            weights = {key: value.half() if value.ndim > 1 else value for key, value in weights.items()}
         save_file(weights, temporary, metadata=metadata | {"notes": msgspec.json.encode(checkpoint.notes).decode()})
         temporary.chmod(0o644)  # safetensors writes 0600, which locks out whoever shares the folder
 
@@ -83,9 +100,14 @@ def _load_safetensors(path: Path, recipe: Recipe | None) -> Checkpoint:
         raise BadInput(f"{path} is no whole safetensors file ({error}); copy or train it again") from error
     if recipe is None and "recipe" not in metadata:
         raise BadInput(f"{path} has no recipe in its metadata; name its recipe with --recipe")
-    notes = msgspec.json.decode(metadata.get("notes", "{}"), type=dict[str, str])
+    try:
+        notes = msgspec.json.decode(metadata.get("notes", "{}"), type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise BadInput(f"{path} has damaged notes in its metadata ({error}); copy or train it again") from error
     licence = metadata.get("licence", UNKNOWN_LICENCE)
-    return Checkpoint(weights, recipe or Recipe.from_json(metadata["recipe"]), licence, notes)
+    own = Recipe.from_json(metadata["recipe"]) if "recipe" in metadata else None
+    file = path if recipe in (None, own) else None
+    return Checkpoint(weights, recipe or own or Recipe(), licence, notes, file)
 
 
 def _require_file(path: Path) -> None:
@@ -98,11 +120,11 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     _require_file(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BadInput(
-            f"{path} holds more than weights, and unpickling it could run code; save its state_dict alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # whatever a damaged pickle may raise
+        if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
+            raise BadInput(
+                f"{path} holds more than weights, and unpickling it could run code; save its state_dict alone"
+            ) from error
         raise BadInput(f"{path} is no whole PyTorch file ({first_line(error)}); copy it again") from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -160,9 +182,10 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = models.get_model_weights(backbone).DEFAULT.get_state_dict(
             progress=False, check_hash=True
         )
-    except (URLError, TimeoutError) as error:
+    except Exception as error:  # no network, or a damaged file in torch's cache, which fails in many ways
+        reason = getattr(error, "reason", None) or first_line(error)
         raise EnvironmentLacks(
-            f"ImageNet weights of {backbone} cannot be downloaded ({getattr(error, 'reason', error)}); "
+            f"ImageNet weights of {backbone} cannot be downloaded or read ({reason}); "
             "give a local file with --encoder FILE, or start from scratch with --encoder random"
         ) from error
     return weights

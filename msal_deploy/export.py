@@ -4,7 +4,7 @@ import copy
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.progress import track
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from msal_deploy.bundle import CHECKPOINT, MANIFEST, Bundle, Manifest, artifact, write_manifest
+from msal_deploy.bundle import CHECKPOINT, Bundle, Manifest, artifact, is_bundle, write_manifest
 from msal_deploy.checkpoint import Checkpoint, save_checkpoint
 from msal_deploy.errors import GateFailed
 from msal_deploy.files import atomic_directory
@@ -72,15 +72,15 @@ def export(
     checkpoint: Checkpoint,
     out: Path,
     *,
-    source: Path | None = None,
     spec: ModelSpec | None = None,
+    shapes: Sequence[tuple[int, int, int]] = (),
     progress: bool = False,
 ) -> ExportReport:
     """Write a bundle with the FP32 graph of `checkpoint`; nothing is left at `out` unless every check passes.
 
     Args:
         out: the bundle's folder; an older bundle there is replaced.
-        source: the file that `checkpoint` was read from; safetensors are copied byte for byte, so that the hash stays.
+        shapes: (batch, height, width) to compare at; by default `BATCHES` times `SIZES`.
 
     Raises:
         BadInput: the weights do not fit the recipe's network, or `out` holds something else.
@@ -88,28 +88,27 @@ def export(
     """
     spec = spec or ModelSpec()
     network = DeployedNetwork(checkpoint.network(), spec).eval()
-    with atomic_directory(out, replaces=MANIFEST) as folder:
-        _put_checkpoint(checkpoint, source, folder / CHECKPOINT)
+    with atomic_directory(out, replaces=is_bundle) as folder:
+        _put_checkpoint(checkpoint, folder / CHECKPOINT)
         write_graph(network, spec, folder / GRAPH, checkpoint.recipe.export.opset)
         graph = check_graph(folder / GRAPH)
         _write_golden(network, folder)
         _write_manifest(folder, checkpoint, spec, ())
-        checks = tuple(compare(Bundle(folder), progress=progress))
-        _write_manifest(folder, checkpoint, spec, checks)
-        report = ExportReport(
-            out, checkpoint.recipe.export.opset, len(graph.node), checkpoint.recipe.export.tolerance, checks
-        )
+        checks = tuple(compare(Bundle(folder), shapes, progress=progress))
+        recipe = checkpoint.recipe.export
+        report = ExportReport(out, recipe.opset, len(graph.node), recipe.tolerance, checks)
         if not report.worst <= report.tolerance:  # also where it is NaN
             raise GateFailed(
                 f"ONNX Runtime's probabilities differ from torch's by up to {report.worst:.2g}, more than the recipe's "
                 f"tolerance of {report.tolerance:.2g}; nothing was written"
             )
+        _write_manifest(folder, checkpoint, spec, checks)
     return report
 
 
-def _put_checkpoint(checkpoint: Checkpoint, source: Path | None, target: Path) -> None:
-    if source is not None and source.suffix == ".safetensors":
-        shutil.copyfile(source, target)
+def _put_checkpoint(checkpoint: Checkpoint, target: Path) -> None:
+    if checkpoint.file is not None:
+        shutil.copyfile(checkpoint.file, target)
     else:
         save_checkpoint(target, checkpoint)
 
@@ -187,10 +186,10 @@ def example_images(batch: int, height: int, width: int, seed: int = 0) -> UInt8I
     return noisy
 
 
-def compare(bundle: Bundle, *, progress: bool = False) -> Iterator[Check]:
+def compare(bundle: Bundle, shapes: Sequence[tuple[int, int, int]] = (), *, progress: bool = False) -> Iterator[Check]:
     """Yield the largest |Δ probability| between torch and ONNX Runtime for every batch and size."""
     console = Console(stderr=True)
-    shapes = [(batch, *size) for size in SIZES for batch in BATCHES]
+    shapes = shapes or [(batch, *size) for size in SIZES for batch in BATCHES]
     with open_engine(bundle, "torch:fp32") as torch_engine, open_engine(bundle, "onnxruntime:fp32") as onnx_engine:
         for batch, height, width in track(shapes, "torch against ONNX Runtime", console=console, disable=not progress):
             images = example_images(batch, height, width)

@@ -5,12 +5,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from msal_deploy.errors import BadInput
+from msal_deploy.errors import BadInput, EnvironmentLacks
+
+NO_ROOM = 1 << 20  # bytes; file systems keep a little back, and a failed write may not fill the last block
 
 
 def _fsync(path: Path) -> None:
@@ -35,30 +37,42 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         _fsync(temporary)
         temporary.replace(path)
+    except Exception as error:
+        _tell_full_disk(path.parent, error)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _tell_full_disk(folder: Path, error: Exception) -> None:
+    """Raise `EnvironmentLacks` where the disk is full: torch and safetensors fail on it with errors of their own."""
+    if shutil.disk_usage(folder).free < NO_ROOM:
+        raise EnvironmentLacks(f"The disk of {folder} is full; free some space and run the command again") from error
+
+
 @contextmanager
-def atomic_directory(path: Path, *, replaces: str | None = None) -> Iterator[Path]:
+def atomic_directory(path: Path, *, replaces: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; when the block succeeds, it becomes `path`.
 
     Args:
         path: the folder to make. A missing or empty one is taken.
-        replaces: name of a file that marks a folder of the same kind (``manifest.json``); such a folder is replaced.
+        replaces: says of a folder whether it is of the same kind and may be replaced.
 
     Raises:
-        BadInput: `path` holds something else, which is left alone.
+        BadInput: `path` holds something else, which is left alone, or is a mount point, which cannot be replaced.
     """
     path = path.resolve()
-    if path.exists() and not _may_replace(path, replaces):
-        raise BadInput(f"{path} already exists and is not empty; choose another folder or remove it")
+    _check_target(path, replaces)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     temporary.chmod(0o755)
     try:
         yield temporary
+        _check_target(path, replaces)  # again: somebody may have come first
         _swap(temporary, path)
+    except Exception as error:
+        _tell_full_disk(path.parent, error)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -72,10 +86,13 @@ def _swap(temporary: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _may_replace(path: Path, marker: str | None) -> bool:
-    if not path.is_dir():
-        return False
-    return not any(path.iterdir()) or (marker is not None and (path / marker).is_file())
+def _check_target(path: Path, replaces: Callable[[Path], bool]) -> None:
+    if path.is_mount():
+        raise BadInput(f"{path} is a mount point; name a folder inside it")
+    if path.is_dir() and (not any(path.iterdir()) or replaces(path)):
+        return
+    if path.exists():
+        raise BadInput(f"{path} already exists and is not empty; choose another folder or remove it")
 
 
 def sha256(path: Path) -> str:

@@ -18,9 +18,11 @@ import msgspec
 from msal_deploy.errors import BadInput, nearest
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Degrees = Annotated[float, msgspec.Meta(ge=0, le=180)]
+Zoom = Annotated[float, msgspec.Meta(gt=0, le=8)]
 
 
 # msal-net first; the rest are what its paper compares it with (Tables 1 and 2), in `msal_deploy.zoo`.
@@ -62,19 +64,24 @@ class AugmentRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     crop: Literal["corners", "random"] = "corners"
     flip: bool = True
-    rotate: NonNegative = 15.0
+    rotate: Degrees = 15.0
     shift: Fraction = 0.1
-    shear: NonNegative = 10.0
-    zoom: tuple[float, float] = (1.0, 1.2)
+    shear: Annotated[float, msgspec.Meta(ge=0, le=80)] = 10.0
+    zoom: tuple[Zoom, Zoom] = (1.0, 1.2)
     rot90: bool = False
-    stain: NonNegative = 0.0
+    stain: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError("zoom is the smallest and then the largest magnification")
 
 
 class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How to train. The defaults are the paper's: 512 px, Adam 1e-3, decay 3e-5, batch 2, 300 epochs.
 
     Attributes:
-        patch: side of a training patch in pixels, a multiple of 32.
+        patch: side of a training patch in pixels, a multiple of 32, at least 64 (of 32, one value a channel is left
+            at the bottom, of which batch norm can make nothing).
         patches_per_image: how many patches one epoch takes of each image, where ``crop`` is ``random``.
         decay: L2 for ``adam``, decoupled for ``adamw``.
         schedule: of the rate: ``constant``, or ``cosine`` to zero after a linear ``warmup`` (epochs).
@@ -85,13 +92,13 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         precision: Lightning Fabric's name; ``bf16-mixed`` is much the faster on a CPU with AVX512-BF16.
     """
 
-    patch: Positive = 512
+    patch: Annotated[int, msgspec.Meta(ge=64)] = 512
     epochs: Positive = 300
     batch: Positive = 2
     patches_per_image: Positive = 4
     optimizer: Literal["adam", "adamw"] = "adam"
-    rate: NonNegative = 1e-3
-    decay: NonNegative = 3e-5
+    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
+    decay: Fraction = 3e-5
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: Annotated[int, msgspec.Meta(ge=0)] = 0
     loss: Literal["bce", "bce+dice"] = "bce"
@@ -99,8 +106,8 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     validation: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
     validate_every: Positive = 1
     checkpoint_every: Positive = 1
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    seed: int = 0
+    precision: Precision = "32-true"
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
     augment: AugmentRecipe = AugmentRecipe()
 
     def __post_init__(self) -> None:
@@ -112,7 +119,7 @@ class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """How to export: the opset (TensorRT 8.6 reads at most 17) and the largest |Δp| that torch and ONNX may show."""
 
     opset: Annotated[int, msgspec.Meta(ge=13, le=23)] = 17
-    tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-4
+    tolerance: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-4
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -138,7 +145,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"No recipe is called {name_or_path!r} and it is no .toml file; {nearest(name_or_path, BUILT_IN)}"
             )
         try:
-            return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), cls)
+            return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), cls)
         except FileNotFoundError as error:
             raise BadInput(f"There is no recipe file {path}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

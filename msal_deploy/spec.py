@@ -1,6 +1,6 @@
 """ModelSpec: what goes into a graph and what comes out. The one source for ONNX axes, profiles and host code."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -16,9 +16,9 @@ class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A dynamic axis: its name, the smallest and largest extent, and what the extent must be a multiple of."""
 
     name: str
-    minimum: int
-    maximum: int
-    multiple: int = 1
+    minimum: Annotated[int, msgspec.Meta(ge=1)]
+    maximum: Annotated[int, msgspec.Meta(ge=1)]
+    multiple: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,8 +52,14 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     microns_per_pixel: float = 0.25
     threshold: float = 0.5
 
+    def __post_init__(self) -> None:
+        if len(self.image.axes) != 4 or len(self.probability.axes) != 4:
+            raise ValueError("images and probabilities have four axes")
+
     def check_images(self, images: UInt8Images) -> None:
         """Raise `BadInput` with one sentence unless `images` is what the graph takes."""
+        if not isinstance(images, np.ndarray):
+            raise BadInput(f"Images are a {type(images).__name__}; give a numpy array uint8[N, H, W, 3]")
         if images.dtype != self.image.dtype:
             raise BadInput(f"Images are {images.dtype}; the graph takes uint8 RGB (0 to 255) and normalises by itself")
         if images.ndim != 4 or images.shape[3] != 3:

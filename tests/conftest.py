@@ -11,7 +11,7 @@ from PIL import Image
 
 from msal_deploy import export as export_stage
 from msal_deploy.bundle import Bundle
-from msal_deploy.checkpoint import Checkpoint, save_checkpoint
+from msal_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from msal_deploy.data import Case
 from msal_deploy.network import MSALNet
 from msal_deploy.recipe import NetworkRecipe, Recipe
@@ -73,7 +73,7 @@ def bundle(checkpoint: Checkpoint, checkpoint_file: Path, tmp_path_factory: pyte
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_stage, "SIZES", SMALL_SIZES)
         patch.setattr(export_stage, "BATCHES", SMALL_BATCHES)
-        export_stage.export(checkpoint, folder, source=checkpoint_file)
+        export_stage.export(load_checkpoint(checkpoint_file), folder)
     return Bundle(folder)
 
 

@@ -110,7 +110,6 @@ def test_damaged_recipe_in_the_metadata_is_refused(tmp_path):
         load_checkpoint(tmp_path / "a.safetensors")
 
 
-@pytest.mark.xfail(reason="notes are decoded without catching msgspec.DecodeError")
 @pytest.mark.parametrize("notes", ["{", '{"epoch": 3}', "[]"])
 def test_damaged_notes_are_refused(tmp_path, notes):
     save_file(TINY, tmp_path / "a.safetensors", metadata={"recipe": Recipe().to_json(), "notes": notes})
@@ -181,7 +180,6 @@ def test_cut_state_dict_is_refused(tmp_path, share):
         load_checkpoint(tmp_path / "a.pt", Recipe())
 
 
-@pytest.mark.xfail(reason="torch's unpickler also raises KeyError, IndexError and AssertionError, which go uncaught")
 @pytest.mark.parametrize("content", [b"hello", b"\x80\x02.", b"\x80"])
 def test_file_that_is_no_pickle_is_refused(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
@@ -189,7 +187,6 @@ def test_file_that_is_no_pickle_is_refused(tmp_path, content):
         load_checkpoint(tmp_path / "a.pt", Recipe())
 
 
-@pytest.mark.xfail(reason="whatever the unpickler cannot read is said to hold code")
 @pytest.mark.parametrize("content", [b"<html>Not found</html>", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_page_in_the_place_of_weights_is_not_called_code(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
@@ -204,9 +201,6 @@ def test_full_disk_leaves_nothing(small_disk):
     assert list(small_disk.iterdir()) == []
 
 
-@pytest.mark.xfail(
-    reason="safetensors raises its own SafetensorError, which the command line calls unexpected (exit 1)"
-)
 def test_full_disk_is_an_error_of_the_system(small_disk):
     with pytest.raises((OSError, EnvironmentLacks)):
         save_checkpoint(small_disk / "a.safetensors", Checkpoint({"a": torch.zeros(10**6)}, Recipe()))
@@ -263,7 +257,6 @@ def test_imagenet_is_found_in_torchs_cache(hub):
     assert resnet is not None and resnet.bn1.bias.tolist() == [0.25] * 64
 
 
-@pytest.mark.xfail(reason="UnpicklingError or RuntimeError of a damaged file in torch's cache goes uncaught")
 def test_damaged_file_in_torchs_cache_is_named(hub):
     hub.write_bytes(b"<html>")
     with pytest.raises((BadInput, EnvironmentLacks)):

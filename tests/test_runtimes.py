@@ -124,10 +124,8 @@ def test_layout_in_memory_does_not_matter(engine, images, layout):
     np.testing.assert_allclose(engine(laid_out), engine(images), rtol=0, atol=TOLERANCE)
 
 
-def test_reversed_channels_are_taken(engine, images, request):
+def test_reversed_channels_are_taken(engine, images):
     """``cv2.imread(…)[..., ::-1]`` is how many people make RGB of BGR."""
-    if engine.runtime == "torch":
-        request.applymarker(pytest.mark.xfail(reason="torch.from_numpy raises ValueError at negative strides"))
     rgb = images[..., ::-1].copy()[..., ::-1]
     np.testing.assert_allclose(engine(rgb), engine(images), rtol=0, atol=TOLERANCE)
 
@@ -159,7 +157,6 @@ def test_wrong_images_are_refused_and_the_engine_lives_on(engine, images, shape,
     assert np.isfinite(engine(images)).all()
 
 
-@pytest.mark.xfail(reason="check_images takes .dtype of whatever comes: AttributeError")
 @pytest.mark.parametrize("images", [[[[[1, 2, 3]]]], None], ids=["list", "None"])
 def test_what_is_no_array_is_refused(engines, images):
     with pytest.raises((BadInput, TypeError)):
@@ -197,7 +194,6 @@ def test_two_engines_of_one_runtime_do_not_disturb_each_other(bundle, images, na
         assert one(images).shape == (2, 1, 64, 96)
 
 
-@pytest.mark.xfail(reason="entering twice loses the first session, and the second exit raises AttributeError")
 @pytest.mark.parametrize("name", IDS)
 def test_engine_entered_twice_is_refused_or_closed_in_peace(bundle, name):
     engine = open_engine(bundle, name, threads=1)
@@ -209,11 +205,7 @@ def test_engine_entered_twice_is_refused_or_closed_in_peace(bundle, name):
             pass
 
 
-def test_calls_from_several_threads(engine, request):
-    if engine.runtime == "openvino":
-        request.applymarker(
-            pytest.mark.xfail(reason="one infer request a shape: 'Infer Request is busy'", strict=False)
-        )
+def test_calls_from_several_threads(engine):
     images = [example_images(1, 128, 128, seed=seed) for seed in range(4)]
     expected = [engine(image) for image in images]
     wrong: list[object] = []
@@ -262,7 +254,6 @@ def test_changed_file_is_refused(bundle, tmp_path, name, file):
         engine(example_images(1, 32, 32))
 
 
-@pytest.mark.xfail(reason="the threads are set before the checkpoint is read, and nothing sets them back")
 def test_torchs_threads_are_restored_where_opening_fails(bundle, tmp_path):
     torch.set_num_threads(3)
     with pytest.raises(BadInput), open_engine(damage(bundle, tmp_path, CHECKPOINT), "torch:fp32", threads=1):
@@ -319,7 +310,6 @@ def renamed(graph: Path, name: str) -> bytes:
 GRAPH_REASON = "what the runtime raises about a foreign or damaged graph goes uncaught; OpenVINO goes by position"
 
 
-@pytest.mark.xfail(reason=GRAPH_REASON)
 @pytest.mark.parametrize("name", IDS[1:])
 @pytest.mark.parametrize("tensor", ["image", "probability"])
 def test_graph_with_other_names_is_refused(bundle, changed, name, tensor):
@@ -328,7 +318,6 @@ def test_graph_with_other_names_is_refused(bundle, changed, name, tensor):
         engine(example_images(1, 32, 32))
 
 
-@pytest.mark.xfail(reason=GRAPH_REASON)
 @pytest.mark.parametrize("name", IDS[1:])
 @pytest.mark.parametrize("graph", [b"", b"no graph at all"])
 def test_damaged_graph_that_the_manifest_describes_is_refused(changed, name, graph):
@@ -337,7 +326,6 @@ def test_damaged_graph_that_the_manifest_describes_is_refused(changed, name, gra
         pass
 
 
-@pytest.mark.xfail(reason="OpenVINO's engine returns output 0, whatever it is called: here the logits")
 def test_openvino_returns_the_output_by_its_name(bundle, changed, images):
     model = onnx.load(bundle.file(GRAPH))
     logits = model.graph.node[-1].input[0]

@@ -13,7 +13,7 @@ from torch import nn
 from msal_deploy.bench import bench
 from msal_deploy.bundle import Bundle
 from msal_deploy.checkpoint import Checkpoint
-from msal_deploy.errors import BadInput
+from msal_deploy.errors import BadInput, GateFailed
 from msal_deploy.export import example_images
 from msal_deploy.files import write_json
 from msal_deploy.network import DeployedNetwork
@@ -23,6 +23,7 @@ from msal_deploy.zoo import build
 from msal_deploy.zoo.cost import cost
 
 SEED = 0
+LEAST_SPREAD = 0.001  # standard deviation of torch's probabilities, below which a comparison says nothing
 
 
 class RowCost(msgspec.Struct, frozen=True):
@@ -105,7 +106,11 @@ def started(path: Path, size: int, seconds: float) -> Costs:
 
 
 def measure(row: Row, size: int, seconds: float, parity: Parity) -> RowCost:
-    """Build, export, compare and time the network of a row."""
+    """Build, export, compare and time the network of a row.
+
+    Raises:
+        GateFailed: the graph does not compute what torch does, or gives the same probability everywhere.
+    """
     torch.manual_seed(SEED)
     network = build(row.network)
     wake(network)
@@ -113,6 +118,8 @@ def measure(row: Row, size: int, seconds: float, parity: Parity) -> RowCost:
     checkpoint = Checkpoint(dict(network.state_dict()), Recipe(name="costs", network=row.network), "CC0-1.0")
     with TemporaryDirectory(prefix="msal-deploy-") as temporary:
         proof = prove(checkpoint, Path(temporary) / "bundle", parity)
+        if proof.spread < LEAST_SPREAD:
+            raise GateFailed(f"{row.key} gives the same probability everywhere, so nothing was compared; change SEED")
         bundle = Bundle(Path(temporary) / "bundle")
         timings = bench(bundle, ENGINES, batches=(1,), size=(size, size), seconds=seconds, progress=True).to_json()
     return RowCost(row.network, price.parameters, price.gflop, proof, tuple(timings["results"]), timings["environment"])

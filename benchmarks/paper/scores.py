@@ -131,7 +131,7 @@ def run(
     score = RowScore(
         key=row.key,
         recipe=recipe,
-        data=dataset.root.name,
+        data=dataset.root.resolve().name,
         training=_training(report, len(dataset.train)),
         proof=proof,
         engine=ENGINE,

@@ -49,13 +49,22 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def choose_recipe(name: str, encoder: str | None, epochs: int | None, seed: int | None = None) -> "Recipe":
+def choose_recipe(
+    name: str,
+    encoder: str | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    model: str | None = None,
+) -> "Recipe":
     """Load the recipe `name`, with what the other options change in it."""
     from msgspec.structs import replace
 
     from msal_deploy.recipe import Recipe
 
     recipe = Recipe.load(name)
-    changes = {"epochs": epochs, "seed": seed}
-    train = replace(recipe.train, **{key: value for key, value in changes.items() if value is not None})
-    return replace(recipe, train=train, network=replace(recipe.network, weights=encoder or recipe.network.weights))
+    train = replace(recipe.train, **_given(epochs=epochs, seed=seed))
+    return replace(recipe, train=train, network=replace(recipe.network, **_given(weights=encoder, model=model)))
+
+
+def _given(**options: str | int | None) -> dict[str, str | int]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import Encoder, Engines, Epochs, Json, RecipeName, available_engines, choose_recipe
+from msal_deploy.cli.options import Encoder, Engines, Epochs, Json, available_engines, choose_recipe
 
 if TYPE_CHECKING:
     from msal_deploy.bench import BenchReport
@@ -28,10 +28,13 @@ def run(
         Path | None, typer.Option("--data", help="A MoNuSeg folder or zip. Without it, a synthetic set is drawn.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", "-c", help="Weights to use. Without them, --recipe is trained first.")
+        str | None,
+        typer.Option("--checkpoint", "-c", help="A checkpoint, or weights by name. Default: msal-net-r34, shipped."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("msal-deploy-run"),
-    recipe: RecipeName = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Train this recipe first: paper, fast, demo, or a TOML file.")
+    ] = None,
     encoder: Encoder = None,
     epochs: Epochs = None,
     engine: Engines = None,
@@ -41,25 +44,24 @@ def run(
 ) -> None:
     """Do it all: data, training, export, parity on the test patches, latency, and report.html.
 
-    With no options it draws a synthetic set and trains a small network, which takes a few minutes on two cores.
+    With no options it draws a synthetic set and uses the weights that come with the package.
 
     Example: msal-deploy run --data monuseg --checkpoint runs/r34/best.safetensors --out runs/r34-report
     """
     from msal_deploy.bundle import Bundle
     from msal_deploy.data import label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json
+    from msal_deploy.weights import DEFAULT, find_weights
 
     source = f"the test images of {data.name}" if data else SYNTHETIC
     with open_dataset(data or _synthesize(out / "data")) as dataset:
         patches, convention = patches_of(dataset.test), label_convention(dataset.test)
-        if checkpoint is None:
-            checkpoint, history = _train(
-                dataset, choose_recipe(recipe or "demo", encoder, epochs), out / "training", data
-            )
-            recipe = None
+        if checkpoint is None and recipe is not None:
+            weights, history = _train(dataset, choose_recipe(recipe, encoder, epochs), out / "training", data)
+            recipe = None  # a checkpoint of ours knows its own
         else:
-            history = ()
-    _export(checkpoint, recipe, out / "bundle")
+            weights, history = find_weights(checkpoint or DEFAULT), ()
+    _export(weights, recipe, out / "bundle")
     bundle = Bundle(out / "bundle")
     engines = engine or available_engines()
     validation = _validate(bundle, engines, patches, budget, convention)
@@ -105,9 +107,7 @@ def _export(checkpoint: Path, recipe: str | None, folder: Path) -> None:
     from msal_deploy.recipe import Recipe
 
     _say("Export: ONNX, and the proof that it computes the same")
-    export(
-        load_checkpoint(checkpoint, Recipe.load(recipe) if recipe else None), folder, source=checkpoint, progress=True
-    )
+    export(load_checkpoint(checkpoint, Recipe.load(recipe) if recipe else None), folder, progress=True)
 
 
 def _validate(

@@ -15,6 +15,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder to write.", show_default=False)],
     recipe: RecipeName = None,
+    model: Annotated[str | None, typer.Option(help="Another network, such as ce-net, instead of the recipe's.")] = None,
     encoder: Encoder = None,
     epochs: Epochs = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
@@ -38,7 +39,9 @@ def train(
     from msal_deploy.train import train as run_training
 
     chosen = (
-        load_state(out).recipe if resume and recipe is None else choose_recipe(recipe or "paper", encoder, epochs, seed)
+        load_state(out).recipe
+        if resume and recipe is None
+        else choose_recipe(recipe or "paper", encoder, epochs, seed, model)
     )
     with open_dataset(data) as dataset:
         report = run_training(

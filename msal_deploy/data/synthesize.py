@@ -33,7 +33,7 @@ def synthesize(out: Path, *, train: int = 8, test: int = 4, size: int = 1000, se
         raise BadInput(f"Images of {size} px are too small for nuclei; ask for {SMALLEST} or more")
     if seed < 0:
         raise BadInput(f"The seed is {seed}; give 0 or above")
-    with atomic_directory(out, replaces=README if _is_synthetic(out) else None) as folder:
+    with atomic_directory(out, replaces=_is_synthetic) as folder:
         for index in range(train):
             _write_train(
                 folder / TRAIN_FOLDER, f"SYNTH-TRAIN-{index:03d}", np.random.default_rng([seed, 0, index]), size

@@ -1,12 +1,16 @@
 """Engine: one graph opened in one runtime. Everything that runs a network goes through `open_engine`."""
 
 import importlib
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from types import TracebackType
 from typing import ClassVar, Self
 
+import numpy as np
+
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import BadInput, naming_the_extra, nearest
+from msal_deploy.errors import BadInput, DeployError, naming_the_extra, nearest
 from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
 
 # Runtime -> where its Engine is. Imported only when it is opened, so a runtime costs nothing until it is used.
@@ -17,10 +21,13 @@ RUNTIMES = {
 }
 
 
+MOST_THREADS = 1024
+
+
 class Engine(ABC):
     """A context manager that turns images into probabilities; nothing is loaded before it is entered.
 
-    A runtime implements `_open`, `_infer` and, where something must be freed by hand, `_close`.
+    Threads may share one; it serves them one after the other. A runtime implements `_open`, `_infer` and `_close`.
 
     Args:
         bundle: where the graph is.
@@ -34,10 +41,13 @@ class Engine(ABC):
     def __init__(self, bundle: Bundle, precision: str, threads: int | None = None) -> None:
         if precision not in self.precisions:
             raise BadInput(f"{self.runtime} runs no {precision!r}; {nearest(precision, self.precisions)}")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise BadInput(f"{threads} threads are no sensible number; give 1 to {MOST_THREADS}")
         self.bundle = bundle
         self.precision = precision
         self.threads = threads
         self.is_open = False
+        self._lock = threading.Lock()
 
     @property
     def id(self) -> str:
@@ -50,16 +60,26 @@ class Engine(ABC):
         return self.bundle.spec
 
     def __enter__(self) -> Self:
-        with naming_the_extra():
-            self._open()
+        if self.is_open:
+            raise RuntimeError(f"{self.id} is already open: use one with statement for each engine")
+        try:
+            with naming_the_extra():
+                self._open()
+        except (DeployError, MemoryError):
+            raise
+        except Exception as error:  # each runtime has its own
+            raise BadInput(
+                f"{self.id} cannot open the graph of {self.bundle.path} ({error}); export it again"
+            ) from error
         self.is_open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.is_open = False
-        self._close()
+        if self.is_open:
+            self.is_open = False
+            self._close()
 
     def __call__(self, images: UInt8Images) -> Float32Maps:
         """Return the probability of a nucleus.
@@ -77,7 +97,15 @@ class Engine(ABC):
         if not self.is_open:
             raise RuntimeError(f"{self.id} is not open: use it in a with statement")
         self.spec.check_images(images)
-        return self._infer(images)
+        # Views such as images[..., ::-1], which turn BGR into RGB, are not laid out as the runtimes take them.
+        with self._lock:
+            return self._infer(np.ascontiguousarray(images))
+
+    def _check_names(self, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+        """Raise `BadInput` unless the graph has the input and the output that the spec names."""
+        for tensor, names in ((self.spec.image.name, inputs), (self.spec.probability.name, outputs)):
+            if tensor not in (names := list(names)):
+                raise BadInput(f"The graph has no {tensor!r} but {', '.join(names)}; it is not one of msal-deploy's")
 
     @abstractmethod
     def _open(self) -> None: ...

@@ -17,6 +17,8 @@ class OnnxRuntimeEngine(Engine):
         options.log_severity_level = 3  # errors only
         graph = self.bundle.file(f"model.{self.precision}.onnx")
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._check_names((tensor.name for tensor in inputs), (tensor.name for tensor in outputs))
 
     def _infer(self, images: UInt8Images) -> Float32Maps:
         outputs: list[Float32Maps] = self._session.run([self.spec.probability.name], {self.spec.image.name: images})

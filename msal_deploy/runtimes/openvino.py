@@ -21,13 +21,15 @@ class OpenVinoEngine(Engine):
     def _open(self) -> None:
         self._core = openvino.Core()
         self._model = self._core.read_model(self.bundle.file(f"model.{self.precision}.onnx"))
+        inputs, outputs = self._model.inputs, self._model.outputs
+        self._check_names((tensor.any_name for tensor in inputs), (tensor.any_name for tensor in outputs))
         self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     def _infer(self, images: UInt8Images) -> Float32Maps:
         request = self._request(images.shape)
-        request.infer([images], share_inputs=True)
+        request.infer({self.spec.image.name: images}, share_inputs=True)
         # The output belongs to the request and is written over by the next call.
-        probability: Float32Maps = request.get_output_tensor(0).data.copy()
+        probability: Float32Maps = request.get_tensor(self.spec.probability.name).data.copy()
         return probability
 
     def _request(self, shape: tuple[int, ...]) -> Any:

@@ -68,11 +68,21 @@ def _affine(recipe: TrainRecipe) -> v2.RandomAffine:
     )
 
 
-def random_crop(recipe: TrainRecipe, height: int, width: int) -> v2.RandomResizedCrop:
-    """Return the cut of a square patch from anywhere in an image, magnified by ``augment.zoom``."""
-    smallest, largest = (recipe.patch / zoom for zoom in reversed(recipe.augment.zoom))
-    area = height * width
-    largest = min(largest, height, width)
-    return v2.RandomResizedCrop(
-        recipe.patch, scale=(min(smallest, largest) ** 2 / area, largest**2 / area), ratio=(1.0, 1.0), antialias=True
+def random_crop(
+    recipe: TrainRecipe, image: tv_tensors.Image, mask: tv_tensors.Mask
+) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    """Cut a square from anywhere and magnify it by a factor from ``augment.zoom`` to the side ``patch``.
+
+    Not `v2.RandomResizedCrop`: it resizes masks by ``nearest``, which moves them half a pixel against the image.
+    """
+    smallest, largest = recipe.augment.zoom
+    zoom = smallest + (largest - smallest) * float(torch.rand(()))
+    side = min(round(recipe.patch / zoom), *image.shape[-2:])
+    top, left = (int(torch.randint(0, extent - side + 1, ())) for extent in image.shape[-2:])
+    pixels = image.as_subclass(Tensor)[:, top : top + side, left : left + side]
+    truth = mask.as_subclass(Tensor)[:, top : top + side, left : left + side]
+    size, exact = [recipe.patch, recipe.patch], v2.InterpolationMode.NEAREST_EXACT
+    return (
+        tv_tensors.Image(v2.functional.resize(pixels, size, antialias=True)),
+        tv_tensors.Mask(v2.functional.resize(truth, size, interpolation=exact)),
     )

@@ -21,12 +21,12 @@ try:
 except ModuleNotFoundError:  # the same package inside the `lightning` distribution
     from lightning.fabric import Fabric  # type: ignore[no-redef]
 
-from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint, pretrained_resnet, save_checkpoint
+from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint, first_line, pretrained_resnet, save_checkpoint
 from msal_deploy.data import Case, Patch, corner_patches, validation_split
 from msal_deploy.errors import BadInput, EnvironmentLacks, GateFailed
 from msal_deploy.metrics import confusion, dice, iou
 from msal_deploy.network import Normalise
-from msal_deploy.recipe import Recipe, TrainRecipe
+from msal_deploy.recipe import Precision, Recipe, TrainRecipe
 from msal_deploy.spec import ModelSpec
 from msal_deploy.train.samples import Samples, as_tensors
 from msal_deploy.train.state import BEST, LAST, Epoch, State, load_state, save_state
@@ -85,12 +85,7 @@ def train(
         EnvironmentLacks: the device's memory is too small for the batch.
     """
     state = _resumed(out, recipe, cases) if resume else _fresh(out, recipe, cases)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        precision=recipe.train.precision,
-        strategy="ddp" if devices > 1 else "auto",
-    )
+    fabric = _fabric(accelerator, devices, recipe.train.precision)
     fabric.launch()
     try:
         return _Trainer(fabric, cases, state, out, licence, progress).run()
@@ -99,6 +94,21 @@ def train(
             f"A batch of {recipe.train.batch} does not fit into the memory of {fabric.device}; "
             "lower train.batch in the recipe"
         ) from error
+
+
+def _fabric(accelerator: str, devices: int, precision: Precision) -> Any:
+    strategy = "ddp" if devices > 1 else "auto"
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
+    except ValueError as error:
+        raise BadInput(
+            f"--accelerator {accelerator} with {devices} devices is not possible: {first_line(error)}"
+        ) from error
+    except RuntimeError as error:
+        raise EnvironmentLacks(f"There is no {accelerator} for {devices} devices here: {first_line(error)}") from error
+    if precision == "16-mixed" and fabric.device.type == "cpu":
+        raise BadInput("16-mixed needs a GPU, and a CPU would silently take bf16; set train.precision in the recipe")
+    return fabric
 
 
 def _fresh(out: Path, recipe: Recipe, cases: Sequence[Case]) -> State:
@@ -236,6 +246,8 @@ class _Trainer:
 def _validation_patches(case: Case) -> tuple[Patch, ...]:
     # The test's 512 px where the image has them.
     side = min(512, *(extent // 32 * 32 for extent in case.image().shape[:2]))
+    if side == 0:
+        raise BadInput(f"{case.image_path} is smaller than 32 px; remove it")
     return corner_patches(case, side)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from msal_deploy.data import Case, corner_patches
+from msal_deploy.errors import BadInput
 from msal_deploy.recipe import TrainRecipe
 from msal_deploy.train.augment import augmentation, random_crop
 
@@ -29,13 +30,18 @@ class Samples:
         self.augment = augmentation(recipe)
         self.sources = [source for case in cases for source in self._sources(case, device)]
         self.repeats = recipe.patches_per_image if recipe.augment.crop == "random" else 1
+        if len(self.sources) * self.repeats < world:
+            raise BadInput(f"{len(self.sources) * self.repeats} patches an epoch are too few for {world} devices")
 
     def _sources(self, case: Case, device: torch.device) -> Iterator[tuple[tv_tensors.Image, tv_tensors.Mask]]:
         if self.recipe.augment.crop == "corners":
             for patch in corner_patches(case, self.recipe.patch):
                 yield as_tensors(patch.image, patch.mask, device)
         else:
-            yield as_tensors(case.image(), case.mask(), device)
+            image, mask = case.image(), case.mask()
+            if min(mask.shape) < self.recipe.patch:
+                raise BadInput(f"{case.image_path} is smaller than a patch of {self.recipe.patch} px; remove it")
+            yield as_tensors(image, mask, device)
 
     def steps(self) -> int:
         """Batches an epoch, in this process; an incomplete last one is dropped for the sake of batch norm."""
@@ -56,7 +62,7 @@ class Samples:
     def _patch(self, index: int) -> tuple[Tensor, Tensor]:
         image, mask = self.sources[index]
         if self.recipe.augment.crop == "random":
-            image, mask = random_crop(self.recipe, *image.shape[-2:])(image, mask)
+            image, mask = random_crop(self.recipe, image, mask)
         image, mask = self.augment(image, mask)
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 

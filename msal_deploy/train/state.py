@@ -73,9 +73,9 @@ def load_state(folder: Path) -> State:
         recipe, stems, history = msgspec.json.decode(
             content["plain"], type=tuple[Recipe, tuple[str, ...], tuple[Epoch, ...]]
         )
+        return State(recipe, stems, history, content["tensors"])
     except Exception as error:  # whatever a damaged pickle may raise
         raise BadInput(f"{path} is damaged ({first_line(error)}); start again in another folder") from error
-    return State(recipe, stems, history, content["tensors"])
 
 
 def _write_csv(path: Path, history: Sequence[Epoch]) -> None:
