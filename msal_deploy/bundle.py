@@ -70,7 +70,7 @@ class Bundle:
 
         if self.manifest.format_version != FORMAT_VERSION:
             raise BadInput(
-                f"{path} has the format {self.manifest.format_version}, and this msal-deploy reads {FORMAT_VERSION}; "
+                f"{path} has format version {self.manifest.format_version}, and {FORMAT_VERSION} is what can be read here; "
                 "export the bundle again"
             )
 

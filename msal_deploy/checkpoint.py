@@ -121,7 +121,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged pickle may raise
-        if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
             raise BadInput(
                 f"{path} holds more than weights, and unpickling it could run code; save its state_dict alone"
             ) from error

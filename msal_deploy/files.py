@@ -46,7 +46,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 def _tell_full_disk(folder: Path, error: Exception) -> None:
     """Raise `EnvironmentLacks` where the disk is full: torch and safetensors fail on it with errors of their own."""
-    if shutil.disk_usage(folder).free < NO_ROOM:
+    if "No space left" in str(error) or shutil.disk_usage(folder).free < NO_ROOM:
         raise EnvironmentLacks(f"The disk of {folder} is full; free some space and run the command again") from error
 
 

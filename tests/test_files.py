@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from msal_deploy.errors import BadInput
+from msal_deploy.errors import BadInput, EnvironmentLacks
 from msal_deploy.files import atomic_directory, atomic_file, sha256, write_json
 
 MARKER = "manifest.json"
+
+
+def is_marked(folder: Path) -> bool:
+    return (folder / MARKER).is_file()
 
 
 def names(folder: Path) -> list[str]:
@@ -49,9 +53,8 @@ def test_failing_block_leaves_no_new_file(tmp_path):
 def test_full_disk_leaves_the_old_file(small_disk):
     target = small_disk / "a.bin"
     target.write_bytes(b"old")
-    with pytest.raises(OSError) as caught, atomic_file(target) as temporary:
+    with pytest.raises(EnvironmentLacks, match="is full"), atomic_file(target) as temporary:
         temporary.write_bytes(bytes(5_000_000))
-    assert caught.value.errno == errno.ENOSPC
     assert target.read_bytes() == b"old"
     assert names(small_disk) == ["a.bin"]
 
@@ -81,7 +84,7 @@ def test_failing_block_leaves_the_old_folder(tmp_path, error):
     target = tmp_path / "bundle"
     target.mkdir()
     (target / MARKER).write_text("old")
-    with pytest.raises(error), atomic_directory(target, replaces=MARKER) as temporary:
+    with pytest.raises(error), atomic_directory(target, replaces=is_marked) as temporary:
         (temporary / MARKER).write_text("new")
         raise error
     assert (target / MARKER).read_text() == "old"
@@ -89,7 +92,7 @@ def test_failing_block_leaves_the_old_folder(tmp_path, error):
 
 
 def test_full_disk_leaves_no_folder(small_disk):
-    with pytest.raises(OSError), atomic_directory(small_disk / "bundle") as temporary:
+    with pytest.raises(EnvironmentLacks, match="is full"), atomic_directory(small_disk / "bundle") as temporary:
         (temporary / "a").write_bytes(bytes(5_000_000))
     assert names(small_disk) == []
 
@@ -97,7 +100,7 @@ def test_full_disk_leaves_no_folder(small_disk):
 def test_folder_of_the_same_kind_is_replaced_whole(tmp_path):
     target = tmp_path / "bundle"
     for content in ("first", "second"):
-        with atomic_directory(target, replaces=MARKER) as temporary:
+        with atomic_directory(target, replaces=is_marked) as temporary:
             (temporary / MARKER).write_text("{}")
             (temporary / content).write_text(content)
     assert names(target) == [MARKER, "second"]
@@ -114,10 +117,10 @@ def test_empty_folder_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["precious.txt", ".git"])
-@pytest.mark.parametrize("marker", [None, MARKER])
-def test_foreign_folder_is_refused_untouched(tmp_path, content, marker):
+@pytest.mark.parametrize("options", [{}, {"replaces": is_marked}])
+def test_foreign_folder_is_refused_untouched(tmp_path, content, options):
     (tmp_path / content).write_text("precious")
-    with pytest.raises(BadInput, match="not empty"), atomic_directory(tmp_path, replaces=marker):
+    with pytest.raises(BadInput, match="not empty"), atomic_directory(tmp_path, **options):
         pytest.fail("the block runs although the folder is refused")
     assert (tmp_path / content).read_text() == "precious"
     assert names(tmp_path) == [content]
@@ -125,7 +128,7 @@ def test_foreign_folder_is_refused_untouched(tmp_path, content, marker):
 
 def test_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "bundle").write_text("precious")
-    with pytest.raises(BadInput), atomic_directory(tmp_path / "bundle", replaces=MARKER):
+    with pytest.raises(BadInput), atomic_directory(tmp_path / "bundle", replaces=is_marked):
         pass
     assert (tmp_path / "bundle").read_text() == "precious"
 
@@ -141,7 +144,7 @@ def test_link_to_an_empty_folder_is_followed(tmp_path):
 
 def test_what_appears_at_the_target_meanwhile_is_not_deleted(tmp_path):
     target = tmp_path / "bundle"
-    with pytest.raises(BadInput), atomic_directory(target, replaces=MARKER) as temporary:
+    with pytest.raises(BadInput), atomic_directory(target, replaces=is_marked) as temporary:
         (temporary / MARKER).write_text("{}")
         target.mkdir()
         (target / "precious").write_text("precious")
