@@ -70,7 +70,7 @@ class Bundle:
 
         if self.manifest.format_version != FORMAT_VERSION:
             raise BadInput(
-                f"{path} has format version {self.manifest.format_version}, and {FORMAT_VERSION} is what can be read here; "
+                f"{path} has format version {self.manifest.format_version}, and only {FORMAT_VERSION} can be read; "
                 "export the bundle again"
             )
 
