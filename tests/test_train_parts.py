@@ -13,7 +13,7 @@ from msal_deploy.checkpoint import load_checkpoint
 from msal_deploy.errors import BadInput, EnvironmentLacks, GateFailed
 from msal_deploy.recipe import AugmentRecipe, Recipe, TrainRecipe
 from msal_deploy.train import BEST, LAST, Epoch, load_state, train
-from msal_deploy.train.loop import rate_at, segmentation_loss
+from msal_deploy.train.optimise import rate_at, segmentation_loss
 from msal_deploy.train.samples import Samples, as_tensors
 from msal_deploy.train.state import State, save_state
 

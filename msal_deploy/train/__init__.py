@@ -1,4 +1,5 @@
-"""Training: `train` with a recipe; `samples` and `augment` feed it, `state` keeps what it leaves behind."""
+"""Training: `train` with a recipe; `samples` and `augment` feed it, `optimise` says what a step
+minimises, `state` keeps what it leaves behind."""
 
 from msal_deploy.train.loop import TrainReport, train
 from msal_deploy.train.state import BEST, LAST, Epoch, load_state

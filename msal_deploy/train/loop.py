@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ import msgspec
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
@@ -26,13 +25,12 @@ from msal_deploy.data import Case, Patch, corner_patches, validation_split
 from msal_deploy.errors import BadInput, EnvironmentLacks, GateFailed
 from msal_deploy.metrics import confusion, dice, iou
 from msal_deploy.network import Normalise
-from msal_deploy.recipe import Precision, Recipe, TrainRecipe
+from msal_deploy.recipe import Precision, Recipe
 from msal_deploy.spec import ModelSpec
+from msal_deploy.train.optimise import averaging, make_optimizer, rate_at, segmentation_loss
 from msal_deploy.train.samples import Samples, as_tensors
 from msal_deploy.train.state import BEST, LAST, Epoch, State, load_state, save_state
 from msal_deploy.zoo import build
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class TrainReport(msgspec.Struct, frozen=True):
@@ -149,8 +147,8 @@ class _Trainer:
         resnet = None if self.state.tensors else pretrained_resnet(self.state.recipe.network)
         self.network = build(self.state.recipe.network, resnet).to(self.fabric.device)
         self.network.to(memory_format=torch.channels_last)
-        self.average = AveragedModel(self.network, multi_avg_fn=_averaging(self.recipe.ema), use_buffers=True)
-        self.optimizer = _optimizer(self.network, self.recipe)
+        self.average = AveragedModel(self.network, multi_avg_fn=averaging(self.recipe.ema), use_buffers=True)
+        self.optimizer = make_optimizer(self.network, self.recipe)
         if self.state.tensors:
             self.network.load_state_dict(self.state.tensors["network"])
             self.average.load_state_dict(self.state.tensors["average"])
@@ -249,45 +247,6 @@ def _validation_patches(case: Case) -> tuple[Patch, ...]:
     if side == 0:
         raise BadInput(f"{case.image_path} is smaller than 32 px; remove it")
     return corner_patches(case, side)
-
-
-def _optimizer(network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(network.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
-
-
-def _averaging(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """An exponential moving average whose decay rises to `decay`, so that it forgets the random start quickly."""
-
-    @torch.no_grad()
-    def update(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
-        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - now)
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    return update
-
-
-def rate_at(recipe: TrainRecipe, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of a step: a function of the step alone, so resuming needs no scheduler state."""
-    warmup, total = recipe.warmup * steps_per_epoch, recipe.epochs * steps_per_epoch
-    if step < warmup:
-        return recipe.rate * (step + 1) / warmup
-    if recipe.schedule == "constant":
-        return recipe.rate
-    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def segmentation_loss(logits: Tensor, masks: Tensor, kind: str) -> Tensor:
-    """Binary cross-entropy of float[N,1,H,W] logits against 0/1 masks; ``bce+dice`` adds 1 − soft Dice of the batch."""
-    loss = F.binary_cross_entropy_with_logits(logits, masks)
-    if kind == "bce":
-        return loss
-    probability = logits.sigmoid()
-    overlap = 2 * (probability * masks).sum() + 1
-    return loss + 1 - overlap / (probability.sum() + masks.sum() + 1)
 
 
 def _bar(disable: bool) -> Progress:
