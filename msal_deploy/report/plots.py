@@ -31,9 +31,11 @@ def delta_plot(validation: Mapping[str, Any]) -> str:
     engines = [name for name in validation["engines"] if name != validation["reference"]]
     figure = _figure(0.9 + 0.27 * len(stems))
     axes = _style(figure.add_subplot())
+    shown = [0.0, -validation["budget"]]
     for k, name in enumerate(engines):
         patches = validation["engines"][name]["per_patch"]
         deltas = [patch["dice"] - other["dice"] for patch, other in zip(patches, reference, strict=True)]
+        shown += deltas
         # Engines side by side within a row, so that none hides another.
         rows = [stems.index(patch["stem"]) + 0.5 * ((k + 0.5) / len(engines) - 0.5) for patch in patches]
         axes.plot(deltas, rows, "o", ms=4, alpha=0.8, mec="none", color=_colour(k), label=name)
@@ -41,6 +43,9 @@ def delta_plot(validation: Mapping[str, Any]) -> str:
     axes.axvline(-validation["budget"], color=INK, lw=1, ls=(0, (4, 3)), label="−budget, for the mean")
     axes.set_yticks(range(len(stems)), stems)
     axes.set_ylim(len(stems) - 0.5, -0.5)
+    margin = 0.08 * (max(shown) - min(shown)) or 1e-3
+    # Not Matplotlib's own limits: where every difference is exactly 0, they dwarf the budget.
+    axes.set_xlim(min(shown) - margin, max(shown) + margin)
     axes.set_xlabel("ΔDice of a patch (engine minus reference)")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, **LEGEND, loc="outside upper left")
