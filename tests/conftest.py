@@ -19,10 +19,6 @@ from msal_deploy.recipe import NetworkRecipe, Recipe
 SMALL_SIZES, SMALL_BATCHES = ((64, 64), (64, 96)), (1, 2)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes minutes; runs only with MSAL_DEPLOY_SLOW=1 in the environment")
-
-
 @pytest.fixture
 def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let export compare torch with ONNX Runtime at few and small shapes."""

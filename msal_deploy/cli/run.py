@@ -48,6 +48,7 @@ def run(
 
     Example: msal-deploy run --data monuseg --checkpoint runs/r34/best.safetensors --out runs/r34-report
     """
+    import msal_deploy.export  # noqa: F401  (needs torch: where it is missing, that is said before any work)
     from msal_deploy.bundle import Bundle
     from msal_deploy.data import label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
 
 ENGINES = {"torch:fp32", "onnxruntime:fp32", "openvino:fp32"}
@@ -66,6 +67,13 @@ def test_the_bundle_is_whole(folder: Path) -> None:
     names = {str(path.relative_to(folder / "bundle")) for path in (folder / "bundle").rglob("*") if path.is_file()}
     golden = {"golden/image.npy", "golden/probability.npy"}
     assert names == {"manifest.json", "checkpoint.safetensors", "model.fp32.onnx"} | golden
+
+
+def test_the_graph_was_compared_with_torch_at_all_nine_shapes(folder: Path) -> None:
+    ((_, checks),) = Bundle(folder / "bundle").manifest.checks.items()
+    sizes = {(256, 256), (512, 512), (768, 512)}
+    assert {(c["batch"], c["height"], c["width"]) for c in checks} == {(n, *size) for n in (1, 2, 5) for size in sizes}
+    assert max(check["max_abs_delta"] for check in checks) <= 1e-4
 
 
 def test_the_report_stands_alone(folder: Path) -> None:
