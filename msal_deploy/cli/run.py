@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from msal_deploy.cli.options import Encoder, Engines, Epochs, Json, available_engines, choose_recipe
+from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
     from msal_deploy.bench import BenchReport
@@ -54,14 +55,17 @@ def run(
     from msal_deploy.files import write_json
     from msal_deploy.weights import DEFAULT, find_weights
 
+    trains = checkpoint is None and recipe is not None
+    if not trains and (encoder or epochs):
+        raise BadInput("--encoder and --epochs change a training, and nothing is trained; name a --recipe")
+    weights = None if trains else find_weights(checkpoint or DEFAULT)
+    history: "tuple[Epoch, ...]" = ()
     source = f"the test images of {data.name}" if data else SYNTHETIC
     with open_dataset(data or _synthesize(out / "data")) as dataset:
         patches, convention = patches_of(dataset.test), label_convention(dataset.test)
-        if checkpoint is None and recipe is not None:
-            weights, history = _train(dataset, choose_recipe(recipe, encoder, epochs), out / "training", data)
+        if weights is None:
+            weights, history = _train(dataset, choose_recipe(str(recipe), encoder, epochs), out / "training", data)
             recipe = None  # a checkpoint of ours knows its own
-        else:
-            weights, history = find_weights(checkpoint or DEFAULT), ()
     _export(weights, recipe, out / "bundle")
     bundle = Bundle(out / "bundle")
     engines = engine or available_engines()

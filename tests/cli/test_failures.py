@@ -175,3 +175,10 @@ def test_output_folder_of_somebody_else(bundle: Bundle, tmp_path: Path) -> None:
     result = msal_deploy("export", bundle.path / "checkpoint.safetensors", "--out", tmp_path)
     assert_refused(result, 2, "not empty")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_run_says_what_is_wrong_before_it_reads_any_data(tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "out"]
+    assert_refused(msal_deploy("run", *out, "--checkpoint", "msal-net-r43"), 2, "did you mean 'msal-net-r34'")
+    assert_refused(msal_deploy("run", *out, "--epochs", 3), 2, "name a --recipe")
+    assert not (tmp_path / "out").exists()
