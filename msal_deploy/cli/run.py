@@ -59,7 +59,7 @@ def run(
     if not trains and (encoder or epochs):
         raise BadInput("--encoder and --epochs change a training, and nothing is trained; name a --recipe")
     weights = None if trains else find_weights(checkpoint or DEFAULT)
-    history: "tuple[Epoch, ...]" = ()
+    history: tuple[Epoch, ...] = ()
     source = f"the test images of {data.name}" if data else SYNTHETIC
     with open_dataset(data or _synthesize(out / "data")) as dataset:
         patches, convention = patches_of(dataset.test), label_convention(dataset.test)
