@@ -98,16 +98,16 @@ def _load_safetensors(path: Path, recipe: Recipe | None) -> Checkpoint:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
     except SafetensorError as error:
         raise BadInput(f"{path} is no whole safetensors file ({error}); copy or train it again") from error
-    if recipe is None and "recipe" not in metadata:
+    own = Recipe.from_json(metadata["recipe"]) if "recipe" in metadata else None
+    chosen = recipe or own
+    if chosen is None:
         raise BadInput(f"{path} has no recipe in its metadata; name its recipe with --recipe")
     try:
         notes = msgspec.json.decode(metadata.get("notes", "{}"), type=dict[str, str])
     except msgspec.DecodeError as error:
         raise BadInput(f"{path} has damaged notes in its metadata ({error}); copy or train it again") from error
     licence = metadata.get("licence", UNKNOWN_LICENCE)
-    own = Recipe.from_json(metadata["recipe"]) if "recipe" in metadata else None
-    file = path if recipe in (None, own) else None
-    return Checkpoint(weights, recipe or own or Recipe(), licence, notes, file)
+    return Checkpoint(weights, chosen, licence, notes, path if chosen == own else None)
 
 
 def _require_file(path: Path) -> None:

@@ -93,7 +93,8 @@ def export(
         write_graph(network, spec, folder / GRAPH, checkpoint.recipe.export.opset)
         graph = check_graph(folder / GRAPH)
         _write_golden(network, folder)
-        _write_manifest(folder, checkpoint, spec, ())
+        manifest = _manifest(folder, checkpoint, spec)
+        write_manifest(folder, manifest)
         checks = tuple(compare(Bundle(folder), shapes, progress=progress))
         recipe = checkpoint.recipe.export
         report = ExportReport(out, recipe.opset, len(graph.node), recipe.tolerance, checks)
@@ -102,7 +103,8 @@ def export(
                 f"ONNX Runtime's probabilities differ from torch's by up to {report.worst:.2g}, more than the recipe's "
                 f"tolerance of {report.tolerance:.2g}; nothing was written"
             )
-        _write_manifest(folder, checkpoint, spec, checks)
+        proof = {"torch:fp32 against onnxruntime:fp32": msgspec.to_builtins(checks)}
+        write_manifest(folder, msgspec.structs.replace(manifest, checks=proof))
     return report
 
 
@@ -197,16 +199,14 @@ def compare(bundle: Bundle, shapes: Sequence[tuple[int, int, int]] = (), *, prog
             yield Check(batch, height, width, float(delta))
 
 
-def _write_manifest(folder: Path, checkpoint: Checkpoint, spec: ModelSpec, checks: tuple[Check, ...]) -> None:
+def _manifest(folder: Path, checkpoint: Checkpoint, spec: ModelSpec) -> Manifest:
     artifacts = {
         CHECKPOINT: artifact(folder, CHECKPOINT),
         GRAPH: artifact(folder, GRAPH, CHECKPOINT),
         GOLDEN_IMAGE: artifact(folder, GOLDEN_IMAGE),
         GOLDEN_PROBABILITY: artifact(folder, GOLDEN_PROBABILITY, CHECKPOINT, GOLDEN_IMAGE),
     }
-    proof = {"torch:fp32 against onnxruntime:fp32": msgspec.to_builtins(checks)}
-    manifest = Manifest(spec, checkpoint.recipe, checkpoint.licence, _versions(), artifacts, proof)
-    write_manifest(folder, manifest)
+    return Manifest(spec, checkpoint.recipe, checkpoint.licence, _versions(), artifacts)
 
 
 def _versions() -> dict[str, str]:

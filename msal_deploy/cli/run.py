@@ -154,7 +154,7 @@ def _report(
 
     write_report(
         path,
-        title="MSAL-Net: parity and latency",
+        title="Parity and latency",
         manifest=msgspec.to_builtins(bundle.manifest),
         validation=validation.to_json(),
         bench=timings.to_json(),

@@ -18,7 +18,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Another network, such as ce-net, instead of the recipe's.")] = None,
     encoder: Encoder = None,
     epochs: Epochs = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the training in --out was stopped.")] = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes, one a device (DDP).")] = 1,

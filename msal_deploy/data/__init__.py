@@ -14,7 +14,7 @@
 
 from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, rasterise, read_xml, write_xml
 from msal_deploy.data.dataset import Case, Dataset, find_dataset, label_convention, open_dataset
-from msal_deploy.data.images import read_image, read_label
+from msal_deploy.data.images import image_size, read_image, read_label
 from msal_deploy.data.patches import Patch, corner_patches, patches_of, validation_split
 from msal_deploy.data.synthesize import synthesize
 from msal_deploy.data.verify import verify
@@ -29,6 +29,7 @@ __all__ = [
     "VerifyReport",
     "corner_patches",
     "find_dataset",
+    "image_size",
     "label_convention",
     "open_dataset",
     "patches_of",

@@ -128,7 +128,9 @@ def _facts(manifest: Json, validation: Json | None, data: str) -> dict[str, str]
     blocks = [text for block, text in BLOCKS.items() if network[block]]
     checkpoint = manifest["artifacts"].get("checkpoint.safetensors")
     facts = {
-        "Network": f"MSAL-Net, {network['backbone']} with {', '.join(blocks) or 'none of the paper’s three blocks'}",
+        "Network": f"MSAL-Net, {network['backbone']} with {', '.join(blocks) or 'none of the paper’s three blocks'}"
+        if network.get("model", "msal-net") == "msal-net"
+        else network["model"],
         "Recipe": recipe["name"],
         "Checkpoint": f"SHA-256 {checkpoint['sha256'][:12]}…" if checkpoint else "",
         "Licence of the weights": manifest["licence"],

@@ -21,7 +21,7 @@ except ModuleNotFoundError:  # the same package inside the `lightning` distribut
     from lightning.fabric import Fabric  # type: ignore[no-redef]
 
 from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint, first_line, pretrained_resnet, save_checkpoint
-from msal_deploy.data import Case, Patch, corner_patches, validation_split
+from msal_deploy.data import Case, Patch, corner_patches, image_size, validation_split
 from msal_deploy.errors import BadInput, EnvironmentLacks, GateFailed
 from msal_deploy.metrics import confusion, dice, iou
 from msal_deploy.network import Normalise
@@ -243,7 +243,7 @@ class _Trainer:
 
 def _validation_patches(case: Case) -> tuple[Patch, ...]:
     # The test's 512 px where the image has them.
-    side = min(512, *(extent // 32 * 32 for extent in case.image().shape[:2]))
+    side = min(512, *(extent // 32 * 32 for extent in image_size(case.image_path)))
     if side == 0:
         raise BadInput(f"{case.image_path} is smaller than 32 px; remove it")
     return corner_patches(case, side)
@@ -257,7 +257,7 @@ def _bar(disable: bool) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    # Speed over the last 1,000 steps, so that the pauses of validation are in the estimate.
+    # Speed over the last hour, so that the pauses of validation are in the estimate.
     return Progress(*columns, console=Console(stderr=True), disable=disable, speed_estimate_period=3600)
 
 
