@@ -1,15 +1,16 @@
-# Two commands: `make demo` and `make test`. Each sets up .venv first, from Python 3.11 or later alone.
+# Two commands: `make demo` and `make test`. Each sets up what it needs first, from Python 3.11 or later alone.
 PYTHON ?= python3
 BIN := .venv/bin
+CPP_PACKAGES := g++ libpng-dev libssl-dev
 
-.PHONY: demo test check clean
+.PHONY: demo test check cpp-needs .venv-triton .venv-bioimageio clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready
 	$(BIN)/msal-deploy run --out runs/demo
 
-test: .venv/.ready check
-	$(BIN)/pytest
+test: .venv/.ready check cpp-needs .venv-triton .venv-bioimageio
+	$(BIN)/pytest -n 2
 
 check: .venv/.ready
 	$(BIN)/ruff check .
@@ -24,5 +25,27 @@ check: .venv/.ready
 	$(BIN)/pip install --quiet --editable '.[train,zoo,dev]'
 	@touch $@
 
+# A real Triton, with the Python backend. It wants numpy 1, so it has an environment of its own; its OpenVINO is the one
+# of .venv, because INT8 is bit-exact only within one version.
+.venv-triton: .venv-triton/.ready
+.venv-triton/.ready: .venv/.ready
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/pip install --quiet nvidia-pytriton==0.7.0 openvino==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("openvino"))')
+	@touch $@
+
+# bioimage.io's own tools. Their releases and pydantic's do not always go together; torch and ONNX Runtime come from .venv.
+.venv-bioimageio: .venv-bioimageio/.ready
+.venv-bioimageio/.ready: .venv/.ready
+	$(PYTHON) -m venv .venv-bioimageio
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-bioimageio/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/over-venv.pth
+	.venv-bioimageio/bin/pip install --quiet 'bioimageio.core[onnx,pytorch]==0.11.0' 'pydantic<2.14'
+	@touch $@
+
+# What the C++ library is built with, besides what pip brings. Asked of the compiler, so that other systems can bring their own.
+cpp-needs:
+	@printf '#include <png.h>\n#include <openssl/evp.h>\n' | g++ -E -x c++ - >/dev/null 2>&1 \
+	|| { SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -qq --yes $(CPP_PACKAGES) >/dev/null; } \
+	|| { echo "The C++ tests need a C++17 compiler and the headers of libpng and OpenSSL; on Debian: apt install $(CPP_PACKAGES)" >&2; exit 3; }
+
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv .venv-triton .venv-bioimageio runs build dist

@@ -63,6 +63,7 @@ EXTRA_OF_MODULE = {
     "polygraphy": "gpu",
     "pycuda": "pascal",
     "tensorrt_rtx": "rtx",
+    "tritonclient": "triton",
 }
 
 

@@ -4,14 +4,13 @@ import copy
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -22,6 +21,7 @@ from msal_deploy.bundle import CHECKPOINT, Bundle, Manifest, artifact, is_bundle
 from msal_deploy.checkpoint import Checkpoint, save_checkpoint
 from msal_deploy.errors import GateFailed
 from msal_deploy.files import atomic_directory
+from msal_deploy.graph import check_graph
 from msal_deploy.network import DeployedNetwork
 from msal_deploy.runtimes import open_engine
 from msal_deploy.spec import Axis, ModelSpec, TensorSpec, UInt8Images
@@ -74,6 +74,7 @@ def export(
     *,
     spec: ModelSpec | None = None,
     shapes: Sequence[tuple[int, int, int]] = (),
+    finish: Callable[[Path], None] = lambda folder: None,
     progress: bool = False,
 ) -> ExportReport:
     """Write a bundle with the FP32 graph of `checkpoint`; nothing is left at `out` unless every check passes.
@@ -81,6 +82,8 @@ def export(
     Args:
         out: the bundle's folder; an older bundle there is replaced.
         shapes: (batch, height, width) to compare at; by default `BATCHES` times `SIZES`.
+        finish: called with the folder of the finished FP32 bundle before it becomes `out`, to add what belongs to it;
+            where it raises, nothing is written.
 
     Raises:
         BadInput: the weights do not fit the recipe's network, or `out` holds something else.
@@ -105,6 +108,7 @@ def export(
             )
         proof = {"torch:fp32 against onnxruntime:fp32": msgspec.to_builtins(checks)}
         write_manifest(folder, msgspec.structs.replace(manifest, checks=proof))
+        finish(folder)
     return report
 
 
@@ -152,20 +156,6 @@ def fuse_deconv_norms(network: DeployedNetwork) -> nn.Module:
             block[0] = fuse_conv_bn_eval(block[0], norm, transpose=True)
             block[1] = nn.Identity()
     return network
-
-
-def check_graph(path: Path) -> onnx.GraphProto:
-    """Run ONNX's checker with full shape inference.
-
-    Raises:
-        GateFailed: the graph is invalid.
-    """
-    model = onnx.load(path)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise GateFailed(f"The exported graph is not valid ONNX: {error}") from error
-    return model.graph
 
 
 def _write_golden(network: DeployedNetwork, folder: Path) -> None:

@@ -178,7 +178,7 @@ FAST = Recipe(
     network=NetworkRecipe(weights="random"),
     train=TrainRecipe(
         patch=256,
-        epochs=90,
+        epochs=40,
         batch=8,
         patches_per_image=8,
         optimizer="adamw",
@@ -190,7 +190,7 @@ FAST = Recipe(
         validate_every=2,
         checkpoint_every=5,
         precision="bf16-mixed",
-        augment=AugmentRecipe(crop="random", rotate=0.0, shift=0.0, shear=0.0, zoom=(0.8, 1.25), rot90=True, stain=0.1),
+        augment=AugmentRecipe(crop="random", rotate=0.0, shift=0.0, shear=0.0, zoom=(0.8, 1.25), rot90=True, stain=0.2),
     ),
 )
 

@@ -7,87 +7,19 @@ few images fail an engine that a larger set might pass; they never pass one that
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-import numpy as np
 from rich import box
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.data import Patch
 from msal_deploy.errors import BadInput, GateFailed
-from msal_deploy.metrics import (
-    Confusion,
-    clustered_lower_bound,
-    confusion,
-    dice,
-    iou,
-    pooled,
-    precision,
-    recall,
-    signed,
-)
-from msal_deploy.runtimes import Engine, open_engine
-
-if TYPE_CHECKING:
-    from msal_deploy.metrics import BoolMask
-    from msal_deploy.spec import Float32Maps
-
-CONFIDENCE = 0.95
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """Engine minus reference: the mean over patches, and the one-sided lower bound of that mean."""
-
-    mean: float
-    lower: float
-
-
-class EngineScore(msgspec.Struct, frozen=True, eq=False):
-    """How one engine did.
-
-    Attributes:
-        predictions: bool[K,H,W], probability at or above the threshold, for overlays; not in the JSON.
-        max_abs_delta_probability: largest |Δp| of any pixel; NaN where a probability is NaN.
-        flipped_pixels: share of pixels that the reference puts on the other side of the threshold.
-        finite: whether every probability is a finite number.
-    """
-
-    predictions: BoolMask
-    confusions: tuple[Confusion, ...]
-    delta_dice: Difference
-    delta_iou: Difference
-    max_abs_delta_probability: float
-    flipped_pixels: float
-    finite: bool
-    passed: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the scores under the keys that reports and the benchmark results keep."""
-        total, largest = pooled(self.confusions), self.max_abs_delta_probability
-        return {
-            "pixel_dice_mean": fmean(dice(c) for c in self.confusions),
-            "pixel_dice_pooled": dice(total),
-            "pixel_iou_mean": fmean(iou(c) for c in self.confusions),
-            "pixel_iou_pooled": iou(total),
-            "precision": fmean(precision(c) for c in self.confusions),
-            "precision_pooled": precision(total),
-            "recall": fmean(recall(c) for c in self.confusions),
-            "recall_pooled": recall(total),
-            "delta_dice": msgspec.to_builtins(self.delta_dice),
-            "delta_iou": msgspec.to_builtins(self.delta_iou),
-            "smallest_detectable_drop": self.delta_dice.mean - self.delta_dice.lower,
-            "max_abs_delta_probability": largest if math.isfinite(largest) else None,
-            "flipped_pixels": self.flipped_pixels,
-            "finite": self.finite,
-            "passed": self.passed,
-        }
+from msal_deploy.metrics import dice, iou, signed
+from msal_deploy.parity import CONFIDENCE, EngineScore, compare, probabilities
+from msal_deploy.runtimes import open_engine
 
 
 class ValidationReport(msgspec.Struct, frozen=True, eq=False):
@@ -223,16 +155,16 @@ def validate(
     ids = [reference, *(engine for engine in engine_ids if engine != reference)]
     # All of them before any runs: a mistyped id is found at once. Nothing is loaded until an engine is entered.
     engines = {engine: open_engine(bundle, engine, threads=threads) for engine in ids}
-    expected = _probabilities(engines.pop(reference), patches, batch, progress)
+    expected = probabilities(engines.pop(reference), patches, batch, progress)
     threshold = bundle.spec.threshold
     if not (expected >= threshold).any():
         raise BadInput(
             f"{reference} finds no nucleus in any patch, so there is nothing to lose; train the checkpoint first"
         )
-    scores = {reference: _score(patches, expected, expected, threshold, budget)}
+    scores = {reference: compare(patches, expected, expected, threshold, budget)}
     for name, engine in engines.items():
-        probability = _probabilities(engine, patches, batch, progress)
-        scores[name] = _score(patches, probability, expected, threshold, budget)
+        probability = probabilities(engine, patches, batch, progress)
+        scores[name] = compare(patches, probability, expected, threshold, budget)
     names = tuple((patch.stem, patch.corner) for patch in patches)
     return ValidationReport(reference, scores, names, budget, threshold, label_convention)
 
@@ -248,50 +180,3 @@ def _check(engine_ids: Sequence[str], patches: Sequence[Patch], budget: float, b
         raise BadInput(f"The budget is {budget:g}; give the loss of Dice that is allowed, such as 0.002")
     if batch < 1:
         raise BadInput(f"The batch is {batch}; it must be at least 1")
-
-
-def _probabilities(engine: Engine, patches: Sequence[Patch], batch: int, progress: bool) -> Float32Maps:
-    """Return float32[K,H,W]."""
-    starts = range(0, len(patches), batch)
-    with engine:
-        return np.concatenate(
-            [
-                engine(np.stack([patch.image for patch in patches[start : start + batch]]))[:, 0]
-                for start in track(starts, engine.id, console=Console(stderr=True), disable=not progress)
-            ]
-        )
-
-
-def _score(
-    patches: Sequence[Patch], probability: Float32Maps, expected: Float32Maps, threshold: float, budget: float
-) -> EngineScore:
-    """Score an engine's float32[K,H,W] against the patches' masks, beside what the reference `expected`."""
-    prediction, reference = probability >= threshold, expected >= threshold
-    counts, reference_counts = _confusions(patches, prediction), _confusions(patches, reference)
-    delta_dice = _difference(patches, [dice(a) - dice(b) for a, b in zip(counts, reference_counts, strict=True)])
-    finite = bool(np.isfinite(probability).all())
-    return EngineScore(
-        predictions=prediction,
-        confusions=counts,
-        delta_dice=delta_dice,
-        delta_iou=_difference(patches, [iou(a) - iou(b) for a, b in zip(counts, reference_counts, strict=True)]),
-        max_abs_delta_probability=_largest_difference(probability, expected),
-        flipped_pixels=float(np.mean(prediction != reference)),
-        finite=finite,
-        passed=finite and delta_dice.lower >= -budget,
-    )
-
-
-def _confusions(patches: Sequence[Patch], predictions: BoolMask) -> tuple[Confusion, ...]:
-    return tuple(confusion(patch.mask, mask) for patch, mask in zip(patches, predictions, strict=True))
-
-
-def _difference(patches: Sequence[Patch], deltas: list[float]) -> Difference:
-    stems = [patch.stem for patch in patches]
-    return Difference(fmean(deltas), clustered_lower_bound(deltas, stems, confidence=CONFIDENCE))
-
-
-def _largest_difference(probability: Float32Maps, expected: Float32Maps) -> float:
-    # Patch by patch: the difference of a whole set would be a third array of that size.
-    with np.errstate(invalid="ignore"):
-        return float(np.max([np.abs(a - b).max() for a, b in zip(probability, expected, strict=True)]))

@@ -1,5 +1,6 @@
 """What the tests share: a checkpoint, a bundle, training images and a disk that is soon full."""
 
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ from msal_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from msal_deploy.data import Case
 from msal_deploy.network import MSALNet
 from msal_deploy.recipe import NetworkRecipe, Recipe
+
+# A shell's background jobs ignore Ctrl-C, and so would every program that the tests start and press it on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL_SIZES, SMALL_BATCHES = ((64, 64), (64, 96)), (1, 2)
 

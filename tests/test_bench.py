@@ -2,16 +2,24 @@
 
 import io
 import json
+import platform
 import time
+from itertools import groupby
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from msal_deploy import bench as stage
-from msal_deploy.bench import LEAST_RUNS, BenchReport, BenchResult, bench, describe_machine
+from msal_deploy.bench import LEAST_RUNS, BenchReport, BenchResult, Timing, bench, describe_machine, tune, turns
+from msal_deploy.bench import machine as bench_machine
+from msal_deploy.bench import sweep as stage
+from msal_deploy.bench.tuning import FINALISTS
+from msal_deploy.cli import app
 from msal_deploy.errors import BadInput
+from msal_deploy.hardware import Gpu
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
 
@@ -26,7 +34,7 @@ class Slow(Engine):
     milliseconds = 4
 
     def _open(self):
-        pass
+        CALLS.append(f"{self.id} opened")
 
     def _infer(self, images):
         CALLS.append(self.id)
@@ -44,21 +52,54 @@ class Fast(Slow):
     milliseconds = 1
 
 
+class Parallel(Slow):
+    """Threads share the work; a second stream doubles the images a second, and more of them slow it down."""
+
+    runtime = "parallel"
+    has_streams = True
+
+    def _infer(self, images):
+        CALLS.append((len(images), self.threads, self.streams))
+        gain = {1: 1, 2: 2}.get(min(self.streams, len(images)), 0.5)
+        time.sleep((10 + 12 * len(images) / (self.threads or 1) / gain) / 1000)
+        return np.zeros((len(images), 1, *images.shape[1:3]), np.float32)
+
+
+ENGINES = {"slow:fp32": Slow, "fast:fp32": Fast, "parallel:fp32": Parallel}
+
+
+def open_fake(bundle, name, threads=None, streams=1):
+    return ENGINES[name](bundle, "fp32", threads, streams)
+
+
 @pytest.fixture(autouse=True)
 def fake_engines(monkeypatch):
-    engines = {"slow:fp32": Slow, "fast:fp32": Fast}
-    monkeypatch.setattr(stage, "open_engine", lambda bundle, name, threads=None: engines[name](bundle, "fp32", threads))
+    monkeypatch.setattr(stage, "open_engine", open_fake)
     CALLS.clear()
+
+
+def pretend_four_cores(patch):
+    for module in ("sweep", "tuning"):
+        patch.setattr(f"msal_deploy.bench.{module}.logical_cores", lambda: 4)
 
 
 @pytest.fixture(scope="module")
 def report():
     with pytest.MonkeyPatch.context() as patch:
-        engines = {"slow:fp32": Slow, "fast:fp32": Fast}
-        patch.setattr(stage, "open_engine", lambda bundle, name, threads=None: engines[name](bundle, "fp32", threads))
+        patch.setattr(stage, "open_engine", open_fake)
         return bench(
-            BUNDLE, ["slow:fp32", "fast:fp32"], batches=(1, 2), size=(32, 64), seconds=0.05, windows=2, threads=1
+            BUNDLE, ["slow:fp32", "fast:fp32"], batches=(1, 2), size=(32, 64), seconds=0.05, windows=2, threads=(1,)
         )
+
+
+def without_repeats(names):
+    return [name for name, _ in groupby(names)]
+
+
+def printed(report):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.table())
+    return console.export_text()
 
 
 def test_json_keeps_its_keys(report):
@@ -70,10 +111,10 @@ def test_json_keeps_its_keys(report):
     for row in value["results"]:
         assert set(row) == {
             "engine", "batch", "latency_ms", "images_per_s", "megapixels_per_s", "square_millimetres_per_s", "runs",
-            "coefficient_of_variation", "stable", "threads", "size", "window_medians_ms",
+            "coefficient_of_variation", "stable", "threads", "streams", "size", "window_medians_ms",
         }  # fmt: skip
         assert set(row["latency_ms"]) == {"p50", "p90", "p95", "p99", "mean"}
-        assert (row["size"], row["threads"], len(row["window_medians_ms"])) == ([32, 64], 1, 2)
+        assert (row["size"], row["threads"], row["streams"], len(row["window_medians_ms"])) == ([32, 64], 1, 1, 2)
 
 
 def test_latencies_are_those_of_the_engines(report):
@@ -90,15 +131,17 @@ def test_latencies_are_those_of_the_engines(report):
 
 
 def test_table_has_the_speed_up_over_the_first_engine(report):
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report.table())
-    text = console.export_text()
+    text = printed(report)
     assert text.count("1.00×") == 2
     assert "fewer than 100 runs" in " ".join(text.split())
+    assert "threads" not in text and "streams" not in text
 
 
-def result(*windows):
-    return BenchResult("a:fp32", 2, (512, 512), 0.25, None, windows)
+def result(*windows, engine="a:fp32", batch=2, threads=None, streams=1):
+    return BenchResult(
+        engine=engine, batch=batch, threads=threads, streams=streams, size=(512, 512), microns_per_pixel=0.25,
+        timing=Timing(windows),
+    )  # fmt: skip
 
 
 def test_percentiles_and_rates_of_known_latencies():
@@ -110,33 +153,170 @@ def test_percentiles_and_rates_of_known_latencies():
 @pytest.mark.parametrize(("second", "stable"), [(102.0, True), (103.0, True), (104.0, False)])
 def test_windows_that_differ_too_much_are_flagged(second, stable):
     timed = result((100.0,) * 3, (second,) * 3)  # two medians 4% apart vary by 2.8%, 3% apart by 2.1%
-    assert timed.stable is stable
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(BenchReport((timed,), {}).table())
-    assert ("Unstable" in console.export_text()) is not stable
+    assert timed.timing.stable is stable
+    assert ("Unstable" in printed(BenchReport((timed,), {}))) is not stable
+
+
+@pytest.mark.parametrize("threads", [(1, 1), (1, 64)])
+@pytest.mark.parametrize("streams", [(1, 1), (1, 16)])
+def test_the_table_shows_what_was_swept_and_fits_80_columns(threads, streams):
+    slow = ((12345.678,) * 5, (23456.789,) * 5)
+    rows = tuple(
+        result(*slow, engine="onnxruntime:fp32", batch=64, threads=t, streams=s)
+        for t, s in zip(threads, streams, strict=True)
+    )
+    text = printed(BenchReport(rows, {}))
+    header = next(line for line in text.splitlines() if "engine" in line)
+    assert ("threads" in header, "streams" in header) == (threads != (1, 1), streams != (1, 1))
+    assert {"p50", "p90", "p99", "images/s", "speed-up"} <= set(header.split())
+    line = next(line for line in text.splitlines() if "onnxruntime" in line)
+    assert line.split()[:2] == ["onnxruntime:fp32", "64"] and "…" not in text
 
 
 def test_engines_take_turns_and_are_closed():
     bench(BUNDLE, ["slow:fp32", "fast:fp32"], batches=(1,), size=(32, 32), seconds=0.001, windows=3)
-    turns = [call for call, before in zip(CALLS, [None, *CALLS], strict=False) if call != before]
-    assert turns == ["slow:fp32", "fast:fp32"] * 3 + ["fast:fp32 closed", "slow:fp32 closed"]
+    assert without_repeats(CALLS) == [
+        "slow:fp32 opened", "fast:fp32 opened", *["slow:fp32", "fast:fp32"] * 3, "fast:fp32 closed", "slow:fp32 closed",
+    ]  # fmt: skip
+
+
+def test_every_setting_that_makes_sense_is_timed():
+    report = bench(
+        BUNDLE, ["slow:fp32", "parallel:fp32"], batches=(1, 2), threads=(1, 2), streams=(1, 2), size=(32, 32),
+        seconds=0.001, windows=2,
+    )  # fmt: skip
+    ways = [("slow:fp32", 1, 1), ("slow:fp32", 2, 1)]  # no streams
+    ways += [("parallel:fp32", 1, 1), ("parallel:fp32", 2, 1), ("parallel:fp32", 2, 2)]  # no stream without a thread
+    assert [(one.batch, one.engine, one.threads, one.streams) for one in report.results] == [
+        (batch, *way) for batch in (1, 2) for way in ways
+    ]
+    assert {(1, 2, 2), (2, 2, 2), (1, 1, 1)} <= set(CALLS)  # what the engines were opened with
+
+
+def test_only_so_many_engines_are_open_at_once(monkeypatch):
+    monkeypatch.setattr(stage, "MOST_OPEN", 2)
+    report = bench(BUNDLE, ["fast:fp32"], batches=(1, 2), threads=(1, 2, 3), size=(32, 32), seconds=0.001, windows=2)
+    assert [(one.batch, one.threads) for one in report.results] == [(b, t) for b in (1, 2) for t in (1, 2, 3)]
+    changes = [{"opened": 1, "closed": -1}[call.split()[1]] for call in CALLS if " " in call]
+    assert max(np.cumsum(changes)) == 2 and sum(changes) == 0
+
+
+def test_calls_take_turns_window_by_window():
+    seen, ticks = [], []
+    timings = turns.take_turns(
+        [lambda: seen.append("a"), lambda: seen.append("b")], seconds=1e-9, windows=2, least_runs=3,
+        tick=lambda: ticks.append(1),
+    )  # fmt: skip
+    assert "".join(seen) == "aa" + "aaaa" + "bb" + "bbbb" + "aaaa" + "bbbb"  # warm-up, then one uncounted and three
+    assert [timing.runs for timing in timings] == [6, 6]
+    assert len(ticks) == 4
 
 
 def test_warm_up_ends_where_runs_agree_or_time_is_up(monkeypatch):
     runs = iter([9, 5, 3, 2, 2, 2, 2])
-    monkeypatch.setattr(stage, "_time_run", lambda engine, images: next(runs))
-    stage._warm_up(None, None, seconds=60)
+    monkeypatch.setattr(turns, "_time_run", lambda call: next(runs))
+    turns._warm_up(None, seconds=60)
     assert list(runs) == []
     never = iter(range(1, 10_000_000))
-    monkeypatch.setattr(stage, "_time_run", lambda engine, images: 2.0 ** (next(never) % 50))
-    stage._warm_up(None, None, seconds=0.01)
+    monkeypatch.setattr(turns, "_time_run", lambda call: 2.0 ** (next(never) % 50))
+    turns._warm_up(None, seconds=0.01)
 
 
-def test_environment_says_what_latencies_depend_on_and_not_whose_machine_it_is():
-    import platform
-    from pathlib import Path
+@pytest.fixture(scope="module")
+def tuned():
+    """The report, and what was called for it."""
+    CALLS.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "open_engine", open_fake)
+        pretend_four_cores(patch)
+        report = tune(BUNDLE, ["parallel:fp32", "slow:fp32"], size=(32, 32), seconds=0.01, windows=2)
+    return report, tuple(CALLS)
 
+
+def test_tuning_finds_the_shortest_wait_and_the_most_images(tuned):
+    report, _ = tuned
+    wait, most = report.shortest_wait, report.most_images
+    assert (wait.engine, wait.batch, wait.streams) == ("slow:fp32", 1, 1)
+    assert (most.engine, most.batch, most.threads, most.streams) == ("parallel:fp32", 8, 4, 2)
+    quick, busy = report.sentences()
+    assert quick.endswith(f'ms with open_engine(bundle, "slow:fp32", threads={wait.threads})')
+    assert busy.startswith(f"Most images a second: {most.images_per_s:.2f} with ")
+    assert busy.endswith('open_engine(bundle, "parallel:fp32", threads=4, streams=2) and 8 images a call')
+
+
+def test_tuning_screens_every_setting_in_which_a_stream_has_a_thread_and_an_image(tuned):
+    tuned, _ = tuned
+    screened = {(one.engine, one.batch, one.threads, one.streams) for one in tuned.screened}
+    assert len(screened) == len(tuned.screened)
+    assert {batch for _, batch, _, _ in screened} == {1, 2, 4, 8}
+    assert {threads for _, _, threads, _ in screened} == {1, 2, 4}
+    assert {streams for engine, _, _, streams in screened if engine == "slow:fp32"} == {1}
+    assert {streams for engine, _, _, streams in screened if engine == "parallel:fp32"} == {1, 2, 4}
+    assert all(streams <= min(threads, batch) for _, batch, threads, streams in screened)
+    assert FINALISTS < len(tuned.results) <= 2 * FINALISTS
+
+
+def test_the_finalists_take_turns(tuned):
+    report, calls = tuned
+    last_opening = max(index for index, call in enumerate(calls) if str(call).endswith("opened"))
+    first_closing = next(i for i in range(last_opening, len(calls)) if str(calls[i]).endswith("closed"))
+    names = [
+        (one.batch, one.threads, one.streams) if one.engine == "parallel:fp32" else one.engine for one in report.results
+    ]
+    assert without_repeats(calls[last_opening + 1 : first_closing]) == without_repeats(names * 2)  # two windows
+    assert len(set(names)) > 1
+
+
+def test_the_json_of_tuning_can_be_read_as_that_of_a_bench(tuned, report):
+    tuned, _ = tuned
+    value = json.loads(json.dumps(tuned.to_json(), allow_nan=False))
+    assert set(value) == {"results", "environment", "best", "screened"}
+    assert {tuple(row) for row in value["results"]} == {tuple(row) for row in report.to_json()["results"]}
+    assert value["best"]["most_images"]["python"] == 'open_engine(bundle, "parallel:fp32", threads=4, streams=2)'
+    assert value["best"]["shortest_wait"]["batch"] == 1
+    assert "speed-up" in printed(tuned)
+
+
+def call(*words):
+    return CliRunner().invoke(app, ["bench", *map(str, words)])
+
+
+def test_the_command_sweeps(bundle, monkeypatch, tmp_path):
+    monkeypatch.undo()  # the real engines
+    monkeypatch.setattr("msal_deploy.bench.turns.LEAST_RUNS", 1)
+    words = "-e openvino:fp32 -e onnxruntime:fp32 --threads 2 --streams 1 --streams 2 --batch 2 --size 32 --windows 2"
+    result = call(bundle.path, *words.split(), "--seconds", 0.001, "--json", tmp_path / "bench.json")
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "bench.json").read_text())["results"]
+    assert [(row["engine"], row["threads"], row["streams"]) for row in rows] == [
+        ("openvino:fp32", 2, 1), ("openvino:fp32", 2, 2), ("onnxruntime:fp32", 2, 1),
+    ]  # fmt: skip
+    assert "streams" in result.stdout and "threads" not in result.stdout
+
+
+def test_the_command_tunes(bundle, monkeypatch, tmp_path):
+    pretend_four_cores(monkeypatch)
+    words = ("-e", "parallel:fp32", "--tune", "--size", 32, "--seconds", 0.001, "--windows", 2)
+    result = call(bundle.path, *words, "--json", tmp_path / "bench.json")
+    assert result.exit_code == 0, result.output
+    wait, most = (line for line in result.stdout.splitlines() if "open_engine" in line)
+    assert wait.startswith("Shortest wait for one image: ") and most.startswith("Most images a second: ")
+    best = json.loads((tmp_path / "bench.json").read_text())["best"]
+    assert best["shortest_wait"]["python"] in wait and best["most_images"]["python"] in most
+
+
+def test_the_command_refuses_settings_beside_tune():
+    result = call("nowhere", "--tune", "--threads", 2)
+    assert result.exit_code == 2
+    assert "--tune chooses batch, threads and streams by itself" in result.stderr
+
+
+def test_environment_says_what_latencies_depend_on_and_not_whose_machine_it_is(monkeypatch):
+    monkeypatch.setattr(
+        bench_machine, "ask_driver", lambda: {"gpus": (Gpu("Tesla T4", "7.5", 15.0),), "driver": "580.95"}
+    )
     environment = describe_machine()
+    assert environment["gpus"] == ["Tesla T4"] and environment["driver"] == "580.95"
     assert {"date", "processor", "logical_cores", "memory_gib", "load_average", "system", "python", "versions"} <= set(
         environment
     )
@@ -161,9 +341,27 @@ def test_environment_says_what_latencies_depend_on_and_not_whose_machine_it_is()
         (["slow:fp32"], {"seconds": -1}, "-1 s cannot be measured"),
         (["slow:fp32"], {"seconds": float("inf")}, "inf s cannot be measured"),
         (["slow:fp32"], {"windows": 1}, "The number of windows is 1"),
+        (["slow:fp32"], {"threads": ()}, "at least one number of threads"),
+        (["slow:fp32"], {"threads": (2, 2)}, "only once"),
+        (["slow:fp32"], {"threads": (2000,)}, "2000 threads are no sensible number"),
+        (["parallel:fp32"], {"streams": ()}, "at least one number of streams"),
+        (["parallel:fp32"], {"streams": (1, 1)}, "only once"),
+        (["parallel:fp32"], {"streams": (0,)}, "0 streams"),
+        (["parallel:fp32"], {"streams": (2, 3), "threads": (1,)}, "2 streams need as many threads"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(engines, options, message):
     with pytest.raises(BadInput, match=message):
         bench(BUNDLE, engines, **options)
+    assert CALLS == []
+
+
+def test_tuning_refuses_bad_input_too():
+    for engines, options, message in [
+        ([], {}, "at least one engine"),
+        (["slow:fp32"], {"size": (500, 512)}, "The height is 500"),
+        (["slow:fp32"], {"windows": 1}, "The number of windows is 1"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            tune(BUNDLE, engines, **options)
     assert CALLS == []

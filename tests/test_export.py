@@ -15,8 +15,9 @@ from msal_deploy import export as stage
 from msal_deploy.bundle import CHECKPOINT, MANIFEST, Bundle
 from msal_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from msal_deploy.errors import BadInput, DeployError, EnvironmentLacks, GateFailed
-from msal_deploy.export import GOLDEN_IMAGE, GOLDEN_PROBABILITY, GRAPH, check_graph, example_images, export, write_graph
+from msal_deploy.export import GOLDEN_IMAGE, GOLDEN_PROBABILITY, GRAPH, example_images, export, write_graph
 from msal_deploy.files import sha256
+from msal_deploy.graph import check_graph
 from msal_deploy.network import DeployedNetwork
 from msal_deploy.runtimes import open_engine
 from msal_deploy.spec import Axis, ModelSpec, TensorSpec

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from msal_deploy.data import synthesize
 from msal_deploy.errors import GateFailed
 from msal_deploy.metrics import Confusion
-from msal_deploy.recipe import NetworkRecipe, Recipe
+from msal_deploy.recipe import BUILT_IN, NetworkRecipe, Recipe
 from msal_deploy.zoo import build
 
 pytest.importorskip("segmentation_models_pytorch")
@@ -213,7 +213,7 @@ def test_a_score_stands_in_every_table_that_has_its_network(measured, tmp_path):
         assert cells(markdown, label)[2] == f"{precision:.3f} / 0.821"
     assert cells(markdown, "Backbone + DDC")[0] == "not run / 0.810"
     assert "means over 2 patches of 2 test images of monuseg" in markdown
-    assert "recipe fast, 90 epochs" in markdown
+    assert f"recipe fast, {BUILT_IN['fast'].train.epochs} epochs" in markdown
 
 
 def test_costs_of_a_network_that_has_changed_are_not_shown(measured, tmp_path):

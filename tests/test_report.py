@@ -1,5 +1,6 @@
 """The page: it parses, needs nothing from outside, shows each number, and no text of the data becomes markup."""
 
+import base64
 import re
 from html.parser import HTMLParser
 
@@ -7,6 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from msal_deploy.graph import Layer
+from msal_deploy.parity import Difference
+from msal_deploy.precision import PrecisionReport
+from msal_deploy.precision.search import NodeCost, SearchReport, Trial
+from msal_deploy.precision.stage import Draw, Fp16Report, Int8Report
 from msal_deploy.recipe import PAPER
 from msal_deploy.report import Overlay, write_report
 from msal_deploy.report.overlays import (
@@ -72,6 +78,42 @@ def bench():
     }  # fmt: skip
 
 
+def node(k):
+    return f"/network/encoder{k // 10}/conv{k}/Conv"
+
+
+def trial(number, lower):
+    names = tuple(node(k) for k in range(number))
+    return Trial(names, 1 - number / 40, 0.81 + number / 1e4, Difference(number / 1e4 - 0.001, lower), 180.04 + number)
+
+
+def precision(*, trials=(), chosen=0, ranked=0, draws=0, fp16=True, int8=True):
+    """The stage's own report, as JSON: two modules, of which the second has a node in float."""
+    search = SearchReport(
+        0.0005, 24, 6, tuple(NodeCost(node(k), f"encoder{k // 10}", 0.00031 - k / 1e5) for k in range(ranked)),
+        trials, chosen,
+    ) if trials else None  # fmt: skip
+    layers = (
+        Layer(node(0), "Conv", "encoder0", 1_500_000_000, "int8", 1),
+        Layer(node(10), "Conv", "encoder1", 300_000_000, "int8", 1),
+        Layer(node(11), "Conv", "encoder1", 100_000_000, "fp32", 1),
+    )
+    sensitivity = tuple(Draw(0.81 + k / 1e4, Difference(-0.00012, -0.00034)) for k in range(draws))
+    return PrecisionReport(
+        "minmax", 40, 21,
+        Fp16Report((HOSTILE, node(7)), 60123.4, "/network/add", 0.0038) if fp16 else None,
+        Int8Report(1800 / 1900, trials[chosen].float_nodes if trials else (), layers, search, sensitivity)
+        if int8 else None,
+    ).to_json()  # fmt: skip
+
+
+# In the order of the search: 1, 2, 4 nodes in float, then halved back to 3; -0.0005 is the budget.
+SEARCHED = {
+    "trials": (trial(0, -0.0009), trial(1, -0.0007), trial(2, -0.00052), trial(4, -0.0002), trial(3, -0.00048)),
+    "chosen": 4, "ranked": 20, "draws": 5,
+}  # fmt: skip
+
+
 def overlay(stem="image-0", rank="best"):
     truth, prediction = np.zeros((2, 64, 64), bool)
     truth[10:30, 10:30] = prediction[15:35, 10:30] = True
@@ -116,6 +158,7 @@ def page(tmp_path_factory):
         manifest=MANIFEST,
         validation=validation(openvino_int8=score(0.7991, -0.0011), onnxruntime_fp32=score(0.8001, -3.1e-6)),
         bench=bench(),
+        precision=precision(**SEARCHED),
         training=history,
         overlays=[overlay(), overlay(HOSTILE, "worst")],
         data="MoNuSeg test",
@@ -137,7 +180,7 @@ def test_page_is_well_formed_and_needs_nothing_from_outside(page):
 
 def test_every_picture_has_a_text_for_those_who_do_not_see_it(page):
     sources, texts = page.values("img", "src"), page.values("img", "alt")
-    assert len(sources) == len(texts) == 3 + 2 * 3
+    assert len(sources) == len(texts) == 5 + 2 * 3
     assert all(len(text) > 10 for text in texts)
 
 
@@ -190,7 +233,9 @@ def test_a_report_of_nothing_claims_nothing(tmp_path):
 
 def test_the_same_data_give_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        write_report(tmp_path / name, title="t", manifest=MANIFEST, bench=bench(), overlays=[overlay()])
+        parts = {"validation": validation(openvino_int8=score(0.8, 0.0)), "bench": bench()}
+        parts |= {"precision": precision(**SEARCHED), "overlays": [overlay()]}
+        write_report(tmp_path / name, title="t", manifest=MANIFEST, **parts)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -224,11 +269,166 @@ def test_pictures_stay_small(tmp_path):
     assert (tmp_path / "r.html").stat().st_size < 6e6
 
 
-def test_plots_carry_their_text_and_follow_the_colour_scheme(page):
-    import base64
-
+def figures(page):
     uris = [uri for uri in page.values("img", "src") if uri.startswith("data:image/svg+xml;base64,")]
-    delta, latency, training = (base64.b64decode(uri.partition(",")[2]).decode() for uri in uris)
-    for figure, words in ((delta, ["image-0", "openvino:int8"]), (latency, ["batch 4", "p99"]), (training, ["epoch"])):
+    return [base64.b64decode(uri.partition(",")[2]).decode() for uri in uris]
+
+
+def test_plots_carry_their_text_and_follow_the_colour_scheme(page):
+    delta, latency, tradeoff, search, training = figures(page)
+    for figure, words in (
+        (delta, ["image-0", "openvino:int8"]),
+        (latency, ["batch 4", "p99"]),
+        (tradeoff, ["torch:fp32 − budget", "openvino:int8", "latency p50, ms a batch"]),
+        (search, ["FP32 − budget", "chosen", "multiply-accumulates in INT8, %", "latency, ms a patch", "4"]),
+        (training, ["epoch"]),
+    ):
         assert "prefers-color-scheme:dark" in figure
         assert all(re.search(f">\\s*{word}\\s*<", figure) for word in words)
+
+
+def polylines(svg):
+    """The x of each vertex of each line that joins points: whiskers have one x, and no line of a legend is clipped."""
+    paths = re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="fill: none; stroke: #0f82c4', svg)
+    lines = [[float(x) for x in re.findall(r"[ML] ([\d.]+) ", path)] for path in paths]
+    return [line for line in lines if len(set(line)) > 1]
+
+
+def test_the_search_is_drawn_in_the_order_of_nodes_in_float(page):
+    left, right = polylines(figures(page)[3])
+    assert len(left) == len(right) == len(SEARCHED["trials"])
+    assert left == sorted(left, reverse=True)  # more nodes in float: less in INT8,
+    assert right == sorted(right)  # and slower
+
+
+def rows(page, heading):
+    """The rows of the tables below a heading, each as the text of its cells."""
+    part = re.split(r"<h[23]>", page.source.partition(f"{heading}")[2])[0]
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr.*?</tr>", part, re.S)]
+    return [row for row in cells if "<br>" not in "".join(row)]
+
+
+def test_page_shows_the_search_and_marks_the_chosen_trial(page):
+    assert rows(page, "<h3>The search") == [
+        ["0", "100%", "0.81000", "−0.00100", "−0.00090", "180.0", "✗ exceeded"],
+        ["1", "97.5%", "0.81010", "−0.00090", "−0.00070", "181.0", "✗ exceeded"],
+        ["2", "95.0%", "0.81020", "−0.00080", "−0.00052", "182.0", "✗ exceeded"],
+        ["4", "90.0%", "0.81040", "−0.00060", "−0.00020", "184.0", "✓ kept"],
+        ["3 · chosen", "92.5%", "0.81030", "−0.00070", "−0.00048", "183.0", "✓ kept"],
+    ]
+
+
+def test_page_shows_what_is_in_float_by_module(page):
+    header, first, second = rows(page, "<h3>INT8 by module")
+    assert header == ["Module", "Layers", "GMAC", "In INT8", "Nodes in float"]
+    # conv1 and conv2 were returned too, and are no layers: like an Add, they multiply nothing.
+    assert first == ["encoder0", "1", "1.50", "100%", "conv1/Conv (float), conv2/Conv (float)"]
+    assert second == ["encoder1", "2", "0.40", "75.0%", "conv11/Conv (fp32)"]
+
+
+def test_the_ranking_shows_the_costliest_nodes_and_folds_the_others(page):
+    shown, _, folded = page.source.partition("<h3>Nodes by what")[2].partition("<details>")
+    folded = folded.partition("</details>")[0]
+    assert [node(k) in shown for k in (0, 14, 15, 19)] == [True, True, False, False]
+    assert [node(k) in folded for k in (0, 14, 15, 19)] == [False, False, True, True]
+    assert "The other 5, which" in folded
+    ranked = rows(page, "<h3>Nodes by what")
+    assert ranked[0] == [node(0), "+0.00031", "float", "encoder0"]
+    assert ranked[3] == [node(3), "+0.00028", "INT8", "encoder0"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Precision: what INT8 and FP16 cost", "40 tiles of 21 training images; ranges by min-max",
+        f"2: {HOSTILE}, {node(7)}", "60,123, in /network/add; FP16 ends at 65,504", "3.8e−03 against FP32",
+        "94.7% of the multiply-accumulates", "24 patches of 6 images held out from training; budget 0.0005 Dice",
+        f"3: {node(0)}, {node(1)}, {node(2)}", "on 5 sets of tiles that share none: Dice differs by 0.00040",
+    ],
+)  # fmt: skip
+def test_page_shows_of_precision(page, text):
+    assert text in page.text
+
+
+def of_precision(tmp_path, **parts):
+    write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, precision=precision(**parts))
+    page = Page(tmp_path / "r.html")
+    assert page.open == []
+    return page
+
+
+def test_a_search_of_one_trial_says_why_there_is_no_curve(tmp_path):
+    page = of_precision(tmp_path, trials=(trial(0, -0.0003),))
+    assert page.values("img", "src") == []
+    assert "With everything in INT8 the budget is kept" in page.text
+    assert "Nodes by what" not in page.text
+    assert "too few tiles for disjoint draws" in page.text
+    assert [row[0] for row in rows(page, "<h3>The search")] == ["0 · chosen"]
+
+
+def test_precision_without_a_budget_claims_no_dice(tmp_path):
+    page = of_precision(tmp_path)
+    assert "No budget was given" in page.text
+    assert "The search" not in page.text
+    assert "calibration tiles?" not in page.text
+
+
+def test_precision_of_one_kind_only(tmp_path):
+    fp16 = of_precision(tmp_path, int8=False)
+    assert "what FP16 costs" in fp16.text
+    assert "INT8" not in fp16.text.partition("what FP16 costs")[2].partition("Environment")[0]
+    int8 = of_precision(tmp_path, fp16=False)
+    assert "what INT8 costs" in int8.text
+    assert "FP16" not in int8.text.partition("what INT8 costs")[2].partition("Environment")[0]
+
+
+def test_engines_are_chosen_by_accuracy_and_latency(page):
+    assert rows(page, "which engine to choose?") == [
+        ["openvino:int8", "0.7991", "−0.0011", "71.3", "6.26×", "● yes", "✓ passed"],
+        ["torch:fp32", "0.8000", "–", "446.2", "1.00×", "● yes", "reference"],
+    ]
+    assert "not in the table: onnxruntime:fp32." in page.text
+
+
+def test_an_engine_that_is_slower_and_worse_is_not_on_the_front(tmp_path):
+    times = bench()
+    slower = {**times["results"][1]["latency_ms"], "p50": 100.0}
+    times["results"].insert(2, {**times["results"][1], "engine": "onnxruntime:int8", "latency_ms": slower})
+    scores = validation(openvino_int8=score(0.7991, -0.001), onnxruntime_int8=score(0.7981, -0.0021))
+    write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, validation=scores, bench=times)
+    page = Page(tmp_path / "r.html")
+    assert [row[5] for row in rows(page, "which engine to choose?")] == ["● yes", "no", "● yes"]
+    assert rows(page, "which engine to choose?")[1][-1] == "✗ failed"
+    (front,) = polylines(figures(page)[2])
+    assert len(front) == 2  # the third point is beside the line
+
+
+def test_settings_of_one_engine_are_told_apart_where_they_differ(tmp_path, page):
+    assert "threads" not in page.text  # one setting: nothing to tell
+    times = bench()
+    times["results"] = [{**row, "threads": n, "streams": n} for n in (1, 2) for row in times["results"][:1]]
+    write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, bench=times)
+    page = Page(tmp_path / "r.html")
+    names = ["torch:fp32, 1 thread, 1 stream", "torch:fp32, 2 threads, 2 streams"]
+    assert [row[0] for row in rows(page, "<h2>Latency")[-2:]] == names
+    assert all(name in figures(page)[0] for name in names)
+
+
+def test_engines_that_were_not_timed_are_not_compared(tmp_path):
+    write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, validation=validation())
+    assert "which engine to choose" not in Page(tmp_path / "r.html").text
+
+
+def test_names_of_neighbouring_points_do_not_cover_each_other():
+    from matplotlib.figure import Figure
+
+    from msal_deploy.report import plots
+
+    figure = Figure(figsize=(9.5, 3.8))
+    axes = figure.add_subplot()
+    points = [(x, 0.8155) for x in (322, 330, 372, 452)] + [(0, 0.8)]
+    axes.plot(*zip(*points, strict=True), "o")
+    plots._name(figure, axes, points, ["onnxruntime:fp32"] * len(points))
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(points)
+    assert not any(box.count_overlaps(boxes[k + 1 :]) for k, box in enumerate(boxes))

@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ import openvino
 import pytest
 import torch
 from openvino.properties import hint
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from msal_deploy.bundle import CHECKPOINT, Bundle, artifact, write_manifest
 from msal_deploy.errors import BadInput, DeployError
 from msal_deploy.export import GRAPH, example_images
-from msal_deploy.runtimes import RUNTIMES, Engine, open_engine
+from msal_deploy.network import DeployedNetwork
+from msal_deploy.runtimes import Engine, open_engine
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-IDS = tuple(f"{runtime}:fp32" for runtime in RUNTIMES)
+IDS = ("torch:fp32", "onnxruntime:fp32", "openvino:fp32")
 TOLERANCE = 1e-5
 
 
@@ -225,17 +228,29 @@ def test_calls_from_several_threads(engine):
     assert wrong == []
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_torchs_threads_are_set_and_restored(bundle, threads):
+def test_each_torch_engine_computes_with_its_own_threads_and_leaves_torchs_alone(bundle):
     torch.set_num_threads(3)
-    with open_engine(bundle, "torch:fp32", threads=threads):
-        assert torch.get_num_threads() == threads
+    images, seen = example_images(1, 32, 32), []
+    hook = register_module_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        with ExitStack() as stack:
+            engines = [stack.enter_context(open_engine(bundle, "torch:fp32", threads=n)) for n in (1, 2, None)]
+            for engine, threads in zip(engines, (1, 2, 3), strict=True):
+                seen.clear()
+                engine(images)
+                assert set(seen) == {threads}
+                assert torch.get_num_threads() == 3
+    finally:
+        hook.remove()
+
+
+def test_torchs_threads_are_restored_where_computing_fails(bundle, monkeypatch):
+    torch.set_num_threads(3)
+    with open_engine(bundle, "torch:fp32", threads=1) as engine:
+        monkeypatch.setattr(DeployedNetwork, "forward", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine(example_images(1, 32, 32))
     assert torch.get_num_threads() == 3
-    with pytest.raises(KeyError), open_engine(bundle, "torch:fp32", threads=threads):
-        raise KeyError
-    assert torch.get_num_threads() == 3
-    with open_engine(bundle, "torch:fp32"):
-        assert torch.get_num_threads() == 3
 
 
 def damage(bundle: Bundle, folder: Path, name: str) -> Bundle:
@@ -254,19 +269,12 @@ def test_changed_file_is_refused(bundle, tmp_path, name, file):
         engine(example_images(1, 32, 32))
 
 
-def test_torchs_threads_are_restored_where_opening_fails(bundle, tmp_path):
-    torch.set_num_threads(3)
-    with pytest.raises(BadInput), open_engine(damage(bundle, tmp_path, CHECKPOINT), "torch:fp32", threads=1):
-        pass
-    assert torch.get_num_threads() == 3
-
-
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("openvin:fp32", "did you mean 'openvino'"),
         ("Torch:fp32", "did you mean 'torch'"),
-        ("zebra:fp32", "known: onnxruntime, openvino, torch"),
+        ("zebra:fp32", "known: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, triton"),
         ("", "known"),
         (":fp32", "known"),
         ("torch", "known: fp32"),

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from msal_deploy import __version__
-from msal_deploy.cli import bench, data, export, run, train, validate
+from msal_deploy.cli import bench, build_trt, data, doctor, export, package, run, train, validate
 from msal_deploy.cli.terminal import Group, exit_cleanly_on_sigterm
 
 app = typer.Typer(
@@ -19,8 +19,11 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("export")(export.export)
+app.command("build-trt")(build_trt.build_trt)
 app.command("validate")(validate.validate)
 app.command("bench")(bench.bench)
+app.command("package")(package.package)
+app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 
 

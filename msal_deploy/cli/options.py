@@ -1,5 +1,6 @@
 """Options that several verbs have."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
+    from msal_deploy.bundle import Bundle
     from msal_deploy.recipe import Recipe
 
 BundlePath = Annotated[Path, typer.Argument(help="The bundle that export wrote.", show_default=False)]
@@ -16,7 +18,7 @@ Engines = Annotated[
     typer.Option(
         "--engine",
         "-e",
-        help="An engine such as openvino:fp32; give it again for more. Default: every FP32 engine that is installed.",
+        help="An engine such as openvino:int8; give it again for more. Default: all that the bundle serves here.",
     ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the report to this file as JSON.")]
@@ -30,11 +32,42 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the 
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default each runtime chooses.")]
 
 
-def available_engines() -> list[str]:
-    """Return the FP32 engines whose packages are installed, torch's first: the others are compared with it."""
+def available_engines(bundle: "Bundle", *, timed: bool = False) -> list[str]:
+    """Return the engines that are installed and have their graph or plan in `bundle`, torch first: the reference.
+
+    Args:
+        timed: leave out ``onnxruntime:fp16``, which shows what FP16 costs in Dice and not how fast it is.
+    """
     from importlib.util import find_spec
 
-    return [f"{runtime}:fp32" for runtime in ("torch", "onnxruntime", "openvino") if find_spec(runtime)]
+    engines = {"torch": ("fp32",), "onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "int8")}
+    on_cpu = [
+        f"{runtime}:{precision}"
+        for runtime, precisions in engines.items()
+        for precision in precisions
+        if find_spec(runtime)
+        and f"model.{precision}.onnx" in bundle.manifest.artifacts
+        and not (timed and precision == "fp16")
+    ]
+    return on_cpu + _plan_engines(bundle)
+
+
+def _plan_engines(bundle: "Bundle") -> list[str]:
+    """Return the engines of the bundle's plans for the GPU that is here."""
+    from importlib.util import find_spec
+
+    from msal_deploy.build_trt.order import gpu_here
+    from msal_deploy.plan import find_plan, plans
+    from msal_deploy.trt import BACKENDS
+
+    sm = gpu_here().sm if plans(bundle) else ""
+    found = []
+    for backend in BACKENDS if sm else ():
+        for precision in ("fp32", "fp16", "int8"):
+            with suppress(BadInput):
+                find_plan(bundle, precision, backend, sm)
+                found += [f"{backend}:{precision}"] if find_spec(backend.replace("-", "_")) else []
+    return found
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -30,15 +30,17 @@ def validate(
     from msal_deploy.bundle import Bundle
     from msal_deploy.data import label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json
+    from msal_deploy.precision.calibration import require_unseen
     from msal_deploy.validate import validate as score
 
     opened = Bundle(bundle)
     with open_dataset(data) as dataset:
+        require_unseen(opened, dataset.test)
         patches = patches_of(dataset.test)
         convention = label_convention(dataset.test)
     report = score(
         opened,
-        engine or available_engines(),
+        engine or available_engines(opened),
         patches,
         budget=budget,
         threads=threads,

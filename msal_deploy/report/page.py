@@ -7,12 +7,12 @@ from typing import Any
 
 from msal_deploy import __version__
 from msal_deploy.files import atomic_file
-from msal_deploy.metrics import signed
 from msal_deploy.report import overlays as pictures
-from msal_deploy.report import plots
+from msal_deploy.report import plots, wording
 from msal_deploy.report.overlays import Overlay
-
-Json = Mapping[str, Any]
+from msal_deploy.report.precision import precision_section
+from msal_deploy.report.tradeoff import FRONT, accuracy_latency
+from msal_deploy.report.wording import Json, count, sample, signed
 
 
 def write_report(
@@ -22,6 +22,7 @@ def write_report(
     manifest: Json,
     validation: Json | None = None,
     bench: Json | None = None,
+    precision: Json | None = None,
     training: Sequence[Json] | None = None,
     overlays: Sequence[Overlay] = (),
     data: str = "",
@@ -34,12 +35,15 @@ def write_report(
         manifest: a bundle's manifest as JSON.
         validation: what `ValidationReport.to_json` returned.
         bench: what `BenchReport.to_json` returned.
+        precision: what `PrecisionReport.to_json` returned.
         training: a row an epoch with ``epoch``, ``train_loss`` and, where it was measured, ``validation_dice``.
         overlays: the patches to show.
         data: a sentence on the labelled images: which they are, from where, under which licence.
         command: the command line that does all this again.
         notes: sentences for the reader, such as a known limitation.
     """
+    bench = _named(bench) if bench else None
+    rows = accuracy_latency(validation, bench) if validation and bench else []
     html = _template().render(
         title=title,
         verdict=_verdict(validation),
@@ -47,7 +51,13 @@ def write_report(
         validation=validation,
         bench=bench,
         latencies=_latencies(bench) if bench else [],
-        figures=_figures(validation, bench, training),
+        tradeoff=rows,
+        untimed=[engine for engine in validation["engines"] if engine not in {row["engine"] for row in rows}]
+        if validation
+        else [],
+        front=FRONT,
+        precision=precision_section(precision) if precision else None,
+        figures=_figures(validation, bench, training) | _choices(validation, rows, precision),
         overlays=[_panels(overlay) for overlay in overlays],
         environment=_environment(manifest, bench),
         command=command,
@@ -69,17 +79,9 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["signed"] = _signed
-    environment.filters["scientific"] = lambda value: _minus(f"{value:.1e}") if value else "0"
+    for write in (wording.signed, wording.scientific, wording.share, wording.fine):
+        environment.filters[write.__name__] = write
     return environment.get_template("report.html.j2")
-
-
-def _signed(value: float) -> str:
-    return _minus(signed(value))
-
-
-def _minus(number: str) -> str:
-    return number.replace("-", "−")
 
 
 def _verdict(validation: Json | None) -> dict[str, str]:
@@ -89,8 +91,8 @@ def _verdict(validation: Json | None) -> dict[str, str]:
     judged = {name: score for name, score in validation["engines"].items() if name != validation["reference"]}
     judged = judged or validation["engines"]
     failed = [name for name, score in validation["engines"].items() if not score["passed"]]
-    reach = f"within {validation['budget']:g} Dice of {validation['reference']} on {_sample(validation)}"
-    headline = f"{', '.join(failed)}: not {reach}" if failed else f"{_count(len(judged), 'engine')} {reach}"
+    reach = f"within {validation['budget']:g} Dice of {validation['reference']} on {sample(validation)}"
+    headline = f"{', '.join(failed)}: not {reach}" if failed else f"{count(len(judged), 'engine')} {reach}"
     return {"state": "failed" if failed else "passed", "headline": headline, "detail": _deciding(judged, validation)}
 
 
@@ -103,16 +105,8 @@ def _deciding(judged: Json, validation: Json) -> str:
     return (
         f"Dice of {validation['reference']}: {dice:.4f}. "
         f"Lowest {validation['confidence']:.0%} lower bound of the mean ΔDice: "
-        f"{_signed(judged[worst]['delta_dice']['lower'])} ({worst}); the gate is −{validation['budget']:g}."
+        f"{signed(judged[worst]['delta_dice']['lower'])} ({worst}); the gate is −{validation['budget']:g}."
     )
-
-
-def _sample(validation: Json) -> str:
-    return f"{_count(validation['patches'], 'patch', 'patches')} of {_count(validation['images'], 'image')}"
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 BLOCKS = {
@@ -136,9 +130,16 @@ def _facts(manifest: Json, validation: Json | None, data: str) -> dict[str, str]
         "Licence of the weights": manifest["licence"],
         "Test data": data,
         "Labels": validation["label_convention"] if validation else "",
-        "Scored": f"{_sample(validation)}, threshold {validation['threshold']:g}" if validation else "",
+        "Scored": f"{sample(validation)}, threshold {validation['threshold']:g}" if validation else "",
     }
     return {label: text for label, text in facts.items() if text}
+
+
+def _named(bench: Json) -> Json:
+    """Return the report with a name for each result, which tells the settings of an engine apart."""
+    results = bench["results"]
+    names = wording.settings(results)
+    return {**bench, "results": [{**row, "name": name} for row, name in zip(results, names, strict=True)]}
 
 
 def _latencies(bench: Json) -> list[dict[str, Any]]:
@@ -158,6 +159,15 @@ def _figures(validation: Json | None, bench: Json | None, training: Sequence[Jso
         "delta": plots.delta_plot(validation) if validation and len(validation["engines"]) > 1 else "",
         "latency": plots.latency_plot(bench) if bench else "",
         "training": plots.training_plot(training) if training else "",
+    }
+
+
+def _choices(validation: Json | None, rows: Sequence[Json], precision: Json | None) -> dict[str, str]:
+    """Return the plots of what Dice costs in time; one point alone makes no plot."""
+    search = precision["int8"]["search"] if precision and precision["int8"] else None
+    return {
+        "tradeoff": plots.tradeoff_plot(rows, validation) if validation and len(rows) > 1 else "",
+        "search": plots.search_plot(search) if search and len(search["trials"]) > 1 else "",
     }
 
 

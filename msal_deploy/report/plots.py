@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 # Okabe and Ito's colours, without the ones too light for a white page; engines beyond them start anew.
 COLOURS = ("#0f82c4", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#7a6ff0")
-INK, GRID = "#22262b", "#d9dde2"
-DARK_INK, DARK_GRID = "#d7dbe0", "#3a4149"
+INK, GRID, PAGE = "#22262b", "#d9dde2", "#fff"
+DARK_INK, DARK_GRID, DARK_PAGE = "#d7dbe0", "#3a4149", "#14181c"
+HALO = "paint-order:stroke;stroke:var(--page);stroke-width:3px"  # text over a line stays legible
 LEGEND: dict[str, Any] = {"ncols": 4, "frameon": False, "fontsize": 9, "labelcolor": INK}
+MARK: dict[str, Any] = {"ms": 7, "mew": 1.4, "lw": 1.4, "color": COLOURS[0]}
 WIDTH = 9.5  # inches, the width of the page's column
 
 
@@ -53,7 +57,11 @@ def delta_plot(validation: Mapping[str, Any]) -> str:
 
 
 def latency_plot(bench: Mapping[str, Any]) -> str:
-    """Draw the median latency of each engine, a panel a batch, with marks at p90 and p99; return a data URI."""
+    """Draw the median latency of each engine, a panel a batch, with marks at p90 and p99; return a data URI.
+
+    Args:
+        bench: a bench report whose results have a ``name`` too.
+    """
     panels = [(batch, list(rows)) for batch, rows in groupby(bench["results"], key=lambda row: row["batch"])]
     figure = _figure(0.6 + sum(0.6 + 0.3 * len(rows) for _, rows in panels))
     grid = figure.add_gridspec(len(panels), 1, height_ratios=[len(rows) + 0.4 for _, rows in panels])
@@ -75,7 +83,7 @@ def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.hlines(y, p50, p99, color=INK, lw=1)
     axes.plot(p90, y, "|", color=INK, ms=9, label="p90")
     axes.plot(p99, y, "D", color=INK, ms=4, label="p99")
-    axes.set_yticks(y, [row["engine"] for row in rows])
+    axes.set_yticks(y, [row["name"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(left=0)
 
@@ -95,6 +103,125 @@ def training_plot(history: Sequence[Mapping[str, Any]]) -> str:
         dice.plot([row["epoch"] for row in validated], values, color=_colour(1), lw=1.6)
         dice.set_ylabel("validation Dice", color=_colour(1))
     return _svg(figure, "training")
+
+
+def tradeoff_plot(rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Any]) -> str:
+    """Draw the Dice of engines against their latency, the Pareto front connected; return a data URI.
+
+    Args:
+        rows: what `accuracy_latency` returned.
+    """
+    reference = validation["engines"][validation["reference"]]["pixel_dice_mean"]
+    rows = [row for row in rows if row["finite"]]
+    latency, dice = [row["latency_ms_p50"] for row in rows], [row["pixel_dice_mean"] for row in rows]
+    front = [k for k, row in enumerate(rows) if row["pareto_optimal"]]
+    figure = _figure(3.8)
+    axes = _scatter_axes(figure.add_subplot(), reference, validation["budget"], validation["reference"])
+    _whiskers(axes, latency, dice, [reference + row["delta_dice_lower"] for row in rows])
+    others = [k for k in range(len(rows)) if k not in front]
+    axes.plot([latency[k] for k in front], [dice[k] for k in front], "o-", label="Pareto-optimal", **MARK)
+    axes.plot([latency[k] for k in others], [dice[k] for k in others], "o", mfc="none", label="dominated", **MARK)
+    axes.set_xlabel("latency p50, ms a batch")
+    axes.set_xlim(left=0)
+    _legend(figure, axes)
+    _name(figure, axes, list(zip(latency, dice, strict=True)), [row["engine"] for row in rows])
+    return _svg(figure, "tradeoff")
+
+
+def search_plot(search: Mapping[str, Any]) -> str:
+    """Draw the Dice of a precision search's trials against INT8 share and latency; return a data URI."""
+    # The nodes in float are the costliest 1, 2, 4 …: in order of their number the points are one way through.
+    trials = sorted(search["trials"], key=lambda trial: len(trial["float_nodes"]))
+    shares, latencies = [100 * trial["int8_share"] for trial in trials], [trial["latency_ms"] for trial in trials]
+    figure = _figure(3.8)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, x in zip(panels, (shares, latencies), strict=True):
+        _trials(axes, x, trials, search)
+    panels[0].set_xlabel("multiply-accumulates in INT8, %")
+    _end_at_all(panels[0], min(shares))
+    panels[1].set(xlabel="latency, ms a patch", ylabel="")
+    _legend(figure, panels[0])
+    for axes, x in zip(panels, (shares, latencies), strict=True):
+        points = [(value, trial["dice"]) for value, trial in zip(x, trials, strict=True)]
+        _name(figure, axes, points, [str(len(trial["float_nodes"])) for trial in trials])
+    return _svg(figure, "search")
+
+
+def _trials(axes: Axes, x: Sequence[float], trials: Sequence[Mapping[str, Any]], search: Mapping[str, Any]) -> None:
+    dice, differences = [trial["dice"] for trial in trials], [trial["delta_dice"] for trial in trials]
+    reference = dice[0] - differences[0]["mean"]
+    chosen = trials.index(search["trials"][search["chosen"]])
+    _scatter_axes(axes, reference, search["budget"], "FP32")
+    lower = [reference + difference["lower"] for difference in differences]
+    _whiskers(axes, x, dice, lower)
+    axes.plot(x, dice, "o-", ms=5, lw=1.2, color=_colour(0), label="tried")
+    _whiskers(axes, x[chosen : chosen + 1], dice[chosen : chosen + 1], lower[chosen : chosen + 1], _colour(1))
+    axes.plot(x[chosen], dice[chosen], "D", ms=9, color=_colour(1), label="chosen")
+
+
+def _end_at_all(axes: Axes, least: float) -> None:
+    """Let an axis of per cent go from `least` to 100, also where they are the same, and mark nothing beyond."""
+    margin = max(0.08 * (100 - least), 0.5)
+    axes.set_xlim(least - margin, 100 + margin)
+    axes.set_xticks([tick for tick in axes.get_xticks() if least - margin <= tick <= 100])
+
+
+def _scatter_axes(axes: Axes, reference: float, budget: float, name: str) -> Axes:
+    """Style axes with Dice upwards, and draw where the reference and the budget lie."""
+    _style(axes)
+    axes.grid(True, axis="y", color=GRID, lw=0.7)
+    axes.axhline(reference, color=INK, lw=1, label=name)
+    axes.axhline(reference - budget, color=INK, lw=1, ls=(0, (4, 3)), label=f"{name} − budget")
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.set_ylabel("Dice, mean", color=INK)
+    axes.margins(0.09)
+    return axes
+
+
+def _whiskers(
+    axes: Axes, x: Sequence[float], dice: Sequence[float], lower: Sequence[float], colour: str = COLOURS[0]
+) -> None:
+    axes.vlines(x, lower, dice, color=colour, lw=1.2)
+    axes.plot(x, lower, "_", ms=7, color=colour, mew=1.2)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, **LEGEND, loc="outside upper left")
+
+
+# Where a name may stand about its point: x and y in points, and which of its sides is there.
+PLACES = (
+    (0, 7, "center", "bottom"), (8, 6, "left", "bottom"), (-8, 6, "right", "bottom"), (8, 0, "left", "center"),
+    (-8, 0, "right", "center"), (8, -6, "left", "top"), (-8, -6, "right", "top"), (0, 19, "center", "bottom"),
+    (0, -8, "center", "top"), (0, -20, "center", "top"),
+)  # fmt: skip
+
+
+def _name(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    """Write a name beside each point, where it covers no point and no other name if there is such a place."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # where anything is, is known only once it is laid out
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(points)]
+    for point, name in zip(points, names, strict=True):
+        text = axes.annotate(name, point, (0, 0), textcoords="offset points", color=INK, fontsize=8.5, parse_math=False)
+        text.set_in_layout(False)
+        free = (place for place in PLACES if not _covers(axes, _put(text, place), taken))
+        taken.append(_put(text, next(free, PLACES[0])))
+
+
+def _put(text: Annotation, place: tuple[float, float, str, str]) -> Bbox:
+    """Move a name to one of its places; return the box it takes there, in pixels."""
+    x, y, side, end = place
+    text.set(position=(x, y), ha=side, va=end)
+    return text.get_window_extent()
+
+
+def _covers(axes: Axes, box: Bbox, taken: Sequence[Bbox]) -> bool:
+    frame = axes.bbox
+    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+    return not inside or box.count_overlaps(taken) > 0
 
 
 def _colour(k: int) -> str:
@@ -126,8 +253,9 @@ def _svg(figure: Figure, name: str) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     style = (
-        f"<style>:root{{--ink:{INK};--grid:{GRID}}}text{{font-family:system-ui,sans-serif!important}}"
-        f"@media(prefers-color-scheme:dark){{:root{{--ink:{DARK_INK};--grid:{DARK_GRID}}}}}</style><defs>"
+        f"<style>:root{{--ink:{INK};--grid:{GRID};--page:{PAGE}}}"
+        f"text{{font-family:system-ui,sans-serif!important;{HALO}}}@media(prefers-color-scheme:dark)"
+        f"{{:root{{--ink:{DARK_INK};--grid:{DARK_GRID};--page:{DARK_PAGE}}}}}</style><defs>"
     )
     svg = stream.getvalue().replace(INK, "var(--ink)").replace(GRID, "var(--grid)").replace("<defs>", style, 1)
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

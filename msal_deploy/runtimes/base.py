@@ -18,34 +18,46 @@ RUNTIMES = {
     "torch": "msal_deploy.runtimes.torch:TorchEngine",
     "onnxruntime": "msal_deploy.runtimes.onnxruntime:OnnxRuntimeEngine",
     "openvino": "msal_deploy.runtimes.openvino:OpenVinoEngine",
+    "tensorrt": "msal_deploy.runtimes.tensorrt:TensorRtEngine",
+    "tensorrt-rtx": "msal_deploy.runtimes.tensorrt:TensorRtRtxEngine",
+    "triton": "msal_deploy.runtimes.triton:TritonEngine",
 }
 
 
+# By evidence (benchmarks/README.md): the fastest on a CPU wherever a bundle has the INT8 graph.
+DEFAULT_CPU_ENGINE = "openvino:int8"
 MOST_THREADS = 1024
 
 
 class Engine(ABC):
     """A context manager that turns images into probabilities; nothing is loaded before it is entered.
 
+    A runtime whose `precisions` are empty checks by itself what follows the colon of its ids.
+
     Threads may share one; it serves them one after the other. A runtime implements `_open`, `_infer` and `_close`.
 
     Args:
         bundle: where the graph is.
-        precision: which graph of the bundle: ``fp32``, later ``fp16``, ``int8``.
+        precision: which graph of the bundle: ``fp32``, ``fp16``, ``int8``.
         threads: CPU threads, or None for as many as the runtime takes by itself.
+        streams: how many images of a batch are computed side by side, where the runtime can.
     """
 
     runtime: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    has_streams: ClassVar[bool] = False
 
-    def __init__(self, bundle: Bundle, precision: str, threads: int | None = None) -> None:
-        if precision not in self.precisions:
+    def __init__(self, bundle: Bundle, precision: str, threads: int | None = None, streams: int = 1) -> None:
+        if self.precisions and precision not in self.precisions:
             raise BadInput(f"{self.runtime} runs no {precision!r}; {nearest(precision, self.precisions)}")
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise BadInput(f"{threads} threads are no sensible number; give 1 to {MOST_THREADS}")
+        if streams < 1 or (streams > 1 and not self.has_streams):
+            raise BadInput(f"{self.runtime} does not run {streams} streams; leave it at 1, or use openvino")
         self.bundle = bundle
         self.precision = precision
         self.threads = threads
+        self.streams = streams
         self.is_open = False
         self._lock = threading.Lock()
 
@@ -77,9 +89,10 @@ class Engine(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.is_open:
-            self.is_open = False
-            self._close()
+        with self._lock:  # a thread may still be inside a call
+            if self.is_open:
+                self.is_open = False
+                self._close()
 
     def __call__(self, images: UInt8Images) -> Float32Maps:
         """Return the probability of a nucleus.
@@ -99,6 +112,8 @@ class Engine(ABC):
         self.spec.check_images(images)
         # Views such as images[..., ::-1], which turn BGR into RGB, are not laid out as the runtimes take them.
         with self._lock:
+            if not self.is_open:
+                raise RuntimeError(f"{self.id} was closed while this call waited for another")
             return self._infer(np.ascontiguousarray(images))
 
     def _check_names(self, inputs: Iterable[str], outputs: Iterable[str]) -> None:
@@ -117,7 +132,7 @@ class Engine(ABC):
     def _close(self) -> None: ...
 
 
-def open_engine(bundle: Bundle, engine_id: str, *, threads: int | None = None) -> Engine:
+def open_engine(bundle: Bundle, engine_id: str, *, threads: int | None = None, streams: int = 1) -> Engine:
     """Return the engine that `engine_id` names, to be entered with ``with``.
 
     ::
@@ -135,4 +150,4 @@ def open_engine(bundle: Bundle, engine_id: str, *, threads: int | None = None) -
     module, _, name = RUNTIMES[runtime].partition(":")
     with naming_the_extra():
         engine: type[Engine] = getattr(importlib.import_module(module), name)
-    return engine(bundle, precision, threads)
+    return engine(bundle, precision, threads, streams)

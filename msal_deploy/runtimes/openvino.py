@@ -3,54 +3,93 @@
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import openvino
 import openvino.properties.hint as hints
 from openvino import properties
 
+from msal_deploy.errors import EnvironmentLacks
 from msal_deploy.runtimes.base import Engine
 from msal_deploy.spec import Float32Maps, UInt8Images
 
 COMPILED_SHAPES = 4  # kept compiled: each holds its own copy of the weights, packed for the shape
 
+# Precision -> the graph that is read, what floating point is computed in, and the capability that this takes.
+# The precision must be asked for: unasked, OpenVINO computes FP32 in bf16 on chips that have it, and an FP16 that the
+# chip lacks it replaces by bf16 without a word.
+PRECISIONS = {
+    "fp32": ("fp32", openvino.Type.f32, "FP32"),
+    "int8": ("int8", openvino.Type.f32, "INT8"),
+    "bf16": ("fp32", openvino.Type.bf16, "BF16"),
+    "fp16": ("fp16", openvino.Type.f16, "FP16"),
+}
+
 
 class OpenVinoEngine(Engine):
-    """Runs a graph of the bundle with OpenVINO, compiled for each shape of images when that shape first comes."""
+    """Runs a graph of the bundle with OpenVINO, compiled for each shape of images when that shape first comes.
+
+    With more than one stream a batch is cut into its images, which are computed side by side: more images a second, and
+    a longer wait for each.
+    """
 
     runtime = "openvino"
+    precisions = tuple(PRECISIONS)
+    has_streams = True
 
     def _open(self) -> None:
         self._core = openvino.Core()
-        self._model = self._core.read_model(self.bundle.file(f"model.{self.precision}.onnx"))
+        graph, self._type, capability = PRECISIONS[self.precision]
+        if capability not in (capabilities := self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
+            has = ", ".join(sorted({"FP32", "BF16", "FP16", "INT8"}.intersection(capabilities)))
+            raise EnvironmentLacks(f"This CPU does not compute in {capability}, only in {has}; use one of those")
+        self._model = self._core.read_model(self.bundle.file(f"model.{graph}.onnx"))
         inputs, outputs = self._model.inputs, self._model.outputs
         self._check_names((tensor.any_name for tensor in inputs), (tensor.any_name for tensor in outputs))
-        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     def _infer(self, images: UInt8Images) -> Float32Maps:
-        request = self._request(images.shape)
+        if self.streams > 1 and len(images) > 1:
+            return self._side_by_side(images)
+        request = self._at(images.shape)[0]
         request.infer({self.spec.image.name: images}, share_inputs=True)
         # The output belongs to the request and is written over by the next call.
         probability: Float32Maps = request.get_tensor(self.spec.probability.name).data.copy()
         return probability
 
-    def _request(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self._requests:
-            self._requests[shape] = self._compile(shape).create_infer_request()
-            if len(self._requests) > COMPILED_SHAPES:
-                self._requests.popitem(last=False)
-        self._requests.move_to_end(shape)
-        return self._requests[shape]
+    def _side_by_side(self, images: UInt8Images) -> Float32Maps:
+        queue = self._at((1, *images.shape[1:]))
+        probability = np.empty((len(images), 1, *images.shape[1:3]), np.float32)
+
+        def keep(request: Any, index: int) -> None:
+            probability[index] = request.get_tensor(self.spec.probability.name).data[0]
+
+        queue.set_callback(keep)
+        for index in range(len(images)):
+            queue.start_async({self.spec.image.name: images[index : index + 1]}, index, share_inputs=True)
+        queue.wait_all()
+        return probability
+
+    def _at(self, shape: tuple[int, ...]) -> Any:
+        """Return the requests for images of `shape`, one a stream."""
+        if shape not in self._compiled:
+            self._compiled[shape] = openvino.AsyncInferQueue(self._compile(shape), self.streams)
+            if len(self._compiled) > COMPILED_SHAPES:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(shape)
+        return self._compiled[shape]
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         model = self._model.clone()
         model.reshape(list(shape))
-        settings: dict[Any, Any] = {
-            hints.performance_mode: hints.PerformanceMode.LATENCY,
-            # Unasked, OpenVINO computes FP32 graphs in bf16 on chips that have it.
-            hints.inference_precision: openvino.Type.f32,
-        }
+        settings: dict[Any, Any] = {hints.inference_precision: self._type}
+        if self.streams > 1:
+            settings[hints.performance_mode] = hints.PerformanceMode.THROUGHPUT
+            settings[properties.streams.num] = self.streams
+        else:
+            settings[hints.performance_mode] = hints.PerformanceMode.LATENCY
         if self.threads:
             settings[properties.inference_num_threads] = self.threads
         return self._core.compile_model(model, "CPU", settings)
 
     def _close(self) -> None:
-        del self._requests, self._model, self._core
+        del self._compiled, self._model, self._core

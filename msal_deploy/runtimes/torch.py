@@ -1,5 +1,8 @@
 """PyTorch in eager mode: the reference that the other engines are judged against."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -19,14 +22,11 @@ class TorchEngine(Engine):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = load_checkpoint(self.bundle.file(CHECKPOINT)).network()
         self._network = DeployedNetwork(network, self.spec).eval().to(self._device)
-        self._threads_before = torch.get_num_threads()
-        if self.threads:
-            torch.set_num_threads(self.threads)
 
     @torch.inference_mode()
     def _infer(self, images: UInt8Images) -> Float32Maps:
         # FP32 means FP32: no TF32, which keeps ten bits of the mantissa.
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(allow_tf32=False), _threads(self.threads):
             probability: Float32Maps = (
                 self._network(torch.from_numpy(np.require(images, requirements="W")).to(self._device)).cpu().numpy()
             )
@@ -34,4 +34,14 @@ class TorchEngine(Engine):
 
     def _close(self) -> None:
         del self._network
-        torch.set_num_threads(self._threads_before)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Compute with so many threads: torch has one number for the process, and several engines may be open."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent
 DEFAULT = "msal-net-r34"
 
 # Name -> SHA-256 of <name>.safetensors beside this file.
-SHA256 = {"msal-net-r34": "bab30895a3bec58f7e76f7098aeac0aaaa470e151a4af91b3d9e88ae0bcd788d"}
+SHA256 = {"msal-net-r34": "9075ed2d37d2d3d2732374e3759af2c3865c5bf403c51407ff8c0ecf2b472aa0"}
 
 
 def find_weights(name_or_path: str) -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from refusal import assert_refused
 from typer.testing import CliRunner, Result
 
 from msal_deploy.bundle import Bundle
@@ -16,14 +17,6 @@ from msal_deploy.data import synthesize
 
 def msal_deploy(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def assert_refused(result: Result, code: int, *words: str) -> None:
-    text = " ".join(result.output.split())
-    assert result.exit_code == code, text
-    assert text.count("Error: ") == 1, text
-    assert "Traceback" not in text
-    assert all(word in text for word in words), text
 
 
 @pytest.fixture(scope="module")

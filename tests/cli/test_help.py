@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from msal_deploy import __version__
 from msal_deploy.cli import app
 
-VERBS = ["run", "train", "export", "validate", "bench", "data verify", "data synthesize"]
+VERBS = ["run", "train", "export", "build-trt", "validate", "bench", "package", "doctor"]
+VERBS += ["data verify", "data synthesize"]
 HEAVY = ["torch", "torchvision", "onnx", "onnxruntime", "openvino", "scipy", "numpy", "skimage", "PIL", "matplotlib"]
 
 runner = CliRunner()

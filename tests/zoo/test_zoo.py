@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from msal_deploy.errors import BadInput
-from msal_deploy.export import check_graph, example_images, write_graph
+from msal_deploy.export import example_images, write_graph
+from msal_deploy.graph import check_graph
 from msal_deploy.network import DeployedNetwork
 from msal_deploy.recipe import NetworkRecipe
 from msal_deploy.spec import ModelSpec

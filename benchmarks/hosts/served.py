@@ -1,0 +1,75 @@
+"""A package of the bundle on a real Triton, on loopback, for as long as a block lasts."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from msal_deploy.bundle import Bundle
+from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.package import Options, write_package
+from msal_deploy.runtimes import open_engine
+
+PATIENCE = 180.0  # seconds for the server to become ready
+PAUSE = 0.3  # seconds between two looks
+
+
+class Ports:
+    """The ports of a server, as addresses that an engine's id begins with."""
+
+    def __init__(self) -> None:
+        with ExitStack() as held:
+            self.http, self.grpc = (_free_port(held) for _ in range(2))
+
+    def engine(self, way: str, *, shared_memory: bool = True) -> str:
+        """Return the id of the engine that goes to the server by ``http`` or ``grpc``."""
+        port = getattr(self, way)
+        return f"triton:{way}://localhost:{port}{'' if shared_memory else '?shared-memory=off'}"
+
+
+def _free_port(held: ExitStack) -> int:
+    probe = held.enter_context(socket.socket())
+    probe.bind(("127.0.0.1", 0))
+    port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def served(bundle: Bundle, precision: str, python: Path) -> Iterator[Ports]:
+    """Package `bundle`, serve it with the Triton that `python` has, and yield where.
+
+    Raises:
+        EnvironmentLacks: there is no such Triton, or it does not start.
+    """
+    if not python.is_file():
+        raise EnvironmentLacks(f"There is no {python}, whose nvidia-pytriton brings Triton; run: make .venv-triton")
+    with TemporaryDirectory(prefix="msal-deploy-") as folder:
+        package = Path(folder) / "package"
+        write_package(bundle, "triton", package, Options(precision, backend="openvino"))
+        ports = Ports()
+        words = ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--exit-timeout", "5"]
+        with (Path(folder) / "log").open("w+b") as log:
+            command = [python.absolute(), "serve.py", "models", *words]
+            process = subprocess.Popen(command, cwd=package, stdout=log, stderr=log)
+            try:
+                _wait(bundle, ports, process, Path(log.name))
+                yield ports
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def _wait(bundle: Bundle, ports: Ports, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with open_engine(bundle, ports.engine("grpc")):
+                return
+        except (EnvironmentLacks, BadInput) as error:
+            if process.poll() is not None or time.monotonic() > end:
+                last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise EnvironmentLacks(f"Triton does not start ({error}); it says: {''.join(last)}") from error
+        time.sleep(PAUSE)

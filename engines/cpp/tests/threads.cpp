@@ -1,0 +1,89 @@
+// Threads share one Segmenter, each with an image of its own and with sizes that change: every answer must be the one
+// that the image has alone. And a batch computed side by side must be the batch.
+#include <cmath>
+#include <cstring>
+#include <thread>
+
+#include "golden.hpp"
+
+using namespace msal_deploy;
+
+namespace {
+
+struct Job {
+    Shape shape;
+    std::vector<std::uint8_t> rgb;
+    std::vector<float> alone;
+};
+
+// Returns images that differ from each other: the golden ones, brightened step by step, in two sizes.
+std::vector<Job> jobs_from(const Golden& golden, const Segmenter& segmenter) {
+    std::vector<Job> jobs;
+    for (std::size_t number = 0; number < 4; ++number) {
+        Job job;
+        job.shape = {1, 64, number % 2 == 0 ? std::size_t{64} : std::size_t{96}};
+        for (std::size_t y = 0; y < job.shape.height; ++y) {
+            const std::uint8_t* row = &golden.rgb[y * golden.shape.width * 3];
+            for (std::size_t x = 0; x < job.shape.width * 3; ++x) {
+                job.rgb.push_back(static_cast<std::uint8_t>(row[x] / 2 + number * 30));
+            }
+        }
+        auto alone = segmenter.segment(job.rgb, job.shape);
+        CHECK(alone);
+        job.alone = *alone;
+        jobs.push_back(job);
+    }
+    CHECK(jobs[0].alone != jobs[2].alone);  // otherwise a mix-up would not be seen
+    return jobs;
+}
+
+void replay(const Segmenter& segmenter, const Job& job) {
+    std::vector<float> probability(job.alone.size());
+    for (int round = 0; round < 5; ++round) {
+        std::fill(probability.begin(), probability.end(), -1.0F);
+        CHECK(segmenter.segment(job.rgb, job.shape, probability));
+        CHECK(std::memcmp(probability.data(), job.alone.data(), probability.size() * sizeof(float)) == 0);
+        CHECK(!segmenter.segment({job.rgb.data(), 1}, job.shape, probability));  // an error of one disturbs no other
+    }
+}
+
+void share(const Segmenter& segmenter, const Golden& golden) {
+    const std::vector<Job> jobs = jobs_from(golden, segmenter);
+    std::vector<std::thread> threads;
+    for (const Job& job : jobs) threads.emplace_back(replay, std::cref(segmenter), std::cref(job));
+    for (std::thread& thread : threads) thread.join();
+}
+
+// Sums are taken in another order for another batch size: the last bits may differ, images may not.
+void side_by_side(const Segmenter& one, const Segmenter& two, const Golden& golden) {
+    const Shape shape{4, 64, 64};
+    std::vector<std::uint8_t> rgb;
+    for (std::size_t index = 0; index < shape.number * 64 * 64 * 3; ++index) rgb.push_back(golden.rgb[index]);
+    const auto whole = one.segment(rgb, shape), cut = two.segment(rgb, shape);
+    CHECK(whole && cut);
+    for (std::size_t index = 0; index < whole.value().size(); ++index) {
+        CHECK(std::abs(whole.value()[index] - cut.value()[index]) < 1e-4F);
+    }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    CHECK(count == 5);
+    Options options;
+    options.backend = words[4];
+    options.threads = 2;
+    Segmenter one = open_or_skip(words[1], words[3], options);
+    const Golden golden(words[2]);
+    CHECK(golden.pixels() * 3 >= 4 * 64 * 64 * 3 && golden.shape.height >= 64 && golden.shape.width >= 96);
+    share(one, golden);
+    if (options.backend == "openvino") {
+        options.streams = 2;
+        const Segmenter two = open_or_skip(words[1], words[3], options);
+        share(two, golden);
+        side_by_side(one, two, golden);
+    }
+    const Segmenter moved = std::move(one);
+    share(moved, golden);
+    return 0;
+}

@@ -1,0 +1,1 @@
+../../msal_deploy/package/triton_files/client.py

@@ -1,0 +1,58 @@
+"""``msal-deploy doctor``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from msal_deploy.cli.options import Json
+from msal_deploy.errors import BadInput
+
+if TYPE_CHECKING:
+    from msal_deploy.targets import Target
+
+
+def doctor(
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="The GPU that is meant, such as gtx-1080-ti, or a .toml of your own. Default: the one here."),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Also estimate this bundle's graphs on the GPU, or on all, and check their operators."),
+    ] = None,
+    requirements: Annotated[
+        Path | None, typer.Option(help="Write the versions that work to this file, for pip.")
+    ] = None,
+    dockerfile: Annotated[Path | None, typer.Option(help="Write a Dockerfile to build and run in.")] = None,
+    compose: Annotated[Path | None, typer.Option(help="Write a compose file for that Dockerfile.")] = None,
+    json: Json = None,
+) -> None:
+    """Say what is here, what a GPU needs, and which versions work together; exit 3 where something lacks for --gpu.
+
+    Example: msal-deploy doctor --gpu gtx-1080-ti --requirements requirements.txt --dockerfile Dockerfile
+    """
+    from rich.console import Console
+
+    from msal_deploy.bundle import Bundle
+    from msal_deploy.doctor import compose_file, examine
+    from msal_deploy.doctor import dockerfile as docker_file
+    from msal_deploy.doctor import requirements as pip_file
+    from msal_deploy.files import atomic_file, write_json
+
+    report = examine(gpu, Bundle(bundle) if bundle else None)
+    makers = {requirements: pip_file, dockerfile: docker_file, compose: compose_file}
+    files = {path: make(_known(report.target)) for path, make in makers.items() if path}
+    Console().print(report.table())
+    for path, text in files.items():
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    if json:
+        write_json(json, report.to_json())
+    report.require_served(requirements, dockerfile)
+
+
+def _known(target: "Target | None") -> "Target":
+    if target is None:
+        raise BadInput("Here is no GPU that a set of versions could be for; name the one that is meant with --gpu")
+    return target

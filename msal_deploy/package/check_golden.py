@@ -1,0 +1,187 @@
+"""Compare what a host wrote with the golden tiles. Needs Python 3.9 and numpy alone.
+
+    python check_golden.py golden result.npy --precision int8
+
+A result is the probabilities of all tiles, or one file a tile in their order:
+
+    .npy           float32[N,1,H,W], or with the axes of length 1 left out
+    .json          what trtexec --exportOutput writes
+    .png           a mask, 8 bits of grey, 0 where there is no nucleus; only flipped pixels are judged
+    anything else  float32 without a header
+
+Exit code 0 where it is within the tolerances of golden.json, 1 where it is not, 2 where it cannot be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import struct
+import sys
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+NAMES = {"largest": "largest |dp| {:.2e}", "mean": "mean {:.2e}", "flipped": "flipped pixels {:.4%}"}
+
+
+def compare(golden: str | Path, results: Sequence[str | Path], precision: str) -> tuple[dict[str, float], bool]:
+    """Return how far `results` are from the tiles in the folder `golden`, and whether that is near enough.
+
+    Raises:
+        ValueError: a file is missing or is something else; the message is one sentence.
+    """
+    about = _about(Path(golden))
+    tolerances, threshold = about["tolerances"], about["threshold"]
+    if precision not in tolerances:
+        raise ValueError(f"{golden} has no probabilities of {precision}; it has: {', '.join(tolerances)}")
+    expected = np.load(Path(golden) / f"probability.{precision}.npy")
+    paths = [Path(result) for result in results]
+    if all(path.suffix.lower() == ".png" for path in paths):
+        mask = _joined([_read_png(path) for path in paths], expected.shape) > 0
+        measured = {"flipped": float(np.mean(mask != (expected >= threshold)))}
+    else:
+        measured = differences(_joined([_read(path) for path in paths], expected.shape), expected, threshold)
+    return measured, within(measured, tolerances[precision])
+
+
+def differences(found: NDArray[np.float32], expected: NDArray[np.float32], threshold: float) -> dict[str, float]:
+    """Return the largest |Δp| of any pixel, the mean |Δp|, and the share of pixels that cross the threshold."""
+    delta = np.abs(found - expected)
+    flipped = np.mean((found >= threshold) != (expected >= threshold))
+    return {"largest": float(delta.max()), "mean": float(delta.mean()), "flipped": float(flipped)}
+
+
+def within(measured: dict[str, float], tolerance: dict[str, float]) -> bool:
+    """Return whether every difference is finite and within its tolerance."""
+    return all(bool(np.isfinite(value)) and value <= tolerance[key] for key, value in measured.items())
+
+
+def _about(golden: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads((golden / "golden.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{golden} holds no golden tiles ({error})") from error
+    return about
+
+
+def _joined(parts: list[NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return one file of all tiles, or one a tile, as float32 of `shape` (N,1,H,W)."""
+    count, _, height, width = shape
+    numbers = sum(part.size for part in parts)
+    if numbers != count * height * width or len(parts) not in (1, count):
+        raise ValueError(
+            f"The result has {numbers} numbers in {len(parts)} files; give the {count} tiles of {height} x {width} "
+            "pixels as one file, or one file a tile"
+        )
+    for part in parts:  # raw numbers have one axis; where there are more, they must be in the right order
+        axes = tuple(extent for extent in part.shape if extent != 1)
+        if part.ndim > 1 and axes != tuple(extent for extent in (count // len(parts), height, width) if extent != 1):
+            raise ValueError(f"The result has the shape {part.shape}; give probabilities of {shape}")
+    return np.concatenate([part.reshape(-1) for part in parts]).astype(np.float32).reshape(shape)
+
+
+def _read(path: Path) -> NDArray[Any]:
+    """Return the numbers of a file, of whatever shape they are."""
+    readers = {".npy": _read_npy, ".json": _read_trtexec, ".png": _read_png}
+    try:
+        return readers.get(path.suffix.lower(), _read_raw)(path)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    found = np.load(path)
+    if not isinstance(found, np.ndarray):
+        raise ValueError("it is an archive and no .npy")
+    return found
+
+
+def _read_raw(path: Path) -> NDArray[Any]:
+    if path.stat().st_size % 4:
+        raise ValueError("its length is no multiple of 4 bytes, so it is not float32")
+    return np.fromfile(path, "<f4")
+
+
+def _read_trtexec(path: Path) -> NDArray[Any]:
+    """Read the one output of trtexec's JSON: [{"name": "probability", "dimensions": "2x1x256x256", "values": […]}]."""
+    # C++ writes nan and inf, and JSON has no such numbers; Python's reader knows NaN and Infinity.
+    text = re.sub(r"\binf\b", "Infinity", re.sub(r"-?\bnan\b", "NaN", path.read_text(encoding="utf-8")))
+    outputs = json.loads(text)
+    if not isinstance(outputs, list) or len(outputs) != 1:
+        raise ValueError("it is no output of trtexec, or of more than one tensor")
+    dimensions = [int(extent) for extent in re.findall(r"\d+", outputs[0]["dimensions"])]
+    return np.array(outputs[0]["values"], np.float32).reshape(dimensions)
+
+
+def _read_png(path: Path) -> NDArray[np.uint8]:
+    """Read a PNG of 8 bits of grey, not interlaced: what every mask is written as."""
+    try:
+        data = path.read_bytes()
+        width, height, *kind = struct.unpack(">IIBBBBB", data[16:29])
+        if data[:8] != b"\x89PNG\r\n\x1a\n" or kind[0] != 8 or kind[1] != 0 or kind[4] != 0:
+            raise ValueError("it is no PNG of 8 bits of grey without interlacing")
+        packed = b"".join(body for name, body in _chunks(data) if name == b"IDAT")
+        rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, width + 1)
+    except (OSError, ValueError, struct.error, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    image = np.zeros((height + 1, width + 1), np.uint8)  # a row above and a column to the left, of zeros
+    for y, row in enumerate(rows, 1):
+        image[y, 1:] = _unfiltered(int(row[0]), row[1:], image[y - 1])
+    return image[1:, 1:]
+
+
+def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    chunks, start = [], 8
+    while start + 8 <= len(data):
+        (length,) = struct.unpack(">I", data[start : start + 4])
+        chunks.append((data[start + 4 : start + 8], data[start + 8 : start + 8 + length]))
+        start += length + 12
+    return chunks
+
+
+def _unfiltered(kind: int, row: NDArray[np.uint8], above: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Undo the filter of a row (PNG, ISO/IEC 15948, 9.2); `above` has one pixel more, at its left."""
+    if kind in (0, 2):  # none, up
+        return row if kind == 0 else row + above[1:]
+    if kind == 1:  # sub
+        return np.cumsum(row, dtype=np.uint8)
+    left, out = 0, []
+    for value, up, corner in zip(row.tolist(), above[1:].tolist(), above.tolist()):  # noqa: B905 (Python 3.9)
+        guess = (left + up) // 2 if kind == 3 else _paeth(left, up, corner)
+        left = (value + guess) & 255
+        out.append(left)
+    return np.array(out, np.uint8)
+
+
+def _paeth(left: int, up: int, corner: int) -> int:
+    estimate = left + up - corner
+    return min((left, up, corner), key=lambda value: abs(estimate - value))  # the first of equals: left, up, corner
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare, print one line, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("golden", help="the golden folder")
+    parser.add_argument("result", nargs="+", help="what the host wrote")
+    parser.add_argument("--precision", default="fp32", help="of the graph that the host ran (default: fp32)")
+    given = parser.parse_args(arguments)
+    try:
+        measured, good = compare(given.golden, given.result, given.precision)
+    except ValueError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(("passed: " if good else "FAILED: ") + ", ".join(NAMES[key].format(measured[key]) for key in measured))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""``package triton``: a model repository for Triton, with all that it takes to serve it and to prove it.
+
+::
+
+    models/msal-net/config.pbtxt   written through Triton's own protobuf, from ModelSpec
+    models/msal-net/1/             the plans, or the graph; for the CPU also model.py, which runs it in OpenVINO
+    models/msal-net/warmup/        a golden tile, which each instance computes before it serves
+    compose.yaml                   the Triton image that fits; Dockerfile where it lacks OpenVINO
+    serve.py                       the same without Docker, where that is possible
+    client.py                      asks the server, with tritonclient alone
+    README.md                      the commands
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from msal_deploy.bundle import Bundle
+from msal_deploy.package.golden import IMAGE
+from msal_deploy.package.triton_backends import Serving, choose
+from msal_deploy.package.triton_config import WARM_UP, model_config
+
+if TYPE_CHECKING:
+    from msal_deploy.package import Options
+
+FILES = "triton_files"
+VERSION = "1"
+HTTP, GRPC = 8000, 8001  # Triton's own ports
+
+
+def write(bundle: Bundle, folder: Path, options: Options) -> str:
+    """Write the model repository of `bundle` into `folder`, and return what to do next.
+
+    Raises:
+        BadInput: no such backend, or the bundle has no plan for it.
+        MissingExtra: tritonclient is not installed.
+    """
+    serving = choose(bundle, options)
+    model = folder / "models" / bundle.manifest.recipe.network.model
+    size = _write_warm_up(bundle, model / "warmup", serving.warm_up)
+    (model / "config.pbtxt").write_text(model_config(bundle, serving, options.precision, size), encoding="utf-8")
+    _copy_model(serving, model / VERSION)
+    _copy("client.py", folder)
+    texts = ["README.md", "compose.yaml"]
+    if serving.backend == "openvino":
+        _copy("serve.py", folder)
+        texts.append("Dockerfile")
+    for name in texts:
+        (folder / name).write_text(_render(name, bundle, serving, options.precision), encoding="utf-8")
+    return "Serve it with: docker compose up --detach --wait (README.md there says how to prove it, and more)"
+
+
+def _write_warm_up(bundle: Bundle, folder: Path, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Write the first golden tile, repeated or cut to `size` if there is one, and return its height and width."""
+    image = np.load(bundle.file(IMAGE))[0]
+    height, width = size or image.shape[:2]
+    missing = [(0, max(0, wanted - extent)) for wanted, extent in zip((height, width), image.shape[:2], strict=True)]
+    folder.mkdir(parents=True)
+    tile = np.pad(image, [*missing, (0, 0)], mode="wrap")[:height, :width]
+    (folder / WARM_UP).write_bytes(tile.tobytes())
+    return height, width
+
+
+def _copy_model(serving: Serving, folder: Path) -> None:
+    folder.mkdir()
+    for name, path in serving.files.items():
+        shutil.copyfile(path, folder / name)
+    if serving.backend == "openvino":
+        _copy("model.py", folder)
+
+
+def _copy(name: str, folder: Path) -> None:
+    source = resources.files("msal_deploy.package").joinpath(FILES, name)
+    (folder / name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def _render(name: str, bundle: Bundle, serving: Serving, precision: str) -> str:
+    # Text for Docker and people who read files, not for a page: nothing is escaped.
+    environment = Environment(
+        loader=PackageLoader("msal_deploy.package", FILES),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    return environment.get_template(f"{name}.j2").render(
+        s=serving,
+        spec=bundle.spec,
+        licence=bundle.manifest.licence,
+        model=bundle.manifest.recipe.network.model,
+        precision=precision,
+        openvino=version("openvino"),
+        http=HTTP,
+        grpc=GRPC,
+    )

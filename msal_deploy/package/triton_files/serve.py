@@ -1,0 +1,117 @@
+"""Serve a model repository with a real Triton, without Docker, on the CPU: Linux, x86-64, Python 3.9 to 3.13.
+
+    pip install nvidia-pytriton openvino
+    python serve.py models
+
+Triton comes out of the nvidia-pytriton wheel, with the Python backend and no other. It listens on this machine alone
+unless --host says otherwise. Ctrl-C or SIGTERM ends it once the requests under way are answered. Options that are not
+listed here go to Triton itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+
+
+def main() -> int:
+    """Serve until told to stop, and return Triton's exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="?", default="models", help="the model repository")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--http-port", type=int, default=8000)
+    parser.add_argument("--grpc-port", type=int, default=8001)
+    parser.add_argument("--exit-timeout", type=int, default=30, help="seconds for requests under way to be answered")
+    given, others = parser.parse_known_args()
+    triton, fault = find_triton()
+    if fault or not Path(given.models).is_dir():
+        print(f"Error: {fault or f'there is no folder {given.models}'}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="triton-") as folder:
+        backends = gather_backend(triton, Path(folder))
+        shared = f"{Path(folder).name}-"
+        try:
+            return run([str(triton / "bin" / "tritonserver"), *options(given, backends, shared), *others], triton)
+        finally:
+            clean(Path(given.models), shared)
+
+
+def find_triton() -> tuple[Path, str]:
+    """Return the folder of Triton's files, and what is missing, empty where nothing is."""
+    package = find_spec("pytriton")
+    if package is None or package.origin is None:
+        return Path(), "nvidia-pytriton is not installed; run: pip install nvidia-pytriton openvino"
+    folder = Path(package.origin).parent / "tritonserver"
+    if not stub(folder).is_file():
+        return folder, f"nvidia-pytriton has no backend for Python {sysconfig.get_python_version()}; take 3.9 to 3.13"
+    if find_spec("openvino") is None:
+        return folder, "openvino is not installed; run: pip install openvino"
+    return folder, ""
+
+
+def stub(triton: Path) -> Path:
+    """Return the program that runs a model.py in this version of Python."""
+    return triton / "python_backend_stubs" / sysconfig.get_python_version() / "triton_python_backend_stub"
+
+
+def gather_backend(triton: Path, folder: Path) -> Path:
+    """Put the Python backend and its stub side by side, as Triton wants them, and return the folder of backends."""
+    shutil.copytree(triton / "backends" / "python", folder / "backends" / "python")
+    shutil.copy(stub(triton), folder / "backends" / "python")
+    return folder / "backends"
+
+
+def options(given: argparse.Namespace, backends: Path, shared: str) -> list[str]:
+    """Return Triton's options; `shared` begins the names of the memory that it shares with its Python processes."""
+    return [
+        f"--model-repository={given.models}",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={shared}",
+        "--disable-auto-complete-config",
+        f"--http-address={given.host}",
+        f"--http-port={given.http_port}",
+        f"--grpc-address={given.host}",
+        f"--grpc-port={given.grpc_port}",
+        "--allow-metrics=false",
+        f"--exit-timeout-secs={given.exit_timeout}",
+    ]
+
+
+def run(command: list[str], triton: Path) -> int:
+    """Run Triton with the Python that runs this program, and hand it the signals that this program gets."""
+    libraries = [sysconfig.get_config_var("LIBDIR"), str(triton.parent.parent / "nvidia_pytriton.libs")]
+    environment = dict(os.environ)
+    environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*libraries, environment.get("LD_LIBRARY_PATH")]))
+    # The stub takes the python3 that it finds first, with what is installed there.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    process = subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: process.send_signal(number))
+    return process.wait()
+
+
+def clean(models: Path, shared: str) -> None:
+    """Remove what Python left in the repository, and the memory that a killed Triton left."""
+    for cache in models.glob("*/*/__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)
+    for left in Path("/dev/shm").glob(f"{shared}*"):
+        left.unlink(missing_ok=True)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Session: a connection to a server whose model has been checked, and the memory that both share.
+
+It ends with its first failure. What a server that comes back knows of the old one (memory it had opened, a request it
+may still be computing) is not relied on: the next session begins anew, with other memory.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msal_deploy.bundle import Bundle
+from msal_deploy.errors import BadInput, EnvironmentLacks, nearest
+from msal_deploy.runtimes.triton.address import Address
+from msal_deploy.runtimes.triton.protocols import TritonError, connect
+from msal_deploy.spec import Axis, Float32Maps, TensorSpec, UInt8Images
+
+DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
+SHARED_MEMORY = Path("/dev/shm")
+MOST_SHARED = 1 << 30  # bytes of images in one request
+
+
+class Session:
+    """One connection; not for two threads at once.
+
+    Raises:
+        BadInput: the server has no such model, or one that is not the bundle's.
+        EnvironmentLacks: the model could not be loaded there.
+        TritonError: the server does not answer, or is loading the model.
+    """
+
+    def __init__(self, address: Address, bundle: Bundle) -> None:
+        self._address = address
+        self._spec = bundle.spec
+        self._protocol = connect(address)
+        self._memory: SharedMemory | None = None
+        self._shares = address.shared_memory and address.is_local
+        self._token, self._requests = secrets.token_hex(4), 0
+        try:
+            self._max_batch = self._check(bundle)
+        except BaseException:
+            self.close()
+            raise
+
+    def most(self, image_bytes: int) -> int:
+        """Return how many images of that size a request may have."""
+        room = MOST_SHARED if self._shares else self._protocol.most_bytes
+        fitting = max(1, room // image_bytes)
+        return min(fitting, self._max_batch) if self._max_batch else fitting
+
+    def infer(self, images: UInt8Images) -> Float32Maps:
+        """Return the server's answer to one request, a copy of the caller's own.
+
+        Raises:
+            TritonError: there is no answer, or not one to this request.
+        """
+        number, height, width, _ = images.shape
+        shape = (number, 1, height, width)
+        self._reserve(images.nbytes, 4 * number * height * width)
+        self._requests += 1
+        request = f"{self._token}-{self._requests}"
+        inputs, outputs = self._tensors(images, shape)
+        result = self._protocol.infer(self._address, inputs, outputs, request)
+        return self._take(result, request, shape, images.nbytes)
+
+    def close(self) -> None:
+        """Close the connection and give the memory back."""
+        self._forget_memory()
+        self._protocol.close()
+
+    # ---- what the server has
+
+    def _check(self, bundle: Bundle) -> int:
+        """Return the largest batch, 0 for any, after making sure that the server's model is the bundle's."""
+        try:
+            metadata, config = self._protocol.model(self._address)
+        except TritonError as error:
+            raise (self._why_unknown(error) if error.kind in ("unknown", "invalid") else error) from error
+        for side, tensor in (("inputs", self._spec.image), ("outputs", self._spec.probability)):
+            self._check_tensor(tensor, metadata.get(side, []))
+        served = config.get("parameters", {}).get("graph_sha256", {}).get("string_value")
+        if served and served not in {artifact.sha256 for artifact in bundle.manifest.artifacts.values()}:
+            raise BadInput(
+                f"{self._model} serves a graph that {bundle.path} does not hold (SHA-256 {served[:12]}…); package this "
+                "bundle for Triton again, or name the bundle that is served"
+            )
+        return int(config.get("max_batch_size", 0))
+
+    @property
+    def _model(self) -> str:
+        version = f" version {self._address.version}" if self._address.version else ""
+        return f"{self._address.model!r}{version} at {self._address}"
+
+    def _why_unknown(self, error: TritonError) -> Exception:
+        """Return what to say, or `TritonError`, where the model only needs time."""
+        try:
+            models = self._protocol.index()
+        except TritonError as other:
+            return BadInput(f"What answers at {self._address} is no Triton ({other}); correct the address")
+        same = [model for model in models if model["name"] == self._address.model]
+        if not same:
+            names = {model["name"] for model in models}
+            help_ = nearest(self._address.model, names) if names else "it has no models"
+            return BadInput(f"Triton at {self._address} serves no {self._address.model!r}; {help_}")
+        if any(model.get("state") == "LOADING" for model in same):
+            return TritonError("loading", "the model is being loaded")
+        reasons = {model["reason"] for model in same if model.get("reason")}
+        if any(model.get("state") == "READY" for model in same) or not reasons:
+            return BadInput(f"Triton does not serve {self._model} ({error}); correct the address")
+        return EnvironmentLacks(f"Triton could not load {self._model} ({'; '.join(sorted(reasons))}); see its log")
+
+    def _check_tensor(self, tensor: TensorSpec, served: list[dict[str, Any]]) -> None:
+        expected = (DATATYPES[tensor.dtype], [-1 if isinstance(axis, Axis) else axis for axis in tensor.axes])
+        found = next((one for one in served if one["name"] == tensor.name), None)
+        if found is None:
+            names = ", ".join(one["name"] for one in served)
+            raise BadInput(f"{self._model} has no {tensor.name!r} but {names}; it is not one of msal-deploy's")
+        if found["datatype"] != expected[0] or not _fits(found["shape"], expected[1]):
+            raise BadInput(
+                f"{tensor.name!r} of {self._model} is {found['datatype']} {found['shape']} and not {expected[0]} "
+                f"{expected[1]}; it is not one of msal-deploy's"
+            )
+
+    # ---- tensors on their way
+
+    def _tensors(self, images: UInt8Images, shape: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
+        module, image = self._protocol.module, self._spec.image
+        sent = module.InferInput(image.name, list(images.shape), DATATYPES[image.dtype])
+        wanted = module.InferRequestedOutput(self._spec.probability.name)
+        if self._memory is None:
+            sent.set_data_from_numpy(images)
+        else:
+            np.copyto(_view(self._memory, np.uint8, 0, images.shape), images)
+            sent.set_shared_memory(self._memory.name, images.nbytes)
+            wanted.set_shared_memory(self._memory.name, 4 * int(np.prod(shape)), _aligned(images.nbytes))
+        return [sent], [wanted]
+
+    def _take(self, result: Any, request: str, shape: tuple[int, ...], image_bytes: int) -> Float32Maps:
+        """Return the probabilities of a result after making sure that they are those that were asked for."""
+        response, output = result.get_response(), result.get_output(self._spec.probability.name)
+        answered = response.get("id") if isinstance(response, dict) else response.id
+        if answered != request or output is None:
+            raise TritonError("failed", f"the answer is to request {answered!r} and not to {request!r}")
+        datatype, found = _described(output)
+        if (datatype, found) != (DATATYPES[self._spec.probability.dtype], shape):
+            raise TritonError("failed", f"the answer is {datatype} {found} and not {shape}")
+        if self._memory is None:
+            return np.array(result.as_numpy(self._spec.probability.name), np.float32)
+        probability: Float32Maps = _view(self._memory, np.float32, _aligned(image_bytes), shape).copy()
+        return probability
+
+    def _reserve(self, image_bytes: int, probability_bytes: int) -> None:
+        """Have memory that the server has opened, of that size at least, where it can be had."""
+        size = _aligned(image_bytes) + probability_bytes
+        if not self._shares or (self._memory and self._memory.size >= size):
+            return
+        self._forget_memory()
+        self._memory = _allocate(size)
+        if self._memory is None:
+            self._shares = False
+            return
+        try:
+            self._protocol.share(self._memory.name, self._memory.size)
+        except TritonError as error:
+            # Also the server of another machine, or of a container that shares no memory, is at localhost.
+            self._forget_memory()
+            self._shares = False
+            if error.kind in ("gone", "late"):
+                raise
+
+    def _forget_memory(self) -> None:
+        if self._memory is not None:
+            with suppress(TritonError):
+                self._protocol.unshare(self._memory.name)
+            self._memory.close()
+            self._memory.unlink()
+            self._memory = None
+
+
+def _allocate(size: int) -> SharedMemory | None:
+    """Return shared memory that really is there, None where there is no room: in containers there is often little.
+
+    Without the reservation the process would be killed when it first writes to a page that cannot be had.
+    """
+    memory = SharedMemory(f"msal-deploy-{secrets.token_hex(8)}", create=True, size=size)
+    try:
+        with (SHARED_MEMORY / memory.name).open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, memory.size)
+    except OSError:
+        memory.close()
+        memory.unlink()
+        return None
+    return memory
+
+
+def _fits(served: list[int], expected: list[int]) -> bool:
+    """Return whether the shapes agree; a server may fix what the spec leaves open."""
+    pairs = zip(served, expected, strict=True) if len(served) == len(expected) else [(0, 1)]
+    return all(one == other or other == -1 for one, other in pairs)
+
+
+def _described(output: Any) -> tuple[str, tuple[int, ...]]:
+    if isinstance(output, dict):
+        return output["datatype"], tuple(output["shape"])
+    return output.datatype, tuple(output.shape)
+
+
+def _aligned(size: int) -> int:
+    """Return `size` rounded up to a cache line: where the probabilities begin behind the images."""
+    return -(-size // 64) * 64
+
+
+def _view(memory: SharedMemory, dtype: Any, offset: int, shape: tuple[int, ...]) -> Any:
+    return np.ndarray(shape, dtype, memory.buf, offset)

@@ -1,0 +1,98 @@
+"""The C++ library, built once as a new user builds it and once under the sanitizers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from msgspec.structs import replace
+
+from msal_deploy.bundle import Bundle, artifact, write_manifest
+from msal_deploy.export import example_images
+from msal_deploy.package import Options, write_package
+from msal_deploy.precision.calibration import Tile
+from msal_deploy.precision.int8 import quantisable, to_int8
+from msal_deploy.precision.ranges import measure
+
+FAKE = Path(__file__).parent / "fake_tensorrt"
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run a program with this Python's packages and tools first in PATH; `check` fails the test with what it said."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def run(*words: object, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+        cwd = more.pop("cwd", None)
+        done = subprocess.run(
+            [str(word) for word in words], capture_output=True, text=True, cwd=cwd, env={**environment, **more}
+        )
+        if check and done.returncode:
+            pytest.fail(f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def package(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package in a folder outside of the checkout."""
+    folder = tmp_path_factory.mktemp("new user") / "segmenter"
+    write_package(bundle, "cpp", folder, Options("fp32"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def follow(package: Path, run: Run) -> Callable[[str], str]:
+    """Run the shell commands of a page of the package, but for those that ran before, and return what they print."""
+    done: list[str] = []
+
+    def follow(page: str) -> str:
+        blocks = (package / page).read_text(encoding="utf-8").split("```sh\n")[1:]
+        lines = [line for block in blocks for line in block.partition("```")[0].splitlines() if line not in done]
+        done.extend(lines)
+        return run("bash", "-euc", "\n".join(lines), cwd=str(package), CXXFLAGS="-Werror").stdout
+
+    return follow
+
+
+@pytest.fixture(scope="session")
+def built(package: Path, follow: Callable[[str], str]) -> Path:
+    """The same after the commands of its README: `package / "build"` is there. Warnings are errors."""
+    follow("README.md")
+    return package
+
+
+@pytest.fixture(scope="session")
+def sanitized(package: Path, run: Run) -> Path:
+    """A build folder with AddressSanitizer and UndefinedBehaviorSanitizer in it; warnings are errors.
+
+    It has the TensorRT backend too, over a fake GPU: see fake_tensorrt/fake.cpp.
+    """
+    folder, fake = package.parent / "sanitized", package.parent / "fake"
+    shutil.copytree(FAKE / "include", fake / "include")
+    (fake / "lib").mkdir()
+    words = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{fake / 'include'}")
+    run("g++", *words, FAKE / "fake.cpp", "-o", fake / "lib" / "libnvinfer.so")
+    settings = [f"-DMSAL_DEPLOY_{option}=ON" for option in ("STRICT", "SANITIZE", "TENSORRT")]
+    settings += [f"-DTensorRT_ROOT={fake}", f"-DCMAKE_PROJECT_msal_deploy_INCLUDE={FAKE / 'cuda.cmake'}"]
+    run("cmake", "-S", package, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug", *settings)
+    run("cmake", "--build", folder, "--parallel", "2")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle with an INT8 graph, calibrated on drawn tiles."""
+    folder = Path(shutil.copytree(bundle.path, tmp_path_factory.mktemp("int8") / "bundle"))
+    source = folder / "model.fp32.onnx"
+    ranges = measure(source, [Tile("drawn", 0, 0, image) for image in example_images(2, 256, 256, seed=1)])
+    onnx.save(to_int8(source, ranges, quantisable(source)), folder / "model.int8.onnx")
+    entry = {"model.int8.onnx": artifact(folder, "model.int8.onnx", "model.fp32.onnx")}
+    write_manifest(folder, replace(bundle.manifest, artifacts={**bundle.manifest.artifacts, **entry}))
+    return Bundle(folder)

@@ -1,0 +1,6 @@
+// Which TensorRT the fake claims to be.
+#pragma once
+
+#define NV_TENSORRT_MAJOR 10
+#define NV_TENSORRT_MINOR 13
+#define NV_TENSORRT_PATCH 3

@@ -1,0 +1,471 @@
+"""The C++ library: built outside of the checkout, replayed against Python, and given everything that can be wrong."""
+
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from msal_deploy.bundle import Bundle
+from msal_deploy.errors import BadInput
+from msal_deploy.files import sha256
+from msal_deploy.package import Options, cpp, write_package
+from msal_deploy.plan import Options as BuildOptions
+from msal_deploy.plan import Plan, Profile, Realised, Share, find_plan, plan_name, preflight, sidecar, write_plan
+from msal_deploy.runtimes import open_engine
+
+ROOT = Path(__file__).parents[2]
+SKIPPED = 77
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+# A new user
+
+
+def test_the_commands_of_the_readme_find_the_nuclei_of_a_png(built):
+    found, golden = read(built / "mask.png"), read(built / "golden" / "mask-0.fp32.png")
+    assert found.shape == golden.shape and set(np.unique(found)) == {0, 255}
+    assert np.mean(found != golden) <= 1e-4
+
+
+def test_the_commands_of_the_embedding_page_embed_it(built, follow):
+    said = follow("EMBEDDING.md")
+    share = 100 * np.mean(read(built / "golden" / "mask-0.fp32.png") > 0)
+    assert float(re.search(r"^openvino:fp32: (.*) % nuclei$", said, re.MULTILINE)[1]) == pytest.approx(share, abs=0.02)
+    assert "passed: " in said  # check_golden.py
+
+
+def test_the_embedding_page_shows_the_program_that_is_built(built):
+    page = (built / "EMBEDDING.md").read_text()
+    example = "".join((built / "examples" / "embed" / name).read_text() for name in ("CMakeLists.txt", "main.cpp"))
+    shown = re.findall(r"```(?:cmake|cpp)\n(.*?)```", page, re.DOTALL)
+    assert len(shown) == 2
+    squeezed = " ".join(example.split())
+    assert all(" ".join(part.split()) in squeezed for part in shown)
+
+
+def test_a_library_of_another_version_is_not_found(built, run, tmp_path):
+    run("cmake", "--install", "build", "--prefix", tmp_path, cwd=str(built))
+    shutil.copytree(built / "examples" / "embed", tmp_path / "embed")
+    lists = tmp_path / "embed" / "CMakeLists.txt"
+    lists.write_text(lists.read_text().replace("msal_deploy 0.1 ", "msal_deploy 0.2 "))
+    done = run("cmake", "-S", tmp_path / "embed", "-B", tmp_path / "b", f"-DCMAKE_PREFIX_PATH={tmp_path}", check=False)
+    assert done.returncode and "version: 0.1.0" in done.stderr
+
+
+# The same numbers as Python
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_fp32_is_what_python_computes(built, bundle, run, tmp_path, streams):
+    images = np.load(built / "golden" / "image.npy")
+    with open_engine(bundle, "openvino:fp32") as engine:
+        expected = engine(images)
+    tiles = sorted((built / "golden").glob("image-*.png"))
+    result = tmp_path / "p.raw"
+    run(
+        *(built / "build" / "msal-segment", built / "model", *tiles),
+        *("--probability", result, "--batch", len(tiles), "--streams", streams),
+    )
+    found = np.fromfile(result, np.float32).reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_int8_is_bit_for_bit_what_python_computes(built, int8_bundle, run, tmp_path):
+    image = np.load(built / "golden" / "image.npy")[:1]
+    with open_engine(int8_bundle, "openvino:int8") as engine:
+        expected = engine(image)
+    tile = built / "golden" / "image-0.png"
+    run(
+        *(built / "build" / "msal-segment", int8_bundle.path, tile, "--precision", "int8"),
+        *("--probability", tmp_path / "p.raw"),
+    )
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "p.raw", np.float32), expected.ravel())
+
+
+def test_sides_that_are_no_multiple_of_32_are_mirrored_and_cut(built, bundle, run, tmp_path):
+    image = read(built / "golden" / "image-0.png")[:70, :41]
+    Image.fromarray(image).save(tmp_path / "odd.png")
+    continued = np.pad(image, ((0, 26), (0, 23), (0, 0)), mode="reflect")
+    with open_engine(bundle, "openvino:fp32") as engine:
+        expected = engine(continued[None])[0, 0, :70, :41]
+    run(
+        *(built / "build" / "msal-segment", built / "model", tmp_path / "odd.png"),
+        *("--mask", tmp_path / "m.png", "--probability", tmp_path / "p.raw"),
+    )
+    found = np.fromfile(tmp_path / "p.raw", np.float32).reshape(70, 41)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(read(tmp_path / "m.png") == 255, found >= bundle.spec.threshold)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
+def test_every_kind_of_png_is_read_as_rgb(built, run, tmp_path, mode):
+    colour = Image.open(built / "golden" / "image-0.png").crop((0, 0, 64, 64))
+    colour.convert(mode).save(tmp_path / "kind.png")
+    colour.convert(mode).convert("RGB").save(tmp_path / "rgb.png")
+    masks = tmp_path / "masks"
+    run(
+        built / "build" / "msal-segment", built / "model", tmp_path / "kind.png", tmp_path / "rgb.png", "--masks", masks
+    )
+    np.testing.assert_array_equal(read(masks / "kind.png"), read(masks / "rgb.png"))
+
+
+def test_a_batch_of_images_gives_what_they_give_alone(built, run, tmp_path):
+    tiles = sorted((built / "golden").glob("image-*.png"))
+    for batch in (1, 2):
+        result = tmp_path / f"{batch}.raw"
+        run(built / "build" / "msal-segment", built / "model", *tiles, "--probability", result, "--batch", batch)
+    one, two = (np.fromfile(tmp_path / f"{batch}.raw", np.float32) for batch in (1, 2))
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
+
+
+def test_bench_says_how_long_a_call_takes(built, run):
+    tile = built / "golden" / "image-0.png"
+    done = run(built / "build" / "msal-segment", built / "model", tile, "--bench", 3, "--threads", 1)
+    line = r"openvino:fp32, 1 × 256 × 256 px, 3 calls, ms: p50 (\S+)  p90 (\S+)  p99 (\S+)  mean \S+  least (\S+)\n"
+    p50, p90, p99, least = map(float, re.fullmatch(line, done.stdout).groups())
+    assert 0 < least <= p50 <= p90 <= p99
+
+
+# What is built
+
+
+def test_under_the_sanitizers_tiles_threads_and_bad_input_pass(sanitized, run):
+    done = run("ctest", "--test-dir", sanitized, "--output-on-failure", check=False)
+    assert done.returncode == 0, done.stdout
+    for name in ("golden.openvino.fp32", "bad_input", "threads"):
+        assert re.search(rf"{re.escape(name)} \.+ +Passed", done.stdout), done.stdout
+
+
+def test_the_sanitizers_are_there(sanitized, run):
+    program = sanitized / "tests" / "golden"
+    assert "AddressSanitizer" in run("env", "ASAN_OPTIONS=help=1", program, check=False).stderr
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime"])
+def test_other_backends_where_they_are_built(built, run, backend):
+    done = run(built / "build/tests/golden", built / "model", built / "golden", backend, "fp32", check=False)
+    if done.returncode == SKIPPED:
+        assert re.match(r"\w+: not built: needs (NvInfer|onnxruntime_cxx_api)\.h\n|skipped: ", done.stdout)
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_backend_that_is_asked_for_and_not_there_stops_cmake(package, run, tmp_path):
+    words = ("-DMSAL_DEPLOY_TENSORRT=ON", "-DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON")
+    done = run("cmake", "-S", package, "-B", tmp_path / "b", *words, check=False)
+    assert done.returncode and "tensorrt" in done.stderr and "was asked for and needs" in " ".join(done.stderr.split())
+
+
+def test_without_any_runtime_cmake_says_what_to_install(package, run, tmp_path):
+    words = [f"-DMSAL_DEPLOY_{backend}=OFF" for backend in ("OPENVINO", "ONNXRUNTIME", "TENSORRT")]
+    done = run("cmake", "-S", package, "-B", tmp_path / "b", *words, check=False)
+    assert done.returncode and "python3 -m pip install openvino" in done.stderr
+
+
+# Plans: the sentences of msal_deploy/plan.py, word for word
+
+
+PROFILE = Profile((1, 256, 256), (4, 512, 512), (8, 1024, 768))
+MACHINE = ("1.7.1.116", "8.6")
+SHAPE = (4, 512, 512)
+
+
+def write(bundle: Bundle, backend: str = "tensorrt-rtx", **changes: object) -> Path:
+    """Write a plan of twenty bytes with its sidecar."""
+    file = bundle.path / plan_name("fp32", backend, ("8.6",))
+    file.write_bytes(b"a plan of some bytes")
+    entry = bundle.manifest.artifacts["model.fp32.onnx"]
+    plan = Plan(
+        backend=backend,
+        backend_version="1.7.1.116" if backend == "tensorrt-rtx" else "10.13.3.9",
+        gpu="rtx-3090",
+        sm=("8.6",),
+        graph="model.fp32.onnx",
+        graph_sha256=entry.sha256,
+        requested="fp32",
+        realised=Realised("inspector", {"fp32": Share(3, 1.0, 1.0)}, 2),
+        profile=PROFILE,
+        plan_sha256=sha256(file),
+        bytes=file.stat().st_size,
+        options=BuildOptions(),
+        built="2025-01-01T00:00:00+00:00",
+    )
+    write_plan(file, msgspec.structs.replace(plan, **changes))
+    return file
+
+
+@pytest.fixture
+def my_bundle(bundle, tmp_path) -> Bundle:
+    """A bundle in a folder that a shell needs quotes for, without its graph, which nothing here reads."""
+    folder = tmp_path / "my bundle's"
+    folder.mkdir()
+    shutil.copyfile(bundle.path / "manifest.json", folder / "manifest.json")
+    return Bundle(folder)
+
+
+def verdicts(built, run, bundle, machine=MACHINE, shape=SHAPE) -> tuple[str, str]:
+    """Return what Python says of the plan and what C++ says."""
+    version, sm = machine
+    try:
+        file = find_plan(bundle, "fp32", "tensorrt-rtx", sm)
+        preflight(file, bundle, backend_version=version, sm=sm, shape=shape)
+        python = "usable"
+    except BadInput as error:
+        python = str(error)
+    probe = built / "build" / "tests" / "plan_probe"
+    done = run(probe, bundle.path, "fp32", "tensorrt-rtx", version, sm, *shape, check=False)
+    assert done.returncode == (0 if python == "usable" else 2)
+    return python, done.stdout.strip()
+
+
+CASES = {
+    "good": ({}, {}, "usable"),
+    "another graph": ({"graph_sha256": "0" * 64}, {}, "was built from another model.fp32.onnx"),
+    "no such graph": ({"graph": "model.fp8.onnx"}, {}, "does not hold"),
+    "changed": ({"plan_sha256": "0" * 64}, {}, "SHA-256 differs"),
+    "truncated": ({"bytes": 12345678}, {}, "has 20 bytes and should have 12,345,678: it is truncated"),
+    "longer": ({"bytes": 2}, {}, "not the plan that was built"),
+    "another version": ({}, {"machine": ("1.7.2", "8.6")}, "was built by tensorrt-rtx 1.7.1.116 and not 1.7.2"),
+    "another build": ({}, {"machine": ("1.7.1.9", "8.6")}, "usable"),
+    "a later version that may load it": (
+        {"options": BuildOptions(version_compatible=True)},
+        {"machine": ("1.8.0", "8.6")},
+        "usable",
+    ),
+    "an earlier one that may not": (
+        {"options": BuildOptions(version_compatible=True, workspace_mib=512, tf32=True)},
+        {"machine": ("1.6.9", "8.6")},
+        "--workspace 512 --version-compatible --tf32",
+    ),
+    "another major version": (
+        {"options": BuildOptions(version_compatible=True)},
+        {"machine": ("2.0.0", "8.6")},
+        "and not 2.0.0",
+    ),
+    "another GPU": ({"sm": ("8.9", "12.0")}, {}, "was built for compute capability 8.9, 12.0 and not 8.6"),
+    "a GPU that may load it": ({"sm": ("8.0",), "options": BuildOptions(hardware_compatible=True)}, {}, "usable"),
+    "one for several GPUs": (
+        {"options": BuildOptions(hardware_compatible=True)},
+        {"machine": ("1.7.1", "8.9")},
+        "usable",
+    ),
+    "another precision under its name": ({"requested": "int8"}, {}, "was built in int8"),
+    "no plan for the GPU": ({}, {"machine": ("1.7.1", "6.1")}, "(it has model.fp32.sm86.tensorrt-rtx.plan)"),
+    "a batch too large": ({}, {"shape": (9, 512, 512)}, "--batch 1:4:9"),
+    "a side too small": ({}, {"shape": (1, 512, 128)}, "--size 256x128:512:1024x768"),
+    "the GPU that was there": ({"gpu": None, "sm": ("7.5",)}, {}, "--backend tensorrt-rtx"),
+    "one shape": ({"profile": Profile(SHAPE, SHAPE, SHAPE)}, {"shape": (1, 256, 256)}, "takes 4 × 512 × 512 px and"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sidecar_is_judged_as_python_judges_it(built, run, my_bundle, case):
+    changes, here, part = CASES[case]
+    write(my_bundle, **changes)
+    python, cxx = verdicts(built, run, my_bundle, **here)
+    assert cxx == python
+    assert part in cxx
+
+
+@pytest.mark.parametrize(
+    ("written", "part"),
+    [
+        (None, "has no model.fp32.sm86.tensorrt-rtx.plan.json beside it"),
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"format_version": 1}', "cannot be read"),
+    ],
+)
+def test_a_sidecar_that_cannot_be_read(built, run, my_bundle, written, part):
+    file = sidecar(write(my_bundle))
+    file.unlink() if written is None else file.write_text(written)
+    python, cxx = verdicts(built, run, my_bundle)
+    assert part in python
+    assert part in cxx
+
+
+def test_a_sidecar_of_another_format(built, run, my_bundle):
+    file = sidecar(write(my_bundle))
+    file.write_text(file.read_text().replace('"format_version": 1', '"format_version": 2'))
+    python, cxx = verdicts(built, run, my_bundle)
+    assert cxx == python and "has format version 2" in cxx
+
+
+def test_a_sidecar_whose_optimum_is_no_image_at_all(built, run, my_bundle):
+    write(my_bundle, profile=Profile((0, 0, 0), (0, 0, 0), (9, 9, 9)))
+    probe = built / "build" / "tests" / "plan_probe"
+    done = run(probe, my_bundle.path, "fp32", "tensorrt-rtx", *MACHINE, *SHAPE, check=False)
+    assert done.returncode == 2 and "profile.optimum[0] is 0" in done.stdout
+
+
+# The TensorRT backend, over a GPU that is a fake, under the sanitizers
+
+
+@pytest.fixture
+def on_fake_gpu(sanitized, run, my_bundle, tmp_path):
+    """Run msal-segment on so many images of 64 × 64 px in one batch; return it, with the images and the shapes."""
+    write(my_bundle, "tensorrt", profile=Profile((2, 64, 64), (4, 64, 64), (8, 256, 256)))
+
+    def on_fake_gpu(number: int, fails: str = ""):
+        images = np.random.default_rng(number).integers(0, 256, (number, 64, 64, 3), np.uint8)
+        files = [tmp_path / f"{index}.png" for index in range(number)]
+        for file, image in zip(files, images, strict=True):
+            Image.fromarray(image).save(file)
+        words = ("--precision", "fp32", "--backend", "tensorrt", "--batch", number, "--probability", tmp_path / "p.raw")
+        environment = {"FAKE": fails, "FAKE_LOG": str(tmp_path / "log")}
+        done = run(sanitized / "msal-segment", my_bundle.path, *files, *words, check=False, **environment)
+        log = tmp_path / "log"
+        return done, images, log.read_text().splitlines() if log.exists() else []
+
+    return on_fake_gpu
+
+
+@pytest.mark.parametrize(("number", "chunks"), [(2, [2]), (4, [4]), (5, [4, 2]), (7, [4, 3]), (9, [4, 4, 2])])
+def test_tensorrt_computes_a_batch_in_chunks_of_the_optimum(on_fake_gpu, tmp_path, number, chunks):
+    done, images, shapes = on_fake_gpu(number)
+    assert done.returncode == 0, done.stderr
+    assert shapes == [f"{chunk} 64 64" for chunk in chunks]
+    found = np.fromfile(tmp_path / "p.raw", np.float32).reshape(number, 64, 64)
+    np.testing.assert_allclose(found, images.sum(-1) / 765, rtol=0, atol=1e-6)
+
+
+FAILS = {
+    "no-gpu": "There is no GPU here that CUDA can use (no CUDA-capable device is detected)",
+    "deserialise": "tensorrt 10.13.3 cannot load",
+    "context": "The GPU has no room for",
+    "malloc": "CUDA could not allocate memory on the GPU",
+    "shape": "TensorRT could not compute (Profile kMIN is not satisfied)",
+    "enqueue": "TensorRT could not compute (an illegal memory access was encountered)",
+    "download": "CUDA could not copy from the GPU",
+}
+
+
+@pytest.mark.parametrize("what", FAILS)
+def test_what_tensorrt_and_cuda_refuse_is_a_sentence(on_fake_gpu, tmp_path, what):
+    done, _, _ = on_fake_gpu(4, what)
+    assert done.returncode == 3, done.stderr
+    assert FAILS[what] in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "p.raw").exists()
+
+
+def test_a_plan_of_other_tensors_or_shapes_is_bad_input(on_fake_gpu):
+    done, _, _ = on_fake_gpu(4, "half-image")
+    assert done.returncode == 2 and "has no tensor 'image' of the type that the manifest says" in done.stderr
+    done, _, _ = on_fake_gpu(1)
+    assert done.returncode == 2 and "build it for that too with: msal-deploy build-trt" in done.stderr
+
+
+def test_threads_share_a_plan(sanitized, package, run, my_bundle):
+    write(my_bundle, "tensorrt", profile=Profile((1, 64, 64), (4, 64, 96), (4, 64, 96)))
+    run(sanitized / "tests" / "threads", my_bundle.path, package / "golden", "fp32", "tensorrt")
+
+
+# msal-segment: exit code and sentence
+
+
+BAD = {
+    "nothing": ("", 2, "The folder of the model is missing"),
+    "no image": ("model", 2, "No image was given"),
+    "nothing to write": ("model golden/image-0.png", 2, "Nothing would be written"),
+    "an unknown option": ("model golden/image-0.png --masq x", 2, "There is no option --masq"),
+    "no value": ("model golden/image-0.png --mask", 2, "--mask needs a value"),
+    "no number": ("model golden/image-0.png --bench ten", 2, "--bench takes 1 to 1000000, not 'ten'"),
+    "threads": ("model golden/image-0.png --mask m.png --threads 0", 2, "--threads takes 1 to 1024, not '0'"),
+    "threshold": ("model golden/image-0.png --mask m.png --threshold 1.5", 2, "--threshold takes 0 to 1, not '1.5'"),
+    "one mask": ("model golden/image-0.png golden/image-1.png --mask m.png", 2, "--mask takes one image"),
+    "both": ("model golden/image-0.png --mask m.png --bench 3", 2, "--bench writes nothing"),
+    "one name": ("model golden/image-0.png golden/image-0.png --masks m", 2, "Two images are called image-0"),
+    "no model": ("nowhere golden/image-0.png --mask m.png", 2, "nowhere has no model.<precision>.onnx"),
+    "no graph": ("model golden/image-0.png --mask m.png --precision int8", 2, "holds no model.int8.onnx"),
+    "no such precision": ("model golden/image-0.png --mask m.png --precision int7", 2, "openvino runs no 'int7'"),
+    "no such backend": ("model golden/image-0.png --mask m.png --backend torch", 2, "No backend is called 'torch'"),
+    "no such image": ("model no.png --mask m.png", 2, "no.png cannot be read as PNG"),
+    "not a PNG": ("model golden/golden.json --mask m.png", 2, "golden.json cannot be read as PNG"),
+    "half a PNG": ("model half.png --mask m.png", 2, "half.png cannot be read as PNG"),
+    "too large": ("model wide.png --mask m.png", 2, "the graph takes sides up to 4096, so cut it into tiles"),
+    "sizes": ("model golden/image-0.png small.png --masks m --batch 2", 2, "has another size than"),
+    "no folder": ("model golden/image-0.png --mask no/such/m.png", 3, "no/such/m.png cannot be written"),
+    "a folder": ("model golden/image-0.png --probability m", 3, "m cannot be written"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_with_a_sentence(built, run, tmp_path, case):
+    words, code, sentence = BAD[case]
+    for name in ("model", "golden"):
+        (tmp_path / name).symlink_to(built / name)
+    (tmp_path / "half.png").write_bytes((built / "golden" / "image-0.png").read_bytes()[:5000])
+    Image.new("RGB", (5000, 8)).save(tmp_path / "wide.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "small.png")
+    (tmp_path / "m").mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    done = run(built / "build" / "msal-segment", *shlex.split(words), check=False, cwd=str(tmp_path))
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("Error: ") and sentence in done.stderr and done.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == before  # nothing half-written
+
+
+def test_help_names_the_backends(built, run):
+    done = run(built / "build" / "msal-segment", "--help")
+    assert "Usage: msal-segment MODEL IMAGE.png..." in done.stdout and "Built: openvino" in done.stdout
+
+
+def test_a_folder_with_several_graphs_asks_which(built, int8_bundle, run):
+    tile = built / "golden" / "image-0.png"
+    done = run(built / "build" / "msal-segment", int8_bundle.path, tile, "--mask", "m.png", check=False)
+    assert done.returncode == 2 and "choose one with --precision fp32 or int8" in done.stderr
+
+
+# What `package cpp` writes
+
+
+def test_a_package_holds_one_precision_and_opens_as_a_bundle(built, bundle):
+    names = sorted(path.name for path in (built / "model").iterdir())
+    assert names == ["manifest.json", "model.fp32.onnx"]
+    assert Bundle(built / "model").file("model.fp32.onnx").is_file()
+    assert bundle.manifest.licence in (built / "README.md").read_text()
+
+
+def test_plans_of_the_precision_travel_with_their_sidecars(bundle, tmp_path):
+    copy = Bundle(Path(shutil.copytree(bundle.path, tmp_path / "bundle")))
+    file = write(copy)
+    write_package(copy, "cpp", tmp_path / "out", Options("fp32", gpu="rtx-3090"))
+    for name in (file.name, sidecar(file).name):
+        assert (tmp_path / "out" / "model" / name).read_bytes() == (copy.path / name).read_bytes()
+    with pytest.raises(BadInput, match="no fp32 plan for gtx-1080-ti; build it with: msal-deploy build-trt"):
+        write_package(copy, "cpp", tmp_path / "other", Options("fp32", gpu="gtx-1080-ti"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_graph_that_was_changed_is_not_packaged(bundle, tmp_path):
+    copy = Bundle(Path(shutil.copytree(bundle.path, tmp_path / "bundle")))
+    (copy.path / "model.fp32.onnx").write_bytes(b"something else")
+    with pytest.raises(BadInput, match="SHA-256 differs"):
+        write_package(copy, "cpp", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_library_has_the_version_of_the_package():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"project(msal_deploy VERSION {version} " in (ROOT / "engines" / "cpp" / "CMakeLists.txt").read_text()
+
+
+def test_a_wheel_carries_the_sources(monkeypatch, tmp_path):
+    from hatchling.builders.wheel import WheelBuilder
+
+    files = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    kept = [path.relative_to(cpp.IN_CHECKOUT) for path in cpp.IN_CHECKOUT.rglob("*") if path.is_file()]
+    wanted = {f"msal_deploy/package/cpp_sources/{path}" for path in kept if path.parts[0][:5] != "build"}
+    assert len(wanted) > 30 and wanted <= files
+    assert {file.partition("/")[0] for file in files} == {"msal_deploy"}
+    monkeypatch.setattr(cpp, "IN_WHEEL", tmp_path)
+    assert cpp.sources() == tmp_path

@@ -1,0 +1,50 @@
+"""The programs of benchmarks/hosts/, on a small bundle and drawn images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from triton_server import ROOT, triton_python
+
+from msal_deploy.bundle import Bundle
+from msal_deploy.data import synthesize
+
+HOSTS = ("python", "cpp", "triton")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory):
+    """Run a program of benchmarks/hosts/ and return what it wrote with --json."""
+    result = tmp_path_factory.mktemp("hosts") / "result.json"
+
+    def program(name: str, bundle: Bundle, *options: object) -> dict:
+        words = [ROOT / "benchmarks" / "hosts" / name, "run", bundle.path, "--triton", triton_python(), *options]
+        done = subprocess.run([sys.executable, *map(str, words), "--json", result], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(result.read_text())
+
+    return program
+
+
+def test_all_hosts_compute_the_same_bits(program, int8_bundle: Bundle, tmp_path: Path) -> None:
+    synthesize(tmp_path / "data", train=2, test=2, size=512, seed=4)
+    (found,) = program(
+        "agree.py", int8_bundle, "--data", tmp_path / "data", "--precision", "int8", "--size", 64, "--windows", 5
+    )["precisions"]
+    assert tuple(found["hosts"]) == HOSTS
+    assert all(host["bit_exact"] and host["golden_passed"] for host in found["hosts"].values())
+    assert len({host["pixel_dice_mean"] for host in found["hosts"].values()}) == 1
+    low, high = found["latency"]["interval"]
+    assert 0 < low <= found["latency"]["cpp_over_python"] <= high
+
+
+def test_what_triton_costs(program, bundle: Bundle) -> None:
+    options = ("--precision", "fp32", "--size", 64, "--seconds", 0.1, "--windows", 2, "--clients", 2)
+    (found,) = program("overhead.py", bundle, *options)["results"]
+    bare, *served = found["latency"]
+    assert bare["overhead_ms"] == 0 and len(served) == 4
+    median = bare["latency_ms"]["p50"]
+    assert all(one["overhead_ms"] == one["latency_ms"]["p50"] - median for one in served)
+    assert [one["clients"] for one in found["throughput"]] == [1, 2, 2, 2, 2, 2]

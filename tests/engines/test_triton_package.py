@@ -1,0 +1,288 @@
+"""What ``package triton`` writes: settings that follow the spec and the plans, and a sentence where it cannot."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from google.protobuf import text_format
+from msgspec.structs import replace
+from triton_plans import PROFILE, copy_of, put_plan
+from triton_server import triton_python
+from tritonclient.grpc import model_config_pb2
+from typer.testing import CliRunner
+
+from msal_deploy.bundle import Bundle, artifact, write_manifest
+from msal_deploy.cli import app
+from msal_deploy.export import example_images
+from msal_deploy.package import Options, PackageReport, write_package
+from msal_deploy.plan import Options as PlanOptions
+from msal_deploy.spec import ModelSpec, TensorSpec
+from msal_deploy.targets import find_target
+
+
+@pytest.fixture
+def own(bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A copy to add plans to."""
+    return copy_of(bundle, tmp_path / "bundle")
+
+
+def package(bundle: Bundle, **options: Any) -> tuple[Path, PackageReport]:
+    folder = bundle.path.with_name("served")
+    return folder, write_package(bundle, "triton", folder, Options(**options))
+
+
+def read_config(folder: Path, model: str = "msal-net") -> Any:
+    text = (folder / "models" / model / "config.pbtxt").read_text(encoding="utf-8")
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    version = folder / "models" / "msal-net" / "1"
+    return {path.name: path.read_bytes() for path in version.iterdir()}
+
+
+def refused(bundle: Bundle, *options: object) -> str:
+    """Package by the command line, make sure that it was refused as it should be, and return the sentence."""
+    out = bundle.path.with_name("refused")
+    words = ["package", bundle.path, "triton", "--out", out, *options]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 2, result.output
+    assert result.output.count("Error: ") == 1 and "Traceback" not in result.output
+    assert not out.exists() and not list(out.parent.glob(".refused*"))
+    return " ".join(result.output.split())
+
+
+# ---- the configuration
+
+
+def test_names_types_and_axes_are_the_specs(own: Bundle) -> None:
+    other = ModelSpec(
+        image=replace(ModelSpec().image, name="picture"), probability=replace(ModelSpec().probability, name="nucleus")
+    )
+    config = written(own, other)
+    assert [(one.name, one.data_type, list(one.dims)) for one in config.input] == [
+        ("picture", model_config_pb2.TYPE_UINT8, [-1, -1, 3])
+    ]
+    assert [(one.name, one.data_type, list(one.dims)) for one in config.output] == [
+        ("nucleus", model_config_pb2.TYPE_FP32, [1, -1, -1])
+    ]
+    assert list(config.model_warmup[0].inputs) == ["picture"]
+    assert '"name":"picture"' in config.parameters["model_spec"].string_value
+
+
+def written(bundle: Bundle, spec: ModelSpec) -> Any:
+    from msal_deploy.package.triton_backends import choose
+    from msal_deploy.package.triton_config import model_config
+
+    bundle.manifest = replace(bundle.manifest, spec=spec)
+    text = model_config(bundle, choose(bundle, Options()), "fp32", (64, 64))
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def test_fixed_axes_stay_fixed(own: Bundle) -> None:
+    fixed = TensorSpec("image", "uint8", (ModelSpec().image.axes[0], 512, 512, 3))
+    assert list(written(own, replace(ModelSpec(), image=fixed)).input[0].dims) == [512, 512, 3]
+
+
+def test_on_the_cpu_it_is_openvino_in_the_python_backend(own: Bundle) -> None:
+    folder, report = package(own)
+    config, files = read_config(folder), files_of(folder)
+    assert (config.name, config.backend, config.platform, config.max_batch_size) == ("msal-net", "python", "", 8)
+    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
+    assert config.default_model_filename == "model.py" and not config.cc_model_filenames
+    assert config.version_policy.latest.num_versions == 1 and config.HasField("dynamic_batching")
+    assert files["model.fp32.onnx"] == own.file("model.fp32.onnx").read_bytes()
+    assert config.parameters["graph_sha256"].string_value == own.manifest.artifacts["model.fp32.onnx"].sha256
+    assert b"msal_deploy" not in files["model.py"].replace(b"msal-deploy", b"")
+    assert {"README.md", "compose.yaml", "Dockerfile", "serve.py", "client.py", "check_golden.py"} <= set(report.files)
+
+
+def test_plans_are_found_by_compute_capability(own: Bundle) -> None:
+    bundle = put_plan(put_plan(own, "7.5"), "8.6")
+    folder, _ = package(bundle)
+    config, files = read_config(folder), files_of(folder)
+    assert (config.platform, config.backend, config.max_batch_size) == ("tensorrt_plan", "", 16)
+    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+    assert set(config.cc_model_filenames) == {"7.5", "8.6"}
+    assert config.default_model_filename == "", "a GPU without a plan of its own must not take another's"
+    assert {sm: files[name] for sm, name in config.cc_model_filenames.items()} == {
+        "7.5": b"plan for 7.5",
+        "8.6": b"plan for 8.6",
+    }
+    assert list(config.dynamic_batching.preferred_batch_size) == [4]
+
+
+def test_plans_are_warmed_up_at_their_best_shape(own: Bundle) -> None:
+    folder, _ = package(put_plan(own, "7.5"))
+    warm_ups = read_config(folder).model_warmup
+    assert [one.batch_size for one in warm_ups] == [1, 4]
+    assert {tuple(one.inputs["image"].dims) for one in warm_ups} == {(384, 320, 3)}
+    tile = np.fromfile(folder / "models" / "msal-net" / "warmup" / "golden-tile.rgb", np.uint8).reshape(384, 320, 3)
+    golden = np.load(folder / "golden" / "image.npy")[0]
+    height, width, _ = golden.shape
+    assert np.array_equal(tile[:height, :width], golden)
+    assert np.array_equal(tile[height:, :width], golden[: 384 - height])
+
+
+def test_one_gpu_takes_its_own_plan(own: Bundle) -> None:
+    folder, _ = package(put_plan(put_plan(own, "7.5"), "8.6"), gpu="t4")
+    assert dict(read_config(folder).cc_model_filenames) == {"7.5": "model.fp32.sm75.tensorrt.plan"}
+    assert len(files_of(folder)) == 1
+
+
+def test_a_plan_for_ampere_and_later_serves_other_gpus_too(own: Bundle) -> None:
+    folder, _ = package(put_plan(own, "8.6", options=PlanOptions(hardware_compatible=True)))
+    assert read_config(folder).default_model_filename == "model.fp32.sm86.tensorrt.plan"
+
+
+@pytest.mark.parametrize(("sm", "version", "tag"), [("6.1", "8.6.1", "23.07"), ("7.0", "10.4.0.26", "24.09")])
+def test_the_image_has_the_plans_tensorrt(own: Bundle, sm: str, version: str, tag: str) -> None:
+    folder, report = package(put_plan(own, sm, version))
+    (service,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"].values()
+    assert service["image"] == f"nvcr.io/nvidia/tritonserver:{tag}-py3"
+    assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    assert f"tritonserver:{tag}-py3" in (folder / "README.md").read_text()
+    assert "serve.py" not in report.files and "Dockerfile" not in report.files
+
+
+def test_a_version_compatible_plan_goes_into_a_later_image(own: Bundle) -> None:
+    folder, _ = package(put_plan(own, "7.5", "11.0.0", options=PlanOptions(version_compatible=True)))
+    tag = find_target("t4").container.tag
+    assert f"tritonserver:{tag}-py3" in (folder / "compose.yaml").read_text()
+
+
+def test_onnx_runtime_on_request(own: Bundle) -> None:
+    folder, _ = package(own, backend="onnxruntime")
+    config = read_config(folder)
+    assert (config.platform, config.default_model_filename) == ("onnxruntime_onnx", "model.onnx")
+    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
+    assert files_of(folder) == {"model.onnx": own.file("model.fp32.onnx").read_bytes()}
+
+
+def test_onnx_runtime_on_a_gpu(own: Bundle) -> None:
+    folder, _ = package(own, backend="onnxruntime", gpu="t4")
+    assert read_config(folder).instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+
+
+def test_onnx_runtime_on_the_cpu_gets_the_int8_that_is_its_own(int8_bundle: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(int8_bundle.path, tmp_path / "bundle"))
+    (folder / "model.int8.u8s8.onnx").write_bytes(b"for ONNX Runtime's kernels")
+    entry = {"model.int8.u8s8.onnx": artifact(folder, "model.int8.u8s8.onnx")}
+    manifest = replace(int8_bundle.manifest, artifacts={**int8_bundle.manifest.artifacts, **entry})
+    write_manifest(folder, manifest)
+    served, _ = package(Bundle(folder), precision="int8", backend="onnxruntime")
+    assert files_of(served) == {"model.onnx": b"for ONNX Runtime's kernels"}
+    assert read_config(served).parameters["graph_sha256"].string_value == entry["model.int8.u8s8.onnx"].sha256
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--backend", "tensort"), "no backend 'tensort' here; did you mean 'tensorrt'"),
+        (("--backend", "tensorrt"), "no fp32 plan of TensorRT to serve; build it with: msal-deploy build-trt"),
+        (("--gpu", "t4"), "--gpu t4"),
+        (("--gpu", "t5"), "No GPU is called 't5'"),
+        (("--backend", "openvino", "--gpu", "t4"), "openvino computes on the CPU and not on t4"),
+        (("--precision", "int8"), "model.int8.onnx"),
+    ],
+)
+def test_what_cannot_be_served_is_told(own: Bundle, options: tuple[str, ...], sentence: str) -> None:
+    assert sentence in refused(own, *options)
+
+
+CHANGES: dict[str, tuple[Callable[[Bundle], Bundle], str]] = {
+    "another version": (lambda b: put_plan(put_plan(b, "7.5"), "8.6", "10.4.0"), "different versions of TensorRT"),
+    "no image": (lambda b: put_plan(b, "7.5", "10.9.0.34"), "no Triton image that is known has it"),
+    "large batches": (
+        lambda b: put_plan(b, "7.5", profile=replace(PROFILE, minimum=(2, 128, 128))),
+        "at least 2 images",
+    ),
+    "another graph": (lambda b: put_plan(b, "7.5", graph_sha256="0" * 64), "was built from another model.fp32.onnx"),
+    "truncated": (lambda b: put_plan(b, "7.5", bytes=1 << 20), "truncated"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_plans_that_triton_cannot_serve_are_told(own: Bundle, change: str) -> None:
+    make, sentence = CHANGES[change]
+    assert sentence in refused(make(own))
+
+
+def test_a_gpu_whose_image_has_another_tensorrt(own: Bundle) -> None:
+    sentence = refused(put_plan(own, "6.1", "8.5.3"), "--gpu", "gtx-1080-ti")
+    assert "TensorRT 8.5.3" in sentence and "23.07 has 8.6.1" in sentence
+
+
+def test_plans_of_tensorrt_rtx_are_left_alone(own: Bundle) -> None:
+    folder, _ = package(put_plan(own, "7.5", "1.7.1", backend="tensorrt-rtx"))
+    assert read_config(folder).backend == "python"
+
+
+def test_without_tritonclient_the_extra_is_named(own: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("tritonclient")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tritonclient", None)
+    out = own.path.with_name("out")
+    result = CliRunner().invoke(app, ["package", str(own.path), "triton", "--out", str(out)])
+    assert result.exit_code == 3 and "pip install 'msal-deploy[triton]'" in result.output
+    assert not out.exists()
+
+
+# ---- what starts it
+
+
+def test_triton_knows_every_option_of_the_compose_file(own: Bundle, tmp_path: Path) -> None:
+    """The real program, with a repository that is not there: an option that it does not know it says so."""
+    folder, _ = package(own)
+    (service,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"].values()
+    program, *options = service["command"]
+    assert program == "tritonserver" and service["volumes"] == ["./models:/models:ro"]
+    find = "from serve import *; print(find_triton()[0]); print(sysconfig.get_config_var('LIBDIR'))"
+    found = subprocess.run([triton_python(), "-c", find], cwd=folder, capture_output=True, text=True, check=True)
+    triton, libraries = found.stdout.split()
+    path = f"{libraries}:{Path(triton).parents[1] / 'nvidia_pytriton.libs'}"
+    command = [f"{triton}/bin/tritonserver", *options]
+    result = subprocess.run(command, env={"LD_LIBRARY_PATH": path}, capture_output=True, text=True, timeout=120)
+    said = result.stdout + result.stderr
+    assert "Usage: tritonserver" not in said, said[:500]
+    assert "/models" in said, said[-2000:]
+
+
+def test_the_dockerfile_installs_what_the_model_imports(own: Bundle) -> None:
+    folder, _ = package(own)
+    text = (folder / "Dockerfile").read_text()
+    assert f"FROM nvcr.io/nvidia/tritonserver:{find_target('t4').container.tag}-py3" in text
+    installed = {word.partition("==")[0] for word in shlex.split(text.splitlines()[-1])}
+    assert {"openvino", "numpy"} <= installed
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [(("nowhere",), "there is no folder nowhere"), ((), "nvidia-pytriton is not installed; run: pip install")],
+)
+def test_serve_says_what_is_missing(own: Bundle, words: tuple[str, ...], sentence: str) -> None:
+    folder, _ = package(own)
+    python = triton_python() if words else sys.executable
+    done = subprocess.run([python, "serve.py", *words], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_client_says_what_is_wrong(own: Bundle) -> None:
+    folder, _ = package(own)
+    np.save(folder / "images.npy", example_images(1, 32, 32))
+    for url in ("http://localhost:1", "grpc://localhost:1", "localhost:8000"):
+        done = subprocess.run(
+            [sys.executable, "client.py", url, "images.npy", "result.npy"], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 1 and done.stderr.startswith("Error: ") and "Traceback" not in done.stderr
+        assert not (folder / "result.npy").exists()

@@ -1,0 +1,130 @@
+"""A real Triton on loopback: the serve.py of a package, run by the Python of .venv-triton."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import SystemRandom
+
+import pytest
+import tritonclient.http
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-triton" / "bin" / "python"
+PATIENCE = 180.0  # seconds for a server to become ready: the machine may be busy
+
+
+def triton_python() -> Path:
+    """Return the Python that has Triton; a missing one fails the test, because a skipped one proves nothing."""
+    if not (PYTHON.parent.parent / ".ready").is_file():
+        pytest.fail("There is no Triton to test with; run: make .venv-triton", pytrace=False)
+    return PYTHON
+
+
+def free_port() -> int:
+    """Return a port below those that the system hands out by itself, so that nobody takes it during a restart."""
+    while True:
+        port = SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+class Server:
+    """A package being served. `crash` ends Triton as the kernel would, `start` brings it back at the same ports.
+
+    Attributes:
+        package: the folder that ``package triton`` wrote.
+        http, grpc: addresses, such as ``http://localhost:20123``.
+    """
+
+    def __init__(self, package: Path, log: Path, *options: str) -> None:
+        self.package = package
+        self._log = log
+        self._options = options
+        self._ports = free_port(), free_port()
+        self.http, self.grpc = f"http://localhost:{self._ports[0]}", f"grpc://localhost:{self._ports[1]}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def command(self) -> list[str]:
+        http, grpc = self._ports
+        ports = ("--http-port", str(http), "--grpc-port", str(grpc), "--exit-timeout", "5")
+        return [str(triton_python()), "serve.py", "models", *ports, *self._options]
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self.command, cwd=self.package, stdout=log, stderr=log)
+        end = time.monotonic() + PATIENCE
+        while not self.is_ready():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.stop()
+                pytest.fail(f"Triton did not become ready:\n{self.log[-4000:]}", pytrace=False)
+            time.sleep(0.1)
+
+    def is_ready(self) -> bool:
+        with tritonclient.http.InferenceServerClient(self.http.removeprefix("http://")) as client:
+            try:
+                return bool(client.is_server_ready())
+            except OSError:
+                return False
+
+    def stop(self) -> None:
+        """End serve.py, which ends Triton, and wait for both."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+        self._wait()
+
+    def crash(self) -> None:
+        """Kill Triton itself; serve.py ends with it."""
+        self.signal(signal.SIGKILL)
+        self._wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to Triton itself."""
+        os.kill(self.triton, number)
+
+    @property
+    def triton(self) -> int:
+        """The process id of Triton, the child of serve.py."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        (pid,) = map(int, children)
+        return pid
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def _wait(self) -> None:
+        if self._process is not None:
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()  # Triton goes with it
+                self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def serving(package: Path, log: Path, *options: str) -> Iterator[Server]:
+    """Serve a package for as long as the block lasts."""
+    server = Server(package, log, *options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def shared_memory() -> set[str]:
+    """Return the names of what msal-deploy and serve.py may have left in shared memory."""
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(("msal-deploy-", "triton-"))}

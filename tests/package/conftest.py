@@ -1,0 +1,47 @@
+"""A bundle with graphs in all three precisions, and a Python that has numpy and nothing else."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from msgspec.structs import replace
+
+from msal_deploy.bundle import Bundle, artifact, write_manifest
+from msal_deploy.export import example_images
+from msal_deploy.graph import load_graph
+from msal_deploy.precision.calibration import Tile
+from msal_deploy.precision.fp16 import to_fp16
+from msal_deploy.precision.int8 import quantisable, to_int8
+from msal_deploy.precision.ranges import largest, measure
+
+
+@pytest.fixture(scope="session")
+def typed_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle with FP16 and INT8 graphs, calibrated on drawn tiles; not to be changed by a test."""
+    folder = Path(shutil.copytree(bundle.path, tmp_path_factory.mktemp("typed") / "bundle"))
+    source = folder / "model.fp32.onnx"
+    ranges = measure(source, [Tile("drawn", 0, 0, image) for image in example_images(2, 256, 256, seed=1)])
+    onnx.save(to_fp16(load_graph(source), largest(ranges))[0], folder / "model.fp16.onnx")
+    onnx.save(to_int8(source, ranges, quantisable(source)), folder / "model.int8.onnx")
+    entries = {name: artifact(folder, name, "model.fp32.onnx") for name in ("model.fp16.onnx", "model.int8.onnx")}
+    write_manifest(folder, replace(bundle.manifest, artifacts={**bundle.manifest.artifacts, **entries}))
+    return Bundle(folder)
+
+
+@pytest.fixture(scope="session")
+def plain_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``python3``, which can import numpy and the standard library alone."""
+    folder = tmp_path_factory.mktemp("plain")
+    (folder / "site").mkdir()
+    numpy = Path(np.__file__).parent
+    for source in (numpy, numpy.with_name("numpy.libs")):
+        if source.is_dir():
+            (folder / "site" / source.name).symlink_to(source)
+    base = os.path.realpath(sys.executable)
+    (folder / "python3").write_text(f'#!/bin/sh\nPYTHONPATH="{folder}/site" exec "{base}" -S "$@"\n')
+    (folder / "python3").chmod(0o755)
+    return folder

@@ -1,0 +1,187 @@
+"""The tool that compares what any host wrote: run as hosts run it, by a plain Python with numpy alone."""
+
+import ast
+import io
+import json
+import subprocess
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msal_deploy.package import check_golden
+
+SHAPE = (2, 1, 32, 64)
+
+
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    return np.random.default_rng(0).uniform(0.05, 0.95, SHAPE).astype(np.float32)
+
+
+@pytest.fixture
+def golden(expected: np.ndarray, tmp_path: Path) -> Path:
+    folder = tmp_path / "golden"
+    folder.mkdir()
+    tight, loose = ({"largest": 1e-4, "mean": 1e-5, "flipped": 1e-4}, {"largest": 0.3, "mean": 0.01, "flipped": 0.01})
+    (folder / "golden.json").write_text(json.dumps({"threshold": 0.5, "tolerances": {"fp32": tight, "int8": loose}}))
+    for precision in ("fp32", "int8"):
+        np.save(folder / f"probability.{precision}.npy", expected)
+    return folder
+
+
+@pytest.fixture
+def check(golden: Path, tmp_path: Path, plain_python: Path):
+    """Run the tool on files, as a script, and return its exit code and what it printed."""
+
+    def check(*results: object, precision: str = "fp32") -> tuple[int, str]:
+        words = [plain_python / "python3", check_golden.__file__, golden, *results, "--precision", precision]
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, cwd=tmp_path)
+        return done.returncode, done.stdout + done.stderr
+
+    return check
+
+
+def png(mask: np.ndarray, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+def test_plain_python_has_numpy_and_not_this_project(plain_python):
+    code = "import numpy\ntry:\n import msgspec\nexcept ImportError: print('alone')"
+    assert subprocess.check_output([plain_python / "python3", "-c", code], text=True) == "alone\n"
+
+
+def test_the_script_is_python_3_9():
+    ast.parse(Path(check_golden.__file__).read_text(), feature_version=(3, 9))
+
+
+def test_the_same_numbers_pass_in_every_form(check, expected, tmp_path):
+    np.save(tmp_path / "all.npy", expected)
+    np.save(tmp_path / "no-channel.npy", expected[:, 0])
+    expected.tofile(tmp_path / "all.f32")
+    for index in range(2):
+        np.save(tmp_path / f"{index}.npy", expected[index, 0])
+        expected[index].tofile(tmp_path / f"{index}.raw")
+    values = ", ".join(f"{value:g}" for value in expected.ravel())
+    (tmp_path / "trtexec.json").write_text(f'[ {{"name": "p", "dimensions": "2x1x32x64", "values": [ {values} ] }} ]')
+    for files in (
+        ["all.npy"],
+        ["no-channel.npy"],
+        ["all.f32"],
+        ["0.npy", "1.npy"],
+        ["0.raw", "1.raw"],
+        ["trtexec.json"],
+    ):
+        assert check(*files) == (0, check(*files)[1]), files
+        assert check(*files)[1].startswith("passed: largest |dp| ")
+
+
+@pytest.mark.parametrize("encoding", [{}, {"compress_level": 0}, {"optimize": True}])
+def test_masks_as_png(check, expected, tmp_path, encoding):
+    for index in range(2):
+        mask = np.where(expected[index, 0] >= 0.5, 255, 0).astype(np.uint8)
+        (tmp_path / f"{index}.png").write_bytes(png(mask, **encoding))
+    assert check("0.png", "1.png") == (0, "passed: flipped pixels 0.0000%\n")
+    code, said = check("1.png", "0.png")
+    assert code == 1
+    assert said.startswith("FAILED: flipped pixels")
+
+
+@pytest.mark.parametrize("kind", range(5))
+def test_every_filter_of_png(kind, tmp_path):
+    """Filtered by the standard's own formulas, which are the reverse of what the reader does."""
+    image = np.random.default_rng(kind).integers(0, 256, (7, 9), np.uint8)
+    padded = np.pad(image.astype(int), ((1, 0), (1, 0)))
+    left, up, corner = padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
+    distances = np.stack([np.abs(up - corner), np.abs(left - corner), np.abs(left + up - 2 * corner)])
+    paeth = np.choose(distances.argmin(0), [left, up, corner])
+    guess = [0, left, up, (left + up) // 2, paeth][kind]
+    rows = np.concatenate([np.full((7, 1), kind), (padded[1:, 1:] - guess) % 256], axis=1).astype(np.uint8)
+    header = b"\x00\x00\x00\x09\x00\x00\x00\x07\x08\x00\x00\x00\x00"
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big") for name, body in chunks
+    )
+    (tmp_path / "x.png").write_bytes(data)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "x.png")), image)  # the test's own encoder is right
+    np.testing.assert_array_equal(check_golden._read_png(tmp_path / "x.png"), image)
+
+
+def test_each_limit_is_held(check, expected, tmp_path):
+    def code(changed: np.ndarray, precision: str = "fp32") -> int:
+        np.save(tmp_path / "x.npy", changed.astype(np.float32))
+        return check("x.npy", precision=precision)[0]
+
+    one = expected.copy()
+    one[0, 0, 0, 0] += 2e-4  # one pixel: largest
+    assert (code(one), code(one, "int8")) == (1, 0)
+    assert (code(expected + 2e-5), code(expected + 2e-5, "int8")) == (1, 0)  # mean
+    crossing = np.where(np.abs(expected - 0.5) < 0.02, 1 - expected, expected)  # flipped
+    assert np.abs(crossing - expected).max() < 0.3
+    assert np.abs(crossing - expected).mean() < 0.01
+    assert code(crossing, "int8") == 1
+
+
+def test_numbers_that_are_none_never_pass(check, expected, tmp_path):
+    for value in (np.nan, np.inf):
+        changed = expected.copy()
+        changed[1, 0, 3, 3] = value
+        np.save(tmp_path / "x.npy", changed)
+        assert check("x.npy", precision="int8")[0] == 1
+    text = ", ".join(["nan", "-nan", "inf", "-inf", *(f"{value:g}" for value in expected.ravel()[4:])])
+    (tmp_path / "x.json").write_text(f'[{{"name": "p", "dimensions": "2x1x32x64", "values": [{text}]}}]')
+    assert check("x.json", precision="int8")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        (None, "x.npy", "x.npy cannot be read"),
+        (b"", "x.npy", "x.npy cannot be read"),
+        (b"no array", "x.npy", "x.npy cannot be read"),
+        (b"12345", "x.raw", "no multiple of 4 bytes"),
+        (b"1234", "x.raw", "The result has 1 numbers in 1 files"),
+        (b"{}", "x.json", "is no output of trtexec"),
+        (b"[", "x.json", "x.json cannot be read"),
+        (b"GIF89a", "x.png", "x.png cannot be read"),
+        (png(np.zeros((32, 64, 3), np.uint8)), "x.png", "8 bits of grey"),
+        (png(np.zeros((32, 64), np.uint8))[:-30], "x.png", "x.png cannot be read"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(check, tmp_path, content, name, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, said = check(name)
+    assert code == 2
+    assert said.startswith("Error: ")
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_wrong_shapes_and_too_few_files(check, expected, tmp_path):
+    np.save(tmp_path / "turned.npy", expected.transpose(0, 1, 3, 2))
+    assert check("turned.npy")[0] == 2
+    np.save(tmp_path / "0.npy", expected[0])
+    assert "give the 2 tiles of 32 x 64 pixels" in check("0.npy")[1]
+
+
+def test_an_archive_of_arrays(check, expected, tmp_path):
+    np.savez(tmp_path / "x.npz", expected)
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    assert check("x.npy")[0] == 2
+
+
+def test_a_precision_or_tiles_that_are_not_there(check, golden, tmp_path):
+    (tmp_path / "x.npy").write_bytes(b"")
+    assert check("x.npy", precision="fp16") == (
+        2,
+        f"Error: {golden} has no probabilities of fp16; it has: fp32, int8\n",
+    )
+    (golden / "golden.json").unlink()
+    code, said = check("x.npy")
+    assert code == 2
+    assert "holds no golden tiles" in said

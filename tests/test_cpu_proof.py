@@ -1,0 +1,224 @@
+"""The program of benchmarks/cpu/: what it concludes from known times, and a run of it on a small bundle."""
+
+import io
+import json
+import math
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import typer
+from msgspec.structs import replace
+from rich.console import Console
+from typer.testing import CliRunner
+
+from msal_deploy.bench import BenchReport, BenchResult, Timing, median_interval
+from msal_deploy.bundle import Bundle, artifact, write_manifest
+from msal_deploy.export import example_images
+from msal_deploy.precision.calibration import Tile
+from msal_deploy.precision.int8 import quantisable, to_int8
+from msal_deploy.precision.ranges import measure
+from msal_deploy.runtimes import open_engine
+
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "cpu"
+sys.path.insert(0, str(FOLDER))
+
+import contest  # noqa: E402
+import limit  # noqa: E402
+from proof import BARE, INT8, LIMITS, TORCH, Proof  # noqa: E402
+from prove import app  # noqa: E402
+
+OPENVINO = "openvino:fp32"
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+@pytest.fixture
+def tiny_convolutions(monkeypatch):
+    for name, value in (("CHANNELS", 16), ("SIDE", 8), ("CONVOLUTIONS", 2)):
+        monkeypatch.setattr(limit, name, value)
+
+
+def timing(*medians: float) -> Timing:
+    return Timing(tuple((value,) * 3 for value in medians))
+
+
+def make_proof(**times: tuple[float, ...]) -> Proof:
+    """By default the second window is twice as slow for all: the machine was busy, and no ratio is touched by it."""
+    known = {
+        TORCH: (400.0, 800.0), OPENVINO: (300.0, 600.0), INT8: (80.0, 160.0), BARE: (79.0, 158.0),
+        LIMITS["int8"]: (100.0, 200.0), LIMITS["fp32"]: (400.0, 800.0),
+    }  # fmt: skip
+    known |= {TORCH: times["torch"]} if "torch" in times else {}
+    pairs = {INT8: timing(*[80.0] * 3, *[160.0] * 3), BARE: timing(*times.get("bare", [79.0] * 3 + [158.0] * 3))}
+    count = limit.operations()
+    throughput = BenchResult(
+        engine=INT8, batch=4, threads=2, streams=2, size=(512, 512), microns_per_pixel=0.25, timing=timing(300, 300)
+    )
+    return Proof(
+        size=512, threads=2, operations={"int8": {"int8": count // 2, "fp32": count // 20}, "fp32": {"fp32": count}},
+        timings={name: timing(*medians) for name, medians in known.items()}, pairs=pairs,
+        throughput=BenchReport((throughput,), {}), left_out={"openvino:bf16": "This CPU does not compute in BF16"},
+        environment={"processor": "a chip"},
+    )  # fmt: skip
+
+
+def printed(proof: Proof) -> str:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(proof.table())
+    return console.export_text()
+
+
+@pytest.mark.usefixtures("tiny_convolutions")
+@pytest.mark.parametrize(("precision", "computed"), [("int8", {"i8", "u8"}), ("fp32", {"f32"})])
+def test_the_convolutions_are_computed_in_their_precision(precision, computed):
+    model = limit.convolutions(precision)
+    onnx.checker.check_model(model, full_check=True)
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    found = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
+    assert len(found) == limit.CONVOLUTIONS and set(found) <= computed
+    weights = [tensor.dims for tensor in model.graph.initializer if len(tensor.dims) == 4]
+    assert limit.operations() == sum(2 * math.prod(shape) * limit.SIDE**2 for shape in weights)
+
+
+def test_the_limit_is_the_time_of_the_operations_at_the_measured_rates():
+    proof = make_proof()
+    # Half a run of INT8 convolutions and a twentieth of one in FP32: 50 + 20 ms, and twice that in the slow window.
+    assert proof.limit_ms("int8") == pytest.approx((70 + 140) / 2)
+    assert proof.limit_ms("fp32") == pytest.approx((400 + 800) / 2)
+    assert proof.over_limit(INT8, "int8") == pytest.approx(80 / 70)
+    assert proof.over_limit(OPENVINO, "fp32") == pytest.approx(300 / 400)
+    assert proof.rate("int8") == pytest.approx(limit.operations() / 0.150)
+
+
+def test_a_busy_spell_that_hits_all_changes_no_ratio():
+    proof = make_proof()
+    assert proof.times(TORCH, INT8) == pytest.approx(5)
+    assert proof.overheads == pytest.approx([80 / 79 - 1] * 6)
+    assert proof.fastest == INT8
+
+
+def test_a_claim_that_is_not_met_says_by_how_much_and_what_is_possible():
+    fast, thin = make_proof().claims()
+    assert str(fast) == (
+        "openvino:int8 is at least 6× as fast as torch:fp32: not met: 5.0× of 6× (about 95%: 5.0 to 5.0); "
+        "the INT8 limit itself allows 5.7×"
+    )
+    said = "openvino:int8 is within 3% of a bare loop over the same graph: met: +1.3% (about 95%: +1.3% to +1.3%)"
+    assert str(thin) == said
+
+
+def test_a_claim_that_is_met_and_one_that_is_not():
+    fast, thin = make_proof(torch=(480.0, 960.0), bare=[77.0] * 3 + [154.0] * 3).claims()
+    assert (fast.verdict, fast.found) == ("met", "6.0× of 6× (about 95%: 6.0 to 6.0)")
+    assert (thin.verdict, thin.found) == ("not met", "+3.9% (about 95%: +3.9% to +3.9%)")
+
+
+def test_a_claim_that_times_on_both_sides_do_not_settle():
+    fast, thin = make_proof(torch=(400.0, 1200.0), bare=[77.0] * 3 + [158.0] * 3).claims()
+    assert (fast.verdict, thin.verdict) == ("not settled", "not settled")
+    assert "(about 95%: 5.0 to 7.5)" in fast.found and "(about 95%: +1.3% to +3.9%)" in thin.found
+
+
+@pytest.mark.parametrize(("count", "cut"), [(2, 0), (5, 0), (8, 1), (100, 40)])
+def test_the_interval_leaves_out_as_many_ranks_as_the_sign_test(count, cut):
+    assert median_interval(range(count)) == (cut, count - 1 - cut)
+    # The median lies outside where at most `cut` of the values are on one side of it.
+    missed = 2 * sum(math.comb(count, k) for k in range(cut + 1)) / 2**count
+    assert missed < 0.075 or cut == 0
+
+
+def test_the_tables_fit_and_the_sentences_say_what_was_left_out():
+    proof = make_proof()
+    text = printed(proof)
+    assert "limit of the INT8 graph" in text and "5.00×" in text and "…" not in text
+    assert "Unstable" in text  # the second window was twice as slow
+    assert "openvino:bf16 was left out: This CPU does not compute in BF16" in proof.sentences()
+    json.dumps(proof.to_json(), allow_nan=False)
+
+
+@pytest.fixture(scope="session")
+def quantised(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle with both INT8 graphs, calibrated on one small image."""
+    folder = Path(shutil.copytree(bundle.path, tmp_path_factory.mktemp("quantised") / "bundle"))
+    graph = folder / "model.fp32.onnx"
+    ranges = measure(graph, [Tile("drawn", 0, 0, example_images(1, 64, 64)[0])])
+    artifacts = dict(bundle.manifest.artifacts)
+    for name, form in (("model.int8.onnx", "s8s8"), ("model.int8.u8s8.onnx", "u8s8")):
+        onnx.save(to_int8(graph, ranges, quantisable(graph), form), folder / name)
+        artifacts[name] = artifact(folder, name, graph.name)
+    write_manifest(folder, replace(bundle.manifest, artifacts=artifacts))
+    return Bundle(folder)
+
+
+def call(*words: str | Path | float):
+    return CliRunner().invoke(app, ["run", *(str(word) for word in words)])
+
+
+def test_the_bare_loop_computes_what_the_engine_does(quantised):
+    images = example_images(1, 64, 64)
+    bare = contest.bare_loop(quantised.file("model.int8.onnx"), quantised.spec, images, threads=1)
+    with open_engine(quantised, INT8, threads=1) as engine:
+        np.testing.assert_array_equal(bare(), engine(images))
+
+
+@pytest.mark.usefixtures("tiny_convolutions")
+def test_a_run(quantised, tmp_path, monkeypatch):
+    monkeypatch.setattr(contest, "PAIRS", 3)
+    monkeypatch.setattr("msal_deploy.bench.turns.LEAST_RUNS", 1)
+    words = ("--size", 64, "--threads", 1, "--seconds", 0.001)
+    result = call(quantised.path, *words, "--json", tmp_path / "proof.json", "--plot", tmp_path / "proof.png")
+    assert result.exit_code == 0, result.output
+    value = json.loads((tmp_path / "proof.json").read_text())
+    engines = {TORCH, "onnxruntime:fp32", "onnxruntime:int8", OPENVINO, INT8}
+    assert engines | {BARE, *LIMITS.values()} == set(value["timings"]) - {"openvino:bf16"}
+    assert ("openvino:bf16" in value["left_out"]) != ("openvino:bf16" in value["timings"])
+    assert value["operations"]["int8"]["int8"] > 0.9 * value["operations"]["fp32"]["fp32"]
+    assert [(row["batch"], row["streams"]) for row in value["throughput"]] == [(1, 1), (4, 1)]  # one thread, one stream
+    assert {claim["verdict"] for claim in value["claims"]} <= {"met", "not met", "not settled"}
+    assert "as fast as torch:fp32" in result.stdout
+    assert (tmp_path / "proof.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_bundle_without_int8_is_refused(bundle, tmp_path):
+    result = call(bundle.path, "--json", tmp_path / "proof.json")
+    assert result.exit_code == 2
+    assert "holds no model.int8.onnx" in result.stderr and "--int8" in result.stderr
+    assert not (tmp_path / "proof.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--size", "500"), "480 or 512"),
+        (("--seconds", "inf"), "--seconds"),
+        (("--plot", "proof.gif"), "no kind of picture"),
+        (("--windows", "2"), "--windows"),
+        (("--seconds", "0"), "--seconds"),
+    ],
+)
+def test_bad_input(quantised, words, message):
+    result = call(quantised.path, *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_the_readmes_commands_are_the_programs():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("python ")]
+    assert lines
+    for line in lines:
+        _, program, name, *words = shlex.split(line)
+        assert (FOLDER.parents[1] / program).is_file()
+        known = {option for one in typer.main.get_command(app).commands[name].params for option in one.opts}
+        assert {word for word in words if word.startswith("-")} <= known
