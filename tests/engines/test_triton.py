@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +34,8 @@ from msal_deploy.runtimes.triton import protocols
 from msal_deploy.runtimes.triton.address import parse_address
 from msal_deploy.runtimes.triton.session import Session
 
+# In one worker: the servers are started once, and what they leave in shared memory is seen by nobody else.
+pytestmark = pytest.mark.xdist_group("triton")
 TOLERANCE = 1e-5
 WAYS = ("http", "grpc", "http?shared-memory=off", "grpc?shared-memory=off")
 CLIENTS, SECONDS = 8, 30.0
@@ -332,8 +335,31 @@ def test_memory_is_shared_where_it_is_asked_for_and_given_back(
             assert {one["name"] for one in client.get_system_shared_memory_status()} >= new
     assert shared_memory() == before
     with plain_client(server, tritonclient.http) as client:
-        # Its own: what a call that was given up elsewhere has left on the server is not this test's affair.
-        assert not {one["name"] for one in client.get_system_shared_memory_status()} & new
+        assert client.get_system_shared_memory_status() == []
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_memory_that_a_request_is_still_using_is_given_back_after_it(
+    server: Server, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("msal_deploy.runtimes.triton.session.UNSHARE_PATIENCE", 60)
+    answers: SimpleQueue[Any] = SimpleQueue()
+    images, before = example_images(1, 32, 32), shared_memory()
+    images.flat[0] = 3  # moody takes two seconds over it
+    used = tritonclient.grpc.InferInput("image", images.shape, "UINT8")
+    with plain_client(server, tritonclient.grpc) as client, plain_client(server, tritonclient.http) as asking:
+        with open_engine(bundle, engine_id(server, way)) as engine:
+            engine(images)
+            (memory,) = shared_memory() - before
+            used.set_shared_memory(memory, images.nbytes)
+            client.async_infer("moody", [used], callback=lambda result, error: answers.put((result, error)))
+            time.sleep(0.5)
+            with pytest.raises(InferenceServerException, match="currently in use"):
+                asking.unregister_system_shared_memory(memory)
+        assert asking.get_system_shared_memory_status() == []
+        result, error = answers.get(timeout=60)
+        assert error is None and result.as_numpy("probability").shape == (1, 1, 32, 32)
+    assert shared_memory() == before
 
 
 @pytest.mark.parametrize("way", WAYS[:2])
@@ -492,12 +518,13 @@ def test_a_server_killed_in_the_middle_of_the_work_costs_none_of_it(
         expected = [engine(batch) for batch in images]
         restarting = threading.Thread(target=restart)
         restarting.start()
-        answered = 0
         while not done.is_set():
-            assert np.array_equal(engine(images[answered % 3]), expected[answered % 3])
-            answered += 1
+            assert np.array_equal(engine(images[0]), expected[0])
         restarting.join()
-    assert caplog.text.count("asking again") == 1 and answered > 1
+        # A slow machine may spend all of that time in one call, so what follows the restart is asked for by itself.
+        for batch, masks in zip(images, expected, strict=True):
+            assert np.array_equal(engine(batch), masks)
+    assert caplog.text.count("asking again") == 1
 
 
 def test_a_server_restarted_between_two_calls_is_not_even_noticed(mortal: Server, int8_bundle: Bundle) -> None:

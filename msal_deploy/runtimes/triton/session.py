@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
+import time
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from msal_deploy.spec import Axis, Float32Maps, TensorSpec, UInt8Images
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 SHARED_MEMORY = Path("/dev/shm")
 MOST_SHARED = 1 << 30  # bytes of images in one request
+UNSHARE_PATIENCE, UNSHARE_PAUSE = 1.0, 0.005  # seconds
 
 
 class Session:
@@ -176,11 +177,22 @@ class Session:
 
     def _forget_memory(self) -> None:
         if self._memory is not None:
-            with suppress(TritonError):
-                self._protocol.unshare(self._memory.name)
+            self._unshare(self._memory.name)
             self._memory.close()
             self._memory.unlink()
             self._memory = None
+
+    def _unshare(self, name: str) -> None:
+        """Have the server close it, which it refuses as long as a request is using it: a moment beyond the answer."""
+        end = time.monotonic() + UNSHARE_PATIENCE
+        while True:
+            try:
+                self._protocol.unshare(name)
+            except TritonError as error:
+                if error.kind == "failed" and time.monotonic() < end:
+                    time.sleep(UNSHARE_PAUSE)
+                    continue
+            return
 
 
 def _allocate(size: int) -> SharedMemory | None:
