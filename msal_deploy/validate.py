@@ -153,8 +153,11 @@ def validate(
     """
     _check(engine_ids, patches, budget, batch)
     ids = [reference, *(engine for engine in engine_ids if engine != reference)]
-    # All of them before any runs: a mistyped id is found at once. Nothing is loaded until an engine is entered.
     engines = {engine: open_engine(bundle, engine, threads=threads) for engine in ids}
+    # The reference may compute for minutes: what another engine lacks, a driver or a graph, is told before.
+    for name in ids[1:]:
+        with engines[name]:
+            pass
     expected = probabilities(engines.pop(reference), patches, batch, progress)
     threshold = bundle.spec.threshold
     if not (expected >= threshold).any():

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from msal_deploy import validate as stage
 from msal_deploy.data import Patch
-from msal_deploy.errors import BadInput, GateFailed
+from msal_deploy.errors import BadInput, EnvironmentLacks, GateFailed
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
 from msal_deploy.validate import validate
@@ -70,9 +70,18 @@ class Broken(Exact):
         return probability
 
 
+class Driverless(Exact):
+    """Cannot be opened on this machine."""
+
+    runtime = "driverless"
+
+    def _open(self):
+        raise EnvironmentLacks("No driver of a GPU is here")
+
+
 @pytest.fixture(autouse=True)
 def fake_engines(monkeypatch):
-    engines = {f"{engine.runtime}:fp32": engine for engine in (Exact, Noisy, Shifted, Broken)}
+    engines = {f"{engine.runtime}:fp32": engine for engine in (Exact, Noisy, Shifted, Broken, Driverless)}
     monkeypatch.setattr(stage, "open_engine", lambda bundle, name, threads=None: engines[name](bundle, "fp32", threads))
     monkeypatch.setattr(Exact, "opened", 0)
 
@@ -212,3 +221,9 @@ def test_a_reference_that_finds_nothing_judges_nobody():
 def test_bad_input_is_refused_before_anything_runs(engines, patches, options, message):
     with pytest.raises(BadInput, match=message):
         validate(BUNDLE, engines, patches, **options)
+
+
+def test_an_engine_that_cannot_be_opened_is_told_before_the_reference_computes(monkeypatch):
+    monkeypatch.setattr(Exact, "_infer", lambda engine, images: pytest.fail("it computed"))
+    with pytest.raises(EnvironmentLacks, match="No driver"):
+        validate(BUNDLE, ["noisy:fp32", "driverless:fp32"], make_patches())

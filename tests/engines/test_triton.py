@@ -19,7 +19,7 @@ import tritonclient.http
 from google.protobuf import text_format
 from msgspec.structs import replace
 from triton_plans import copy_of, put_plan
-from triton_server import Server, serving, shared_memory
+from triton_server import Server, children, serving, shared_memory
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
@@ -525,6 +525,19 @@ def test_a_server_killed_in_the_middle_of_the_work_costs_none_of_it(
         for batch, masks in zip(images, expected, strict=True):
             assert np.array_equal(engine(batch), masks)
     assert caplog.text.count("asking again") == 1
+
+
+def test_a_killed_server_leaves_no_process(mortal: Server) -> None:
+    python = children(mortal.triton)
+    assert python
+    mortal.crash()
+    try:
+        end = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in python):
+            assert time.monotonic() < end, "the Python processes live on"
+            time.sleep(0.05)
+    finally:
+        mortal.start()
 
 
 def test_a_server_restarted_between_two_calls_is_not_even_noticed(mortal: Server, int8_bundle: Bundle) -> None:

@@ -96,8 +96,7 @@ class Server:
     def triton(self) -> int:
         """The process id of Triton, the child of serve.py."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        (pid,) = map(int, children)
+        (pid,) = children(self._process.pid)
         return pid
 
     @property
@@ -112,6 +111,12 @@ class Server:
                 self._process.kill()  # Triton goes with it
                 self._process.wait()
             self._process = None
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of what a process has started, by whichever thread."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -95,10 +96,14 @@ def run(command: list[str], triton: Path) -> int:
     environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*libraries, environment.get("LD_LIBRARY_PATH")]))
     # The stub takes the python3 that it finds first, with what is installed there.
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    process = subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent)
+    process = subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: process.send_signal(number))
-    return process.wait()
+    try:
+        return process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the Python processes of a Triton that was killed live on
 
 
 def clean(models: Path, shared: str) -> None:
