@@ -10,7 +10,7 @@ demo: .venv/.ready
 	$(BIN)/msal-deploy run --out runs/demo
 
 test: .venv/.ready check cpp-needs .venv-triton .venv-bioimageio
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/.ready
 	$(BIN)/ruff check .

@@ -24,14 +24,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 SMALL_SIZES, SMALL_BATCHES = ((64, 64), (64, 96)), (1, 2)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one worker, with the servers and builds that they share; some files name a group."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture
 def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let export compare torch with ONNX Runtime at few and small shapes."""

@@ -12,7 +12,6 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.data import synthesize
 
 HOSTS = ("python", "cpp", "triton")
-pytestmark = pytest.mark.xdist_group("triton")  # as in test_triton.py, which watches what servers leave behind
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import tritonclient.http
 from google.protobuf import text_format
 from msgspec.structs import replace
 from triton_plans import copy_of, put_plan
-from triton_server import Server, children, serving, shared_memory
+from triton_server import Server, children, own_memory, serving
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
@@ -34,8 +34,6 @@ from msal_deploy.runtimes.triton import protocols
 from msal_deploy.runtimes.triton.address import parse_address
 from msal_deploy.runtimes.triton.session import Session
 
-# In one worker: the servers are started once, and what they leave in shared memory is seen by nobody else.
-pytestmark = pytest.mark.xdist_group("triton")
 TOLERANCE = 1e-5
 WAYS = ("http", "grpc", "http?shared-memory=off", "grpc?shared-memory=off")
 CLIENTS, SECONDS = 8, 30.0
@@ -91,15 +89,7 @@ def read_config(package: Path, model: str = "msal-net") -> Any:
 
 
 @pytest.fixture(scope="module")
-def nothing_left() -> Iterator[None]:
-    """Nothing stays in shared memory once all servers have ended."""
-    before = shared_memory()
-    yield
-    assert shared_memory() <= before
-
-
-@pytest.fixture(scope="module")
-def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, nothing_left: None) -> Iterator[Server]:
+def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The FP32 graph, and beside it models that break in various ways."""
     folder = tmp_path_factory.mktemp("triton") / "served"
     write_package(bundle, "triton", folder, Options(backend="openvino"))
@@ -114,7 +104,7 @@ def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, nothing_lef
 
 
 @pytest.fixture(scope="module")
-def mortal(int8_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, nothing_left: None) -> Iterator[Server]:
+def mortal(int8_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The INT8 graph on a server that a test may end, if it starts it again."""
     folder = tmp_path_factory.mktemp("triton") / "served"
     write_package(int8_bundle, "triton", folder, Options("int8"))
@@ -326,14 +316,13 @@ def statistics(server: Server) -> dict[str, Any]:
 def test_memory_is_shared_where_it_is_asked_for_and_given_back(
     server: Server, bundle: Bundle, way: str, shares: bool
 ) -> None:
-    before = shared_memory()
     with open_engine(bundle, engine_id(server, way)) as engine:
         engine(example_images(1, 32, 32))
-        new = shared_memory() - before
-        assert bool(new) == shares
+        shared = own_memory()
+        assert bool(shared) == shares
         with plain_client(server, tritonclient.http) as client:
-            assert {one["name"] for one in client.get_system_shared_memory_status()} >= new
-    assert shared_memory() == before
+            assert {one["name"] for one in client.get_system_shared_memory_status()} >= shared
+    assert own_memory() == set()
     with plain_client(server, tritonclient.http) as client:
         assert client.get_system_shared_memory_status() == []
 
@@ -344,13 +333,13 @@ def test_memory_that_a_request_is_still_using_is_given_back_after_it(
 ) -> None:
     monkeypatch.setattr("msal_deploy.runtimes.triton.session.UNSHARE_PATIENCE", 60)
     answers: SimpleQueue[Any] = SimpleQueue()
-    images, before = example_images(1, 32, 32), shared_memory()
+    images = example_images(1, 32, 32)
     images.flat[0] = 3  # moody takes two seconds over it
     used = tritonclient.grpc.InferInput("image", images.shape, "UINT8")
     with plain_client(server, tritonclient.grpc) as client, plain_client(server, tritonclient.http) as asking:
         with open_engine(bundle, engine_id(server, way)) as engine:
             engine(images)
-            (memory,) = shared_memory() - before
+            (memory,) = own_memory()
             used.set_shared_memory(memory, images.nbytes)
             client.async_infer("moody", [used], callback=lambda result, error: answers.put((result, error)))
             time.sleep(0.5)
@@ -359,7 +348,7 @@ def test_memory_that_a_request_is_still_using_is_given_back_after_it(
         assert asking.get_system_shared_memory_status() == []
         result, error = answers.get(timeout=60)
         assert error is None and result.as_numpy("probability").shape == (1, 1, 32, 32)
-    assert shared_memory() == before
+    assert own_memory() == set()
 
 
 @pytest.mark.parametrize("way", WAYS[:2])
@@ -382,10 +371,10 @@ def test_where_no_memory_can_be_had_images_are_sent(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    images, before = example_images(2, 64, 64), shared_memory()
+    images = example_images(2, 64, 64)
     with open_engine(bundle, engine_id(server, "http")) as engine:
         np.testing.assert_allclose(engine(images), truth(images), rtol=0, atol=TOLERANCE)
-        assert shared_memory() == before
+        assert own_memory() == set()
 
 
 # ---- bad input

@@ -1,6 +1,7 @@
 """A real Triton on loopback: the serve.py of a package, run by the Python of .venv-triton."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import tritonclient.http
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-triton" / "bin" / "python"
+SHARED_MEMORY = Path("/dev/shm")
 PATIENCE = 180.0  # seconds for a server to become ready: the machine may be busy
 
 
@@ -43,6 +45,7 @@ class Server:
     Attributes:
         package: the folder that ``package triton`` wrote.
         http, grpc: addresses, such as ``http://localhost:20123``.
+        memory: how the names begin of what its Tritons share with their Python processes.
     """
 
     def __init__(self, package: Path, log: Path, *options: str) -> None:
@@ -52,6 +55,7 @@ class Server:
         self._ports = free_port(), free_port()
         self.http, self.grpc = f"http://localhost:{self._ports[0]}", f"grpc://localhost:{self._ports[1]}"
         self._process: subprocess.Popen[bytes] | None = None
+        self.memory: set[str] = set()
 
     @property
     def command(self) -> list[str]:
@@ -69,6 +73,8 @@ class Server:
                 self.stop()
                 pytest.fail(f"Triton did not become ready:\n{self.log[-4000:]}", pytrace=False)
             time.sleep(0.1)
+        (prefix,) = re.findall(r"shm-region-prefix-name=([^\0]+)", Path(f"/proc/{self.triton}/cmdline").read_text())
+        self.memory.add(prefix)
 
     def is_ready(self) -> bool:
         with tritonclient.http.InferenceServerClient(self.http.removeprefix("http://")) as client:
@@ -121,15 +127,18 @@ def children(pid: int) -> list[int]:
 
 @contextmanager
 def serving(package: Path, log: Path, *options: str) -> Iterator[Server]:
-    """Serve a package for as long as the block lasts."""
+    """Serve a package for as long as the block lasts, and see that nothing stays in shared memory."""
     server = Server(package, log, *options)
     try:
         server.start()
         yield server
     finally:
         server.stop()
+    assert server.memory
+    assert not [path for prefix in server.memory for path in SHARED_MEMORY.glob(f"{prefix}*")]
+    assert own_memory() == set()
 
 
-def shared_memory() -> set[str]:
-    """Return the names of what msal-deploy and serve.py may have left in shared memory."""
-    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(("msal-deploy-", "triton-"))}
+def own_memory() -> set[str]:
+    """Return the names of the memory that this process shares with servers."""
+    return {path.name for path in SHARED_MEMORY.glob(f"msal-deploy-{os.getpid()}-*")}

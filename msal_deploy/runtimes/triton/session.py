@@ -200,7 +200,7 @@ def _allocate(size: int) -> SharedMemory | None:
 
     Without the reservation the process would be killed when it first writes to a page that cannot be had.
     """
-    memory = SharedMemory(f"msal-deploy-{secrets.token_hex(8)}", create=True, size=size)
+    memory = SharedMemory(f"msal-deploy-{os.getpid()}-{secrets.token_hex(8)}", create=True, size=size)
     try:
         with (SHARED_MEMORY / memory.name).open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, memory.size)
