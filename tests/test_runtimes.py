@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from msal_deploy.bundle import CHECKPOINT, Bundle, artifact, write_manifest
 from msal_deploy.errors import BadInput, DeployError
 from msal_deploy.export import GRAPH, example_images
 from msal_deploy.network import DeployedNetwork
-from msal_deploy.runtimes import Engine, open_engine
+from msal_deploy.runtimes import Engine, base, open_engine
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 IDS = ("torch:fp32", "onnxruntime:fp32", "openvino:fp32")
@@ -57,6 +58,23 @@ def changed(bundle: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
         return Bundle(folder)
 
     return change
+
+
+@pytest.mark.parametrize(
+    ("graphs", "missing", "engine"),
+    [
+        ((), (), "openvino:fp32"),
+        (("model.int8.onnx",), (), "openvino:int8"),
+        (("model.int8.onnx",), ("openvino",), "onnxruntime:int8"),
+        ((), ("openvino",), "onnxruntime:fp32"),
+        ((), ("openvino", "onnxruntime"), "torch:fp32"),
+    ],
+)
+def test_unnamed_the_fastest_engine_is_taken(bundle, monkeypatch, graphs, missing, engine):
+    monkeypatch.setattr(base, "find_spec", lambda name: None if name in missing else find_spec(name))
+    for graph in graphs:
+        monkeypatch.setitem(bundle.manifest.artifacts, graph, bundle.manifest.artifacts[GRAPH])
+    assert open_engine(bundle).id == engine
 
 
 def test_all_engines_give_the_same_probabilities(engines, images):

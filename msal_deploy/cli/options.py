@@ -38,17 +38,19 @@ def available_engines(bundle: "Bundle", *, timed: bool = False) -> list[str]:
     Args:
         timed: leave out ``onnxruntime:fp16``, which shows what FP16 costs in Dice and not how fast it is.
     """
-    from importlib.util import find_spec
+    from msal_deploy.runtimes import runs_here
 
-    engines = {"torch": ("fp32",), "onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "int8")}
-    on_cpu = [
-        f"{runtime}:{precision}"
-        for runtime, precisions in engines.items()
-        for precision in precisions
-        if find_spec(runtime)
-        and f"model.{precision}.onnx" in bundle.manifest.artifacts
-        and not (timed and precision == "fp16")
+    engines = [
+        "torch:fp32",
+        "onnxruntime:fp32",
+        "onnxruntime:fp16",
+        "onnxruntime:int8",
+        "openvino:fp32",
+        "openvino:int8",
     ]
+    if timed:
+        engines.remove("onnxruntime:fp16")
+    on_cpu = [engine for engine in engines if runs_here(bundle, engine)]
     return on_cpu + _plan_engines(bundle)
 
 

@@ -4,6 +4,7 @@ import importlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from importlib.util import find_spec
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -24,8 +25,8 @@ RUNTIMES = {
 }
 
 
-# By evidence (benchmarks/README.md): the fastest on a CPU wherever a bundle has the INT8 graph.
-DEFAULT_CPU_ENGINE = "openvino:int8"
+# By evidence (benchmarks/README.md), the fastest first.
+CPU_ENGINES = ("openvino:int8", "onnxruntime:int8", "openvino:fp32", "onnxruntime:fp32", "torch:fp32")
 MOST_THREADS = 1024
 
 
@@ -132,8 +133,16 @@ class Engine(ABC):
     def _close(self) -> None: ...
 
 
-def open_engine(bundle: Bundle, engine_id: str, *, threads: int | None = None, streams: int = 1) -> Engine:
-    """Return the engine that `engine_id` names, to be entered with ``with``.
+def runs_here(bundle: Bundle, engine_id: str) -> bool:
+    """Return whether a CPU engine's runtime is installed and the bundle has the graph of its precision."""
+    runtime, _, precision = engine_id.partition(":")
+    return find_spec(runtime) is not None and f"model.{precision}.onnx" in bundle.manifest.artifacts
+
+
+def open_engine(
+    bundle: Bundle, engine_id: str | None = None, *, threads: int | None = None, streams: int = 1
+) -> Engine:
+    """Return the engine that `engine_id` names, to be entered with ``with``; by default the fastest on this CPU.
 
     ::
 
@@ -144,6 +153,8 @@ def open_engine(bundle: Bundle, engine_id: str, *, threads: int | None = None, s
         BadInput: no such runtime, or it does not run that precision.
         MissingExtra: the runtime's package is not installed.
     """
+    if engine_id is None:
+        engine_id = next((one for one in CPU_ENGINES if runs_here(bundle, one)), CPU_ENGINES[0])
     runtime, _, precision = engine_id.partition(":")
     if runtime not in RUNTIMES:
         raise BadInput(f"No runtime is called {runtime!r} (in {engine_id!r}); {nearest(runtime, RUNTIMES)}")
