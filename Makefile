@@ -9,8 +9,9 @@ CPP_PACKAGES := g++ libpng-dev libssl-dev
 demo: .venv/.ready
 	$(BIN)/msal-deploy run --out runs/demo
 
+# Two workers share the cores: torch's threads must sleep where they wait, and not spin.
 test: .venv/.ready check cpp-needs .venv-triton .venv-bioimageio
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/.ready
 	$(BIN)/ruff check .
