@@ -10,22 +10,11 @@ from typing import Annotated
 import typer
 
 from msal_deploy.cli.options import BundlePath
-from msal_deploy.cli.terminal import Group, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 from msal_deploy.errors import BadInput
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_line("How fast the CPU engines are, and how fast this machine allows them to be.")
 PICTURES = (".png", ".svg", ".pdf")
-
-
-@app.callback()
-def group() -> None:
-    """How fast the CPU engines are, and how fast this machine allows them to be."""
-    # Without this Typer makes a lone command of `run`, and errors do not end in one sentence.
 
 
 @app.command()

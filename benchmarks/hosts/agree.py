@@ -13,22 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from msal_deploy.cli.options import BundlePath
-from msal_deploy.cli.terminal import Group, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_line("Do all hosts compute the same?")
 CALLS = 40  # in a window of the latencies
 PATCHES_AT_ONCE = 8
-
-
-@app.callback()
-def group() -> None:
-    """Do all hosts compute the same?"""
-    # Without this Typer makes a lone command of `run`, and errors do not end in one sentence.
 
 
 @app.command()

@@ -9,26 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from msal_deploy.cli.options import BundlePath
-from msal_deploy.cli.terminal import Group, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_line("What Triton costs: a request through it against the bare engine, and many clients against one.")
 WAYS = {
     "http, shared memory": ("http", True),
     "http": ("http", False),
     "grpc, shared memory": ("grpc", True),
     "grpc": ("grpc", False),
 }
-
-
-@app.callback()
-def group() -> None:
-    """What Triton costs: a request through it against the bare engine, and many clients against one."""
-    # Without this Typer makes a lone command of `run`, and errors do not end in one sentence.
 
 
 @app.command()

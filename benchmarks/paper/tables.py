@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rows import ROWS, Row, choose
 
-from msal_deploy.cli.terminal import Group, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 from msal_deploy.errors import BadInput, GateFailed
 
 if TYPE_CHECKING:
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
     from msal_deploy.recipe import Recipe
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="The rows of the paper's Tables 1 and 2: train them, weigh them, and print ours beside the paper's.",
-)
+app = command_line("The rows of the paper's Tables 1 and 2: train them, weigh them, and print ours beside the paper's.")
 
 Rows = Annotated[list[str] | None, typer.Option("--row", help=f"Only this row; repeatable. Rows: {', '.join(ROWS)}.")]
 ParityName = Annotated[

@@ -6,15 +6,11 @@ import typer
 
 from msal_deploy import __version__
 from msal_deploy.cli import bench, build_trt, data, doctor, export, package, run, train, validate
-from msal_deploy.cli.terminal import Group, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="From an MSAL-Net checkpoint to an engine whose Dice is proved. Start with: msal-deploy run",
-    epilog="Exit codes: 0 done, 1 a gate failed, 2 bad input or usage, 3 this machine lacks something, 130 Ctrl-C.",
+app = command_line(
+    "From an MSAL-Net checkpoint to an engine whose Dice is proved. Start with: msal-deploy run",
+    "Exit codes: 0 done, 1 a gate failed, 2 bad input or usage, 3 this machine lacks something, 130 Ctrl-C.",
 )
 app.command("run")(run.run)
 app.command("train")(train.train)

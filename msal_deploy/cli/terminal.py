@@ -40,6 +40,20 @@ class Group(TyperGroup):
             _fail(DeployError(f"Unexpected {type(error).__name__}: {error} (MSAL_DEPLOY_TRACEBACK=1 shows where)"))
 
 
+def command_line(help: str, epilog: str | None = None) -> typer.Typer:
+    """Return a command line whose errors end as in `Group`, for verbs to be added to."""
+    app = typer.Typer(
+        cls=Group,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help=help,
+        epilog=epilog,
+    )
+    app.callback()(lambda: None)  # without it Typer runs a lone verb at once, and by no `Group`
+    return app
+
+
 def _fail(error: DeployError) -> NoReturn:
     typer.secho(f"Error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
     raise typer.Exit(error.exit_code) from error
