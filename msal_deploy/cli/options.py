@@ -40,18 +40,9 @@ def available_engines(bundle: "Bundle", *, timed: bool = False) -> list[str]:
     """
     from msal_deploy.runtimes import runs_here
 
-    engines = [
-        "torch:fp32",
-        "onnxruntime:fp32",
-        "onnxruntime:fp16",
-        "onnxruntime:int8",
-        "openvino:fp32",
-        "openvino:int8",
-    ]
-    if timed:
-        engines.remove("onnxruntime:fp16")
-    on_cpu = [engine for engine in engines if runs_here(bundle, engine)]
-    return on_cpu + _plan_engines(bundle)
+    simulated = [] if timed else ["onnxruntime:fp16"]
+    engines = ["torch:fp32", "onnxruntime:fp32", *simulated, "onnxruntime:int8", "openvino:fp32", "openvino:int8"]
+    return [engine for engine in engines if runs_here(bundle, engine)] + _plan_engines(bundle)
 
 
 def _plan_engines(bundle: "Bundle") -> list[str]:
