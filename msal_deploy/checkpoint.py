@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.files import atomic_file
 from msal_deploy.recipe import NetworkRecipe, Recipe
-from msal_deploy.zoo import STARTS_FROM_RESNET, build
+from msal_deploy.zoo import STARTS_FROM_RESNET, build_network
 
 UNKNOWN_LICENCE = "not stated"
 
@@ -43,7 +43,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
         Raises:
             BadInput: the weights are another network's (the sentence lists the keys that differ), or not finite.
         """
-        network = build(self.recipe.network)
+        network = build_network(self.recipe.network)
         check_keys(self.weights, network)
         if broken := [key for key, value in self.weights.items() if not value.isfinite().all()]:
             raise BadInput(f"The weights hold NaN or infinity ({_some(broken)}); take an earlier checkpoint")
@@ -61,7 +61,7 @@ def untrained(recipe: Recipe) -> Checkpoint:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        weights = dict(build(recipe.network).state_dict())
+        weights = dict(build_network(recipe.network).state_dict())
     return Checkpoint(weights, recipe, notes={"trained": "no"})
 
 
@@ -161,7 +161,7 @@ def pretrained_resnet(recipe: NetworkRecipe) -> models.ResNet | None:
     """Return the ResNet whose weights ``recipe.weights`` names, or None for ``random``.
 
     Raises:
-        EnvironmentLacks: ImageNet weights were asked for and can neither be downloaded nor found in torch's cache.
+        MissingRequirement: ImageNet weights were asked for and can neither be downloaded nor found in torch's cache.
         BadInput: the file holds no weights of that ResNet, or the network has no such encoder.
     """
     if recipe.weights == "random":
@@ -184,7 +184,7 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
         )
     except Exception as error:  # no network, or a damaged file in torch's cache, which fails in many ways
         reason = getattr(error, "reason", None) or first_line(error)
-        raise EnvironmentLacks(
+        raise MissingRequirement(
             f"ImageNet weights of {backbone} cannot be downloaded or read ({reason}); "
             "give a local file with --encoder FILE, or start from scratch with --encoder random"
         ) from error

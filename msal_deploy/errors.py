@@ -5,7 +5,7 @@
     DeployError
     ├── GateFailed        exit 1   a measured gate was not passed (parity, precision, a failed check)
     ├── BadInput          exit 2   what the user gave cannot be used
-    └── EnvironmentLacks  exit 3   this machine lacks something (an extra, a GPU, disk, memory)
+    └── MissingRequirement  exit 3   this machine lacks something (an extra, a GPU, disk, memory)
         └── MissingExtra           … a Python package, with the pip command that installs it
 
 A message is one sentence: what is wrong, then what to do. The command line prints it and exits with `exit_code`;
@@ -36,13 +36,13 @@ class BadInput(DeployError):
     exit_code = 2
 
 
-class EnvironmentLacks(DeployError):
+class MissingRequirement(DeployError):
     """This machine lacks something that the command needs."""
 
     exit_code = 3
 
 
-class MissingExtra(EnvironmentLacks):
+class MissingExtra(MissingRequirement):
     """A Python package is not installed; the message names the extra that brings it."""
 
     def __init__(self, package: str, extra: str) -> None:
@@ -68,7 +68,7 @@ EXTRA_OF_MODULE = {
 
 
 @contextmanager
-def naming_the_extra() -> Iterator[None]:
+def translate_missing_extra() -> Iterator[None]:
     """Turn a failed import of an optional package into `MissingExtra`; other import errors pass unchanged."""
     try:
         yield
@@ -79,7 +79,7 @@ def naming_the_extra() -> Iterator[None]:
         raise MissingExtra(module, EXTRA_OF_MODULE[module]) from error
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
+def suggest(word: str, words: Iterable[str]) -> str:
     """Return the end of a sentence that helps with a mistyped name: ``did you mean 'x'?`` or the list of names."""
     known = sorted(words)
     close = difflib.get_close_matches(word, known, n=1)

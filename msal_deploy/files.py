@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.errors import BadInput, MissingRequirement
 
 NO_ROOM = 1 << 20  # bytes; file systems keep a little back, and a failed write may not fill the last block
 
@@ -45,9 +45,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def _tell_full_disk(folder: Path, error: Exception) -> None:
-    """Raise `EnvironmentLacks` where the disk is full: torch and safetensors fail on it with errors of their own."""
+    """Raise `MissingRequirement` where the disk is full: torch and safetensors fail on it with errors of their own."""
     if "No space left" in str(error) or shutil.disk_usage(folder).free < NO_ROOM:
-        raise EnvironmentLacks(f"The disk of {folder} is full; free some space and run the command again") from error
+        raise MissingRequirement(f"The disk of {folder} is full; free some space and run the command again") from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from msal_deploy.errors import BadInput, nearest
+from msal_deploy.errors import BadInput, suggest
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -142,7 +142,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         path = Path(name_or_path)
         if path.suffix != ".toml":
             raise BadInput(
-                f"No recipe is called {name_or_path!r} and it is no .toml file; {nearest(name_or_path, BUILT_IN)}"
+                f"No recipe is called {name_or_path!r} and it is no .toml file; {suggest(name_or_path, BUILT_IN)}"
             )
         try:
             return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), cls)

@@ -18,8 +18,8 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.data import Patch
 from msal_deploy.errors import BadInput, GateFailed
 from msal_deploy.metrics import dice, iou, signed
-from msal_deploy.parity import CONFIDENCE, EngineScore, compare, probabilities
 from msal_deploy.runtimes import open_engine
+from msal_deploy.scoring import CONFIDENCE, EngineScore, probabilities, score_engine
 
 
 class ValidationReport(msgspec.Struct, frozen=True, eq=False):
@@ -164,10 +164,10 @@ def validate(
         raise BadInput(
             f"{reference} finds no nucleus in any patch, so there is nothing to lose; train the checkpoint first"
         )
-    scores = {reference: compare(patches, expected, expected, threshold, budget)}
+    scores = {reference: score_engine(patches, expected, expected, threshold, budget)}
     for name, engine in engines.items():
         probability = probabilities(engine, patches, batch, progress)
-        scores[name] = compare(patches, probability, expected, threshold, budget)
+        scores[name] = score_engine(patches, probability, expected, threshold, budget)
     names = tuple((patch.stem, patch.corner) for patch in patches)
     return ValidationReport(reference, scores, names, budget, threshold, label_convention)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from msal_deploy import export as export_stage
 from msal_deploy.bundle import Bundle
 from msal_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from msal_deploy.data import Case
+from msal_deploy.data import AnnotatedImage
 from msal_deploy.network import MSALNet
 from msal_deploy.recipe import NetworkRecipe, Recipe
 
@@ -79,14 +79,14 @@ def bundle(checkpoint: Checkpoint, checkpoint_file: Path, tmp_path_factory: pyte
 
 
 @pytest.fixture
-def make_case(tmp_path: Path) -> Callable[..., Case]:
+def make_case(tmp_path: Path) -> Callable[..., AnnotatedImage]:
     """Write an image uint8[H,W,3] and a mask bool[H,W], and return them as a case."""
 
-    def make(stem: str, image: np.ndarray, mask: np.ndarray) -> Case:
+    def make(stem: str, image: np.ndarray, mask: np.ndarray) -> AnnotatedImage:
         image_path, map_path = tmp_path / f"{stem}.png", tmp_path / f"{stem}_mask.png"
         Image.fromarray(image).save(image_path)
         Image.fromarray(mask.astype(np.uint8)).save(map_path)
-        return Case(stem, "train", image_path, None, map_path)
+        return AnnotatedImage(stem, "train", image_path, None, map_path)
 
     return make
 

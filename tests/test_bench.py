@@ -1,4 +1,4 @@
-"""Bench with engines whose latency is known: they sleep, or are timed by a clock that the test turns."""
+"""Bench with engines whose latency is known: they sleep, or are timed by a clock that the test timing."""
 
 import io
 import json
@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from msal_deploy.bench import LEAST_RUNS, BenchReport, BenchResult, Timing, bench, describe_machine, tune, turns
+from msal_deploy.bench import MIN_RUNS, BenchReport, BenchResult, Timing, bench, describe_machine, timing, tune
 from msal_deploy.bench import machine as bench_machine
-from msal_deploy.bench import sweep as stage
+from msal_deploy.bench import run as stage
 from msal_deploy.bench.tuning import FINALISTS
 from msal_deploy.cli import app
 from msal_deploy.errors import BadInput
@@ -79,7 +79,7 @@ def fake_engines(monkeypatch):
 
 
 def pretend_four_cores(patch):
-    for module in ("sweep", "tuning"):
+    for module in ("run", "tuning"):
         patch.setattr(f"msal_deploy.bench.{module}.logical_cores", lambda: 4)
 
 
@@ -126,7 +126,7 @@ def test_latencies_are_those_of_the_engines(report):
         assert row["images_per_s"] == pytest.approx(1000 * batch / latency["mean"])
         assert row["megapixels_per_s"] == pytest.approx(row["images_per_s"] * 32 * 64 / 1e6)
         assert row["square_millimetres_per_s"] == pytest.approx(row["megapixels_per_s"] * 0.25**2)
-        assert row["runs"] >= 2 * LEAST_RUNS
+        assert row["runs"] >= 2 * MIN_RUNS
     assert 1.5 < rows["slow:fp32", 1]["latency_ms"]["p50"] / rows["fast:fp32", 1]["latency_ms"]["p50"] < 5
 
 
@@ -194,7 +194,7 @@ def test_every_setting_that_makes_sense_is_timed():
 
 
 def test_only_so_many_engines_are_open_at_once(monkeypatch):
-    monkeypatch.setattr(stage, "MOST_OPEN", 2)
+    monkeypatch.setattr(stage, "MAX_OPEN", 2)
     report = bench(BUNDLE, ["fast:fp32"], batches=(1, 2), threads=(1, 2, 3), size=(32, 32), seconds=0.001, windows=2)
     assert [(one.batch, one.threads) for one in report.results] == [(b, t) for b in (1, 2) for t in (1, 2, 3)]
     changes = [{"opened": 1, "closed": -1}[call.split()[1]] for call in CALLS if " " in call]
@@ -203,8 +203,8 @@ def test_only_so_many_engines_are_open_at_once(monkeypatch):
 
 def test_calls_take_turns_window_by_window():
     seen, ticks = [], []
-    timings = turns.take_turns(
-        [lambda: seen.append("a"), lambda: seen.append("b")], seconds=1e-9, windows=2, least_runs=3,
+    timings = timing.time_interleaved(
+        [lambda: seen.append("a"), lambda: seen.append("b")], seconds=1e-9, windows=2, min_runs=3,
         tick=lambda: ticks.append(1),
     )  # fmt: skip
     assert "".join(seen) == "aa" + "aaaa" + "bb" + "bbbb" + "aaaa" + "bbbb"  # warm-up, then one uncounted and three
@@ -214,12 +214,12 @@ def test_calls_take_turns_window_by_window():
 
 def test_warm_up_ends_where_runs_agree_or_time_is_up(monkeypatch):
     runs = iter([9, 5, 3, 2, 2, 2, 2])
-    monkeypatch.setattr(turns, "_time_run", lambda call: next(runs))
-    turns._warm_up(None, seconds=60)
+    monkeypatch.setattr(timing, "_time_run", lambda call: next(runs))
+    timing._warm_up(None, seconds=60)
     assert list(runs) == []
     never = iter(range(1, 10_000_000))
-    monkeypatch.setattr(turns, "_time_run", lambda call: 2.0 ** (next(never) % 50))
-    turns._warm_up(None, seconds=0.01)
+    monkeypatch.setattr(timing, "_time_run", lambda call: 2.0 ** (next(never) % 50))
+    timing._warm_up(None, seconds=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def call(*words):
 
 def test_the_command_sweeps(bundle, monkeypatch, tmp_path):
     monkeypatch.undo()  # the real engines
-    monkeypatch.setattr("msal_deploy.bench.turns.LEAST_RUNS", 1)
+    monkeypatch.setattr("msal_deploy.bench.timing.MIN_RUNS", 1)
     words = "-e openvino:fp32 -e onnxruntime:fp32 --threads 2 --streams 1 --streams 2 --batch 2 --size 32 --windows 2"
     result = call(bundle.path, *words.split(), "--seconds", 0.001, "--json", tmp_path / "bench.json")
     assert result.exit_code == 0, result.output

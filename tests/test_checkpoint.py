@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint, load_checkpoint, pretrained_resnet, save_checkpoint
-from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.recipe import NetworkRecipe, Recipe
 
 TINY = {"a": torch.arange(3.0), "b.c": torch.zeros(2, 2)}
@@ -196,7 +196,7 @@ def test_page_in_the_place_of_weights_is_not_called_code(tmp_path, content):
 
 
 def test_full_disk_is_told_and_nothing_is_left(small_disk):
-    with pytest.raises(EnvironmentLacks, match="is full"):
+    with pytest.raises(MissingRequirement, match="is full"):
         save_checkpoint(small_disk / "a.safetensors", Checkpoint({"a": torch.zeros(10**6)}, Recipe()))
     assert list(small_disk.iterdir()) == []
 
@@ -242,7 +242,7 @@ def test_imagenet_without_network_says_what_to_do(hub, monkeypatch):
         raise URLError("no route")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    with pytest.raises(EnvironmentLacks, match=r"no route.*--encoder"):
+    with pytest.raises(MissingRequirement, match=r"no route.*--encoder"):
         pretrained_resnet(NetworkRecipe(backbone="resnet18"))
 
 
@@ -254,5 +254,5 @@ def test_imagenet_is_found_in_torchs_cache(hub):
 
 def test_damaged_file_in_torchs_cache_is_named(hub):
     hub.write_bytes(b"<html>")
-    with pytest.raises((BadInput, EnvironmentLacks)):
+    with pytest.raises((BadInput, MissingRequirement)):
         pretrained_resnet(NetworkRecipe(backbone="resnet18"))

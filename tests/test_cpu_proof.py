@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from msal_deploy.bench import BenchReport, BenchResult, Timing, median_interval
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.export import example_images
-from msal_deploy.precision.calibration import Tile
+from msal_deploy.precision.calibrate import calibrate
+from msal_deploy.precision.calibration_tiles import Tile
 from msal_deploy.precision.int8 import quantisable, to_int8
-from msal_deploy.precision.ranges import measure
 from msal_deploy.runtimes import open_engine
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "cpu"
@@ -151,7 +151,7 @@ def quantised(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     """The bundle with both INT8 graphs, calibrated on one small image."""
     folder = Path(shutil.copytree(bundle.path, tmp_path_factory.mktemp("quantised") / "bundle"))
     graph = folder / "model.fp32.onnx"
-    ranges = measure(graph, [Tile("drawn", 0, 0, example_images(1, 64, 64)[0])])
+    ranges = calibrate(graph, [Tile("drawn", 0, 0, example_images(1, 64, 64)[0])])
     artifacts = dict(bundle.manifest.artifacts)
     for name, form in (("model.int8.onnx", "s8s8"), ("model.int8.u8s8.onnx", "u8s8")):
         onnx.save(to_int8(graph, ranges, quantisable(graph), form), folder / name)
@@ -174,7 +174,7 @@ def test_the_bare_loop_computes_what_the_engine_does(quantised):
 @pytest.mark.usefixtures("tiny_convolutions")
 def test_a_run(quantised, tmp_path, monkeypatch):
     monkeypatch.setattr(contest, "PAIRS", 3)
-    monkeypatch.setattr("msal_deploy.bench.turns.LEAST_RUNS", 1)
+    monkeypatch.setattr("msal_deploy.bench.timing.MIN_RUNS", 1)
     words = ("--size", 64, "--threads", 1, "--seconds", 0.001)
     result = call(quantised.path, *words, "--json", tmp_path / "proof.json", "--plot", tmp_path / "proof.png")
     assert result.exit_code == 0, result.output

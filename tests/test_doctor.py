@@ -13,11 +13,22 @@ from msgspec.structs import replace
 from packaging.requirements import Requirement
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.doctor import Gpu, Machine, check, compose_file, describe, dockerfile, examine, machine, requirements
-from msal_deploy.doctor.abilities import abilities
-from msal_deploy.doctor.report import DoctorReport, target_here
-from msal_deploy.doctor.verdicts import Verdict, has_code_for
-from msal_deploy.errors import EnvironmentLacks
+from msal_deploy.doctor import (
+    Gpu,
+    Machine,
+    check_machine,
+    compose_file,
+    describe,
+    dockerfile,
+    doctor,
+    machine,
+    requirements,
+)
+from msal_deploy.doctor.capabilities import capabilities
+from msal_deploy.doctor.checks import Check, has_code_for
+from msal_deploy.doctor.report import DoctorReport
+from msal_deploy.doctor.run import target_here
+from msal_deploy.errors import MissingRequirement
 from msal_deploy.targets import Target, find_target, targets
 
 PASCAL = find_target("gtx-1080-ti")
@@ -37,17 +48,15 @@ HEALTHY = Machine(
 )
 
 
-def verdicts(machine: Machine, target: Target = PASCAL) -> dict[str, Verdict]:
-    return {verdict.part: verdict for verdict in check(machine, target)}
+def checks(machine: Machine, target: Target = PASCAL) -> dict[str, Check]:
+    return {check.part: check for check in check_machine(machine, target)}
 
 
 def test_a_machine_that_has_all() -> None:
-    found = verdicts(HEALTHY)
-    assert {verdict.word for part, verdict in found.items() if part != "TensorRT-RTX"} == {"ok"}
-    assert found["TensorRT-RTX"].word == "not needed"
-    DoctorReport(
-        machine=HEALTHY, asked_for="gtx-1080-ti", target=PASCAL, verdicts=tuple(found.values())
-    ).require_served()
+    found = checks(HEALTHY)
+    assert {check.status for part, check in found.items() if part != "TensorRT-RTX"} == {"ok"}
+    assert found["TensorRT-RTX"].status == "not needed"
+    DoctorReport(machine=HEALTHY, asked_for="gtx-1080-ti", target=PASCAL, checks=tuple(found.values())).require_served()
 
 
 @pytest.mark.parametrize(
@@ -77,9 +86,9 @@ def test_a_machine_that_has_all() -> None:
     ],
 )
 def test_each_thing_that_can_lack(changes: dict[str, Any], part: str, word: str, why: str) -> None:
-    verdict = verdicts(replace(HEALTHY, **changes))[part]
-    assert (verdict.word, verdict.lacks) == (word, True)
-    assert why in verdict.why
+    check = checks(replace(HEALTHY, **changes))[part]
+    assert (check.status, check.lacks) == (word, True)
+    assert why in check.why
 
 
 @pytest.mark.parametrize(
@@ -93,21 +102,21 @@ def test_each_thing_that_can_lack(changes: dict[str, Any], part: str, word: str,
     ],
 )
 def test_what_a_plan_can_do_without(changes: dict[str, Any], part: str, word: str) -> None:
-    verdict = verdicts(replace(HEALTHY, **changes))[part]
-    assert (verdict.word, verdict.lacks) == (word, False)
+    check = checks(replace(HEALTHY, **changes))[part]
+    assert (check.status, check.lacks) == (word, False)
 
 
 def test_tensorrt_rtx_stands_in_for_tensorrt_where_it_serves_the_gpu() -> None:
     ada = replace(HEALTHY, gpus=(Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), driver="580.95", tensorrt=None)
     both = find_target("rtx-4090"), find_target("a100")
-    assert [verdicts(ada, target)["TensorRT"].lacks for target in both] == [True, True]
+    assert [checks(ada, target)["TensorRT"].lacks for target in both] == [True, True]
     ada = replace(ada, tensorrt_rtx="1.7.1.116")
-    assert [verdicts(ada, target)["TensorRT"].lacks for target in both] == [False, True]
+    assert [checks(ada, target)["TensorRT"].lacks for target in both] == [False, True]
 
 
 def test_a_tensorrt_that_serves_the_gpu_and_not_triton_is_told() -> None:
-    told = verdicts(replace(HEALTHY, tensorrt="11.4.0.106"), find_target("rtx-4090"))["TensorRT"]
-    assert told.word == "ok" and "Triton 26.08 has 11.2.1" in told.why
+    told = checks(replace(HEALTHY, tensorrt="11.4.0.106"), find_target("rtx-4090"))["TensorRT"]
+    assert told.status == "ok" and "Triton 26.08 has 11.2.1" in told.why
 
 
 @pytest.mark.parametrize(
@@ -131,22 +140,24 @@ def test_whether_code_runs_on_a_gpu(sm: str, architectures: tuple[str, ...], run
 
 def lacking(asked_for: str = "gtx-1080-ti", **changes: Any) -> DoctorReport:
     machine = replace(HEALTHY, **changes)
-    return DoctorReport(machine=machine, asked_for=asked_for, target=PASCAL, verdicts=check(machine, PASCAL))
+    return DoctorReport(machine=machine, asked_for=asked_for, target=PASCAL, checks=check_machine(machine, PASCAL))
 
 
 def test_what_lacks_and_what_mends_it() -> None:
-    with pytest.raises(EnvironmentLacks, match=r"lacks TensorRT 8\.6\.1; run: .*--requirements .*pip install"):
+    with pytest.raises(MissingRequirement, match=r"lacks TensorRT 8\.6\.1; run: .*--requirements .*pip install"):
         lacking(tensorrt=None).require_served()
-    with pytest.raises(EnvironmentLacks, match=r"lacks Python 3\.11; where the GPU is, run: .*docker build"):
+    with pytest.raises(MissingRequirement, match=r"lacks Python 3\.11; where the GPU is, run: .*docker build"):
         lacking(python="3.13.1").require_served()
-    with pytest.raises(EnvironmentLacks, match=r"a GPU of compute capability 6\.1, a driver R535 to R580; where"):
+    with pytest.raises(MissingRequirement, match=r"a GPU of compute capability 6\.1, a driver R535 to R580; where"):
         lacking(gpus=(), driver=None).require_served()
 
 
 def test_what_mends_it_names_the_files_that_were_written() -> None:
-    with pytest.raises(EnvironmentLacks, match=r'run: PIP_CONSTRAINT="/tmp/pins.txt" pip install .*-r /tmp/pins\.txt$'):
+    with pytest.raises(
+        MissingRequirement, match=r'run: PIP_CONSTRAINT="/tmp/pins.txt" pip install .*-r /tmp/pins\.txt$'
+    ):
         lacking(tensorrt=None).require_served(requirements=Path("/tmp/pins.txt"))
-    with pytest.raises(EnvironmentLacks, match=r"run: docker build --file Pascal --tag msal-deploy:gtx-1080-ti \.$"):
+    with pytest.raises(MissingRequirement, match=r"run: docker build --file Pascal --tag msal-deploy:gtx-1080-ti \.$"):
         lacking(driver=None).require_served(dockerfile=Path("Pascal"))
 
 
@@ -230,16 +241,16 @@ def test_a_broken_package_is_told_and_nothing_raised(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(machine, "_backend", lambda name, faults: None)
     found = describe()
     assert "libopenvino.so" in found.faults["openvino"]
-    assert not any(ability.able for ability in abilities(found) if "openvino" in ability.what)
+    assert not any(ability.able for ability in capabilities(found) if "openvino" in ability.what)
 
 
 def test_what_a_machine_without_a_gpu_can_do() -> None:
     cpu = replace(HEALTHY, gpus=(), driver=None, instructions=("avx2", "avx512_vnni"), tensorrt_rtx="1.7.1.116")
-    able = {ability.what: ability for ability in abilities(cpu)}
+    able = {ability.what: ability for ability in capabilities(cpu)}
     assert able["compute INT8 fast"].how.endswith("avx512_vnni")
     assert "rtx-4090" in able["build TensorRT-RTX plans"].how and "a100" not in able["build TensorRT-RTX plans"].how
     assert not able["build and run TensorRT plans"].able
-    bare = {ability.what: ability for ability in abilities(Machine(processor="old"))}
+    bare = {ability.what: ability for ability in capabilities(Machine(processor="old"))}
     assert not any(ability.able for what, ability in bare.items() if not what.startswith("run Python"))
     assert "pip install 'msal-deploy[rtx]'" in bare["build TensorRT-RTX plans"].how
 
@@ -280,7 +291,7 @@ def test_the_compose_file_is_yaml_and_asks_for_a_gpu(target: Target) -> None:
 
 
 def test_a_bundle_is_estimated_on_every_target(bundle: Bundle) -> None:
-    report = examine(bundle=bundle)
+    report = doctor(bundle=bundle)
     assert report.bundle is not None
     found = {(guess.target, guess.precision): guess for guess in report.bundle.estimates}
     assert {name for name, _ in found} == {target.name for target in targets()}

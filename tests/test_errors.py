@@ -11,11 +11,11 @@ from msal_deploy.cli.terminal import Group
 from msal_deploy.errors import (
     BadInput,
     DeployError,
-    EnvironmentLacks,
     GateFailed,
     MissingExtra,
-    naming_the_extra,
-    nearest,
+    MissingRequirement,
+    suggest,
+    translate_missing_extra,
 )
 
 
@@ -39,7 +39,7 @@ def outcome(error: BaseException) -> tuple[int, str]:
     [
         (GateFailed("no"), 1),
         (BadInput("no"), 2),
-        (EnvironmentLacks("no"), 3),
+        (MissingRequirement("no"), 3),
         (MissingExtra("torch", "train"), 3),
         (DeployError("no"), 1),
         (KeyboardInterrupt(), 130),
@@ -81,22 +81,22 @@ def test_temporary_names_are_not_shown_to_users():
 
 @pytest.mark.parametrize(("module", "extra"), [("tensorrt", "gpu"), ("pycuda.driver", "pascal"), ("torch.x", "train")])
 def test_missing_module_names_the_extra(module, extra):
-    with pytest.raises(MissingExtra, match=rf"pip install 'msal-deploy\[{extra}\]'"), naming_the_extra():
+    with pytest.raises(MissingExtra, match=rf"pip install 'msal-deploy\[{extra}\]'"), translate_missing_extra():
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 def test_other_import_errors_pass_unchanged():
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"), naming_the_extra():
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"), translate_missing_extra():
         importlib.import_module("no_such_module")
-    with pytest.raises(ImportError, match="name"), naming_the_extra():
+    with pytest.raises(ImportError, match="name"), translate_missing_extra():
         raise ImportError("cannot import name 'x' from 'torch'")
 
 
 def test_nearest_suggests_or_lists():
-    assert nearest("openvin", ["torch", "openvino"]) == "did you mean 'openvino'?"
-    assert nearest("zebra", ["torch", "openvino"]) == "known: openvino, torch"
+    assert suggest("openvin", ["torch", "openvino"]) == "did you mean 'openvino'?"
+    assert suggest("zebra", ["torch", "openvino"]) == "known: openvino, torch"
 
 
 def test_missing_extra_can_be_caught_as_what_it_is():
-    assert issubclass(MissingExtra, EnvironmentLacks) and issubclass(EnvironmentLacks, DeployError)
+    assert issubclass(MissingExtra, MissingRequirement) and issubclass(MissingRequirement, DeployError)
     assert not issubclass(BadInput, GateFailed)

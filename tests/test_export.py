@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from msal_deploy import export as stage
 from msal_deploy.bundle import CHECKPOINT, MANIFEST, Bundle
 from msal_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from msal_deploy.errors import BadInput, DeployError, EnvironmentLacks, GateFailed
+from msal_deploy.errors import BadInput, DeployError, GateFailed, MissingRequirement
 from msal_deploy.export import GOLDEN_IMAGE, GOLDEN_PROBABILITY, GRAPH, example_images, export, write_graph
 from msal_deploy.files import sha256
 from msal_deploy.graph import check_graph
@@ -239,7 +239,7 @@ def test_recipe_in_the_bundles_checkpoint_is_the_manifests(light, tmp_path):
 
 
 def test_full_disk_leaves_nothing(checkpoint, checkpoint_file, small_disk):
-    with pytest.raises(EnvironmentLacks, match="is full"):
+    with pytest.raises(MissingRequirement, match="is full"):
         export(load_checkpoint(checkpoint_file), small_disk / "bundle")
     assert list(small_disk.iterdir()) == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.files import atomic_directory, atomic_file, sha256, write_json
 
 MARKER = "manifest.json"
@@ -53,7 +53,7 @@ def test_failing_block_leaves_no_new_file(tmp_path):
 def test_full_disk_leaves_the_old_file(small_disk):
     target = small_disk / "a.bin"
     target.write_bytes(b"old")
-    with pytest.raises(EnvironmentLacks, match="is full"), atomic_file(target) as temporary:
+    with pytest.raises(MissingRequirement, match="is full"), atomic_file(target) as temporary:
         temporary.write_bytes(bytes(5_000_000))
     assert target.read_bytes() == b"old"
     assert names(small_disk) == ["a.bin"]
@@ -92,7 +92,7 @@ def test_failing_block_leaves_the_old_folder(tmp_path, error):
 
 
 def test_full_disk_leaves_no_folder(small_disk):
-    with pytest.raises(EnvironmentLacks, match="is full"), atomic_directory(small_disk / "bundle") as temporary:
+    with pytest.raises(MissingRequirement, match="is full"), atomic_directory(small_disk / "bundle") as temporary:
         (temporary / "a").write_bytes(bytes(5_000_000))
     assert names(small_disk) == []
 

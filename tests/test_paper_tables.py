@@ -15,7 +15,7 @@ from msal_deploy.data import synthesize
 from msal_deploy.errors import GateFailed
 from msal_deploy.metrics import Confusion
 from msal_deploy.recipe import BUILT_IN, NetworkRecipe, Recipe
-from msal_deploy.zoo import build
+from msal_deploy.zoo import build_network
 
 pytest.importorskip("segmentation_models_pytorch")
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "paper"
@@ -132,7 +132,7 @@ def test_only_readings_of_an_abstract_or_a_name_are_marked():
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.key)
 def test_every_network_can_be_built(row):
     with torch.device("meta"):
-        assert sum(parameter.numel() for parameter in build(row.network).parameters()) > 1e6
+        assert sum(parameter.numel() for parameter in build_network(row.network).parameters()) > 1e6
 
 
 def test_the_schedule_is_the_recipes_and_the_network_the_rows():

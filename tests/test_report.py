@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from msal_deploy.graph import Layer
-from msal_deploy.parity import Difference
 from msal_deploy.precision import PrecisionReport
+from msal_deploy.precision.run import CalibrationRun, Fp16Report, Int8Report
 from msal_deploy.precision.search import NodeCost, SearchReport, Trial
-from msal_deploy.precision.stage import Draw, Fp16Report, Int8Report
 from msal_deploy.recipe import PAPER
 from msal_deploy.report import Overlay, write_report
 from msal_deploy.report.overlays import (
@@ -25,6 +24,7 @@ from msal_deploy.report.overlays import (
     disagreement,
     outlines,
 )
+from msal_deploy.scoring import Difference
 
 MANIFEST = {
     "recipe": msgspec.to_builtins(PAPER),
@@ -98,7 +98,7 @@ def precision(*, trials=(), chosen=0, ranked=0, draws=0, fp16=True, int8=True):
         Layer(node(10), "Conv", "encoder1", 300_000_000, "int8", 1),
         Layer(node(11), "Conv", "encoder1", 100_000_000, "fp32", 1),
     )
-    sensitivity = tuple(Draw(0.81 + k / 1e4, Difference(-0.00012, -0.00034)) for k in range(draws))
+    sensitivity = tuple(CalibrationRun(0.81 + k / 1e4, Difference(-0.00012, -0.00034)) for k in range(draws))
     return PrecisionReport(
         "minmax", 40, 21,
         Fp16Report((HOSTILE, node(7)), 60123.4, "/network/add", 0.0038) if fp16 else None,

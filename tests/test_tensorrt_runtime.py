@@ -1,6 +1,6 @@
 """The TensorRT engines, against the recorded names of every TensorRT and a GPU that exists only in memory.
 
-Each version runs through cuda-python and PyCUDA, with the GPU's work done as late as it can be and in random orders: a
+Each version runs through cuda-python and PyCUDA, with the GPU's work done as late as it can be and in random order: a
 wait that is missing shows as wrong pixels. Nothing here has run on a real GPU.
 """
 
@@ -28,19 +28,26 @@ from typer.testing import CliRunner, Result
 from msal_deploy.bundle import Bundle, Manifest, artifact, write_manifest
 from msal_deploy.cli import app
 from msal_deploy.cli.options import available_engines
-from msal_deploy.errors import BadInput, EnvironmentLacks, MissingExtra
+from msal_deploy.errors import BadInput, MissingExtra, MissingRequirement
 from msal_deploy.export import GRAPH, example_images
 from msal_deploy.files import sha256
-from msal_deploy.plan import Options, Plan, Profile, Realised, plan_name, write_plan
 from msal_deploy.recipe import Recipe
 from msal_deploy.runtimes import Engine, open_engine
-from msal_deploy.runtimes.cuda import CudaError
-from msal_deploy.runtimes.execution import chunks
 from msal_deploy.runtimes.tensorrt import TensorRtEngine
 from msal_deploy.spec import ModelSpec
+from msal_deploy.trt.cuda import CudaError
+from msal_deploy.trt.execution import chunks
+from msal_deploy.trt.plan_metadata import (
+    ActualPrecision,
+    BuildOptions,
+    PlanMetadata,
+    Profile,
+    plan_name,
+    write_metadata,
+)
 
 PROFILE = Profile((1, 32, 32), (2, 64, 64), (4, 128, 128))
-OPTIONS = Options()
+OPTIONS = BuildOptions()
 BUILT: dict[tuple[object, ...], bytes] = {}  # plans, of which tests need many and few kinds
 SLOW = 8  # a computation takes so many times as long as the upload of its images: that is what the clock is told
 
@@ -83,7 +90,7 @@ class Setting:
         compute_on(self.trt, gpu)
 
     def add_plan(
-        self, precision: str = "fp32", *, profile: Profile = PROFILE, options: Options = OPTIONS, **changes: Any
+        self, precision: str = "fp32", *, profile: Profile = PROFILE, options: BuildOptions = OPTIONS, **changes: Any
     ) -> Path:
         """Build a plan with the fake, put it into the bundle, and describe it, changed by `changes`."""
         path = self.bundle.path / plan_name(precision, self.backend, (self.sm,))
@@ -91,7 +98,7 @@ class Setting:
         if key not in BUILT:
             BUILT[key] = self.build(profile)
         path.write_bytes(BUILT[key])
-        plan = Plan(
+        plan = PlanMetadata(
             backend=self.backend,
             backend_version=self.trt.__version__,
             gpu=None,
@@ -99,14 +106,14 @@ class Setting:
             graph=GRAPH,
             graph_sha256=sha256(self.bundle.path / GRAPH),
             requested=precision,
-            realised=Realised("network", {}),
+            realised=ActualPrecision("network", {}),
             profile=profile,
             plan_sha256=sha256(path),
             bytes=path.stat().st_size,
             options=options,
             built="2025-01-01T00:00:00+00:00",
         )
-        write_plan(path, msgspec.structs.replace(plan, **changes))
+        write_metadata(path, msgspec.structs.replace(plan, **changes))
         return path
 
     def build(self, profile: Profile) -> bytes:
@@ -116,7 +123,7 @@ class Setting:
         network = builder.create_network(1 << int(flags) if flags is not None else 0)
         assert self.trt.OnnxParser(network, logger).parse_from_file(str(self.bundle.path / GRAPH))
         config, shapes = builder.create_builder_config(), builder.create_optimization_profile()
-        points = (profile.minimum, profile.optimum, profile.maximum)
+        points = (profile.min, profile.opt, profile.max)
         shapes.set_shape("image", *((*point, 3) for point in points))
         config.add_optimization_profile(shapes)
         return bytes(builder.build_serialized_network(network, config))
@@ -432,7 +439,7 @@ def test_failure_of_tensorrt_is_told_and_the_engine_lives_on(any_setting, monkey
     with any_setting.engine() as engine:
         check(engine, 3)
         monkeypatch.setattr(kind, "execute_async_v3", fail)
-        with pytest.raises(EnvironmentLacks, match=r"Cask \(no kernel image\).*msal-deploy doctor") as caught:
+        with pytest.raises(MissingRequirement, match=r"Cask \(no kernel image\).*msal-deploy doctor") as caught:
             engine(example_images(3, 32, 32))
         assert caught.value.exit_code == 3
         monkeypatch.setattr(kind, "execute_async_v3", execute)
@@ -496,7 +503,17 @@ def test_copies_are_queued_in_the_order_that_lets_them_overlap(setting):
         setting.gpu.spans.clear()
         check(engine, 6)
     order = [span.kind for span in setting.gpu.spans]
-    assert order == ["upload", "compute", "upload", "compute", "download", "upload", "compute", "download", "download"]
+    assert order == [
+        "upload",
+        "compute",
+        "upload",
+        "compute",
+        "download",
+        "upload",
+        "compute",
+        "download",
+        "download",
+    ]
 
 
 # CUDA graphs.
@@ -640,7 +657,7 @@ def test_shape_outside_the_profile_names_it_and_the_command(any_setting):
 
 def test_plan_that_tensorrt_does_not_load(any_setting):
     any_setting.trt.world.sm = "9.0"
-    sentence = refused(any_setting, EnvironmentLacks)
+    sentence = refused(any_setting, MissingRequirement)
     assert "cannot load" in sentence and "Error Code 1: the plan is for compute capability" in sentence
     assert "build it again with: msal-deploy build-trt" in sentence
 
@@ -650,7 +667,7 @@ def test_gpu_without_room_for_the_activations(any_setting, monkeypatch):
         self._logger.log(self._logger.ERROR, "Error Code 2: OutOfMemory (requested size was 9000000000 bytes)")
 
     monkeypatch.setattr(any_setting.trt.ICudaEngine, "create_execution_context", create)
-    sentence = refused(any_setting, EnvironmentLacks)
+    sentence = refused(any_setting, MissingRequirement)
     assert "NVIDIA GeForce GTX 1080 Ti has no room for" in sentence and "OutOfMemory" in sentence
     assert "build it for single images with: msal-deploy build-trt" in sentence and "--batch 1:1:1" in sentence
 
@@ -682,7 +699,7 @@ def setting_plan(path: Path) -> None:
 
 @pytest.mark.parametrize("compatible", [True, False])
 def test_host_code_is_allowed_only_to_version_compatible_plans(setting, monkeypatch, compatible):
-    setting.add_plan(options=Options(version_compatible=compatible))
+    setting.add_plan(options=BuildOptions(version_compatible=compatible))
     allowed = []
     load = setting.trt.Runtime.deserialize_cuda_engine
 
@@ -723,7 +740,7 @@ def test_real_tensorrt_rtx_without_a_driver_ends_in_exit_3(small_bundle):
     if runtime.cudaGetDevice()[0] == runtime.cudaError_t.cudaSuccess:
         pytest.skip("there is a GPU")
     with (
-        pytest.raises(EnvironmentLacks, match="No NVIDIA GPU can be used here") as caught,
+        pytest.raises(MissingRequirement, match="No NVIDIA GPU can be used here") as caught,
         open_engine(small_bundle, "tensorrt-rtx:fp16"),
     ):
         pass

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from msal_deploy.checkpoint import load_checkpoint
-from msal_deploy.errors import BadInput, EnvironmentLacks, GateFailed
+from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 from msal_deploy.recipe import AugmentRecipe, Recipe, TrainRecipe
 from msal_deploy.train import BEST, LAST, Epoch, load_state, train
-from msal_deploy.train.optimise import rate_at, segmentation_loss
-from msal_deploy.train.samples import Samples, as_tensors
+from msal_deploy.train.optim import rate_at, segmentation_loss
+from msal_deploy.train.patch_dataset import PatchDataset, as_tensors
 from msal_deploy.train.state import State, save_state
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -33,13 +33,13 @@ def plain(**changes: object) -> TrainRecipe:
     return TrainRecipe(**({"patch": 64, "batch": 2, "augment": OFF} | changes))
 
 
-def seen(samples: Samples, epoch: int = 1) -> list[int]:
+def seen(samples: PatchDataset, epoch: int = 1) -> list[int]:
     """Return which images an epoch shows, in its order, by their colour."""
     return [int(image[0, 0, 0]) // 10 for images, _ in samples.epoch(epoch) for image in images]
 
 
 def test_batches_are_bytes_and_masks(cases):
-    batches = list(Samples(cases, plain(batch=5), CPU).epoch(1))
+    batches = list(PatchDataset(cases, plain(batch=5), CPU).epoch(1))
     assert len(batches) == 2  # of 12; an incomplete one is dropped
     for images, masks in batches:
         assert images.dtype == torch.uint8 and images.shape == (5, 3, 64, 64)
@@ -48,7 +48,7 @@ def test_batches_are_bytes_and_masks(cases):
 
 
 def test_epoch_shows_every_image_once_in_an_order_of_its_own(cases):
-    samples = Samples(cases, plain(), CPU)
+    samples = PatchDataset(cases, plain(), CPU)
     orders = [seen(samples, epoch) for epoch in (1, 2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(12))
     assert orders[0] != orders[1]
@@ -56,12 +56,12 @@ def test_epoch_shows_every_image_once_in_an_order_of_its_own(cases):
 
 
 def test_seed_changes_the_order(cases):
-    assert seen(Samples(cases, plain(seed=1), CPU)) != seen(Samples(cases, plain(seed=2), CPU))
+    assert seen(PatchDataset(cases, plain(seed=1), CPU)) != seen(PatchDataset(cases, plain(seed=2), CPU))
 
 
 @pytest.mark.parametrize("world", [2, 3, 6])
 def test_shares_of_the_ranks_are_disjoint_and_equally_long(cases, world):
-    shares = [seen(Samples(cases, plain(), CPU, rank, world)) for rank in range(world)]
+    shares = [seen(PatchDataset(cases, plain(), CPU, rank, world)) for rank in range(world)]
     assert {len(share) for share in shares} == {12 // world}
     assert sorted(index for share in shares for index in share) == list(range(12))
 
@@ -69,13 +69,13 @@ def test_shares_of_the_ranks_are_disjoint_and_equally_long(cases, world):
 def test_ranks_draw_different_augmentation(cases):
     recipe = plain(batch=6, augment=AugmentRecipe(crop="corners", stain=0.5))
     totals = [
-        [images.sum().item() for images, _ in Samples(cases, recipe, CPU, rank, 2).epoch(1)] for rank in (0, 0, 1)
+        [images.sum().item() for images, _ in PatchDataset(cases, recipe, CPU, rank, 2).epoch(1)] for rank in (0, 0, 1)
     ]
     assert totals[0] == totals[1] != totals[2]
 
 
 def test_same_epoch_gives_the_same_augmented_batches(cases):
-    samples = Samples(cases, TrainRecipe(patch=64, augment=AugmentRecipe(stain=0.1)), CPU)
+    samples = PatchDataset(cases, TrainRecipe(patch=64, augment=AugmentRecipe(stain=0.1)), CPU)
     first, second, third = (list(samples.epoch(number)) for number in (1, 1, 2))
     assert all(torch.equal(a, b) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
     assert not all(torch.equal(one[0], other[0]) for one, other in zip(first, third, strict=True))
@@ -85,7 +85,7 @@ def test_random_crops_are_taken_several_times_an_image(make_case):
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     case = make_case("a", image, image[..., 0] > 128)
     recipe = plain(batch=1, patches_per_image=6, augment=msgspec.structs.replace(OFF, crop="random"))
-    batches = list(Samples([case], recipe, CPU).epoch(1))
+    batches = list(PatchDataset([case], recipe, CPU).epoch(1))
     assert len(batches) == 6
     assert len({images.numpy().tobytes() for images, _ in batches}) > 1
     for images, masks in batches:
@@ -94,12 +94,12 @@ def test_random_crops_are_taken_several_times_an_image(make_case):
 
 def test_corners_of_an_image_smaller_than_the_patch_are_refused(cases):
     with pytest.raises(BadInput, match="smaller than a patch of 96"):
-        Samples(cases, plain(patch=96), CPU)
+        PatchDataset(cases, plain(patch=96), CPU)
 
 
 def test_more_ranks_than_samples_are_refused(cases):
-    with pytest.raises((BadInput, EnvironmentLacks)):
-        list(Samples(cases[:1], plain(batch=1), CPU, rank=1, world=2).epoch(1))
+    with pytest.raises((BadInput, MissingRequirement)):
+        list(PatchDataset(cases[:1], plain(batch=1), CPU, rank=1, world=2).epoch(1))
 
 
 def test_as_tensors_puts_channels_first():
@@ -180,7 +180,7 @@ def test_full_disk_leaves_the_older_state(small_disk):
 
 
 def test_full_disk_is_an_error_of_the_system(small_disk):
-    with pytest.raises((OSError, EnvironmentLacks)):
+    with pytest.raises((OSError, MissingRequirement)):
         save_state(small_disk, State(Recipe(), ("a",), HISTORY, {"network": torch.zeros(10**6)}))
 
 
@@ -241,7 +241,7 @@ def test_exploding_loss_fails_the_gate(tiny, tmp_path):
     assert not (tmp_path / LAST).exists()
 
 
-@pytest.mark.parametrize(("accelerator", "error"), [("cuda", EnvironmentLacks), ("zebra", BadInput)])
+@pytest.mark.parametrize(("accelerator", "error"), [("cuda", MissingRequirement), ("zebra", BadInput)])
 def test_accelerator_that_is_not_there_is_refused(tiny, tmp_path, accelerator, error):
     if accelerator == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has one")
@@ -252,5 +252,5 @@ def test_accelerator_that_is_not_there_is_refused(tiny, tmp_path, accelerator, e
 @pytest.mark.filterwarnings("ignore:You passed `Fabric")
 def test_precision_that_the_device_lacks_is_refused(tiny, tmp_path):
     cases, recipe = tiny
-    with pytest.raises((BadInput, EnvironmentLacks)):
+    with pytest.raises((BadInput, MissingRequirement)):
         train(cases, with_train(recipe, precision="16-mixed"), tmp_path / "run", accelerator="cpu")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from msal_deploy import validate as stage
 from msal_deploy.data import Patch
-from msal_deploy.errors import BadInput, EnvironmentLacks, GateFailed
+from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
 from msal_deploy.validate import validate
@@ -76,7 +76,7 @@ class Driverless(Exact):
     runtime = "driverless"
 
     def _open(self):
-        raise EnvironmentLacks("No driver of a GPU is here")
+        raise MissingRequirement("No driver of a GPU is here")
 
 
 @pytest.fixture(autouse=True)
@@ -225,5 +225,5 @@ def test_bad_input_is_refused_before_anything_runs(engines, patches, options, me
 
 def test_an_engine_that_cannot_be_opened_is_told_before_the_reference_computes(monkeypatch):
     monkeypatch.setattr(Exact, "_infer", lambda engine, images: pytest.fail("it computed"))
-    with pytest.raises(EnvironmentLacks, match="No driver"):
+    with pytest.raises(MissingRequirement, match="No driver"):
         validate(BUNDLE, ["noisy:fp32", "driverless:fp32"], make_patches())

@@ -14,9 +14,9 @@ from proof import BARE, ENGINES, INT8, LIMITS, OPTIONAL, Proof
 from rich.console import Console
 from rich.progress import Progress
 
-from msal_deploy.bench import Timing, bench, describe_machine, take_turns
+from msal_deploy.bench import Timing, bench, describe_machine, time_interleaved
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.graph import layers, load_graph
 from msal_deploy.runtimes import open_engine
 from msal_deploy.spec import ModelSpec, UInt8Images, check_extent
@@ -48,7 +48,7 @@ def measure(bundle: Bundle, *, size: int, threads: int, seconds: float, windows:
         calls[BARE] = bare_loop(bundle.file("model.int8.onnx"), bundle.spec, images, threads)
         calls |= {name: _convolutions(precision, threads) for precision, name in LIMITS.items()}
         timings = _take_turns(calls, seconds, windows, progress=progress)
-        pairs = _take_turns({name: calls[name] for name in (INT8, BARE)}, 1e-6, PAIRS, least_runs=1, progress=progress)
+        pairs = _take_turns({name: calls[name] for name in (INT8, BARE)}, 1e-6, PAIRS, min_runs=1, progress=progress)
     throughput = bench(
         bundle, [INT8], batches=(1, 4), threads=(threads,), streams=(1, 2) if threads > 1 else (1,),
         size=(size, size), seconds=seconds, windows=windows, progress=progress,
@@ -74,7 +74,7 @@ def _open_engines(
     for name in ENGINES:
         try:
             calls[name] = partial(stack.enter_context(open_engine(bundle, name, threads=threads)), images)
-        except EnvironmentLacks as error:
+        except MissingRequirement as error:
             if name not in OPTIONAL:
                 raise
             left_out[name] = str(error)
@@ -82,13 +82,11 @@ def _open_engines(
 
 
 def _take_turns(
-    calls: Mapping[str, Call], seconds: float, windows: int, *, least_runs: int | None = None, progress: bool
+    calls: Mapping[str, Call], seconds: float, windows: int, *, min_runs: int | None = None, progress: bool
 ) -> dict[str, Timing]:
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        tick = partial(
-            bar.advance, bar.add_task("turns" if least_runs is None else "pairs", total=windows * len(calls))
-        )
-        timings = take_turns(list(calls.values()), seconds=seconds, windows=windows, least_runs=least_runs, tick=tick)
+        tick = partial(bar.advance, bar.add_task("turns" if min_runs is None else "pairs", total=windows * len(calls)))
+        timings = time_interleaved(list(calls.values()), seconds=seconds, windows=windows, min_runs=min_runs, tick=tick)
     return dict(zip(calls, timings, strict=True))
 
 

@@ -96,7 +96,7 @@ def _scores(bundle: Any, hosts: dict[str, Any], patches: Any, found: dict[str, d
     """Add the score of each host on the patches, beside the first host's."""
     import numpy as np
 
-    from msal_deploy.parity import compare
+    from msal_deploy.scoring import score_engine
 
     images = np.stack([patch.image for patch in patches])
     parts = [images[start : start + PATCHES_AT_ONCE] for start in range(0, len(images), PATCHES_AT_ONCE)]
@@ -104,7 +104,7 @@ def _scores(bundle: Any, hosts: dict[str, Any], patches: Any, found: dict[str, d
     for name, host in hosts.items():
         probability = np.concatenate([host(part)[:, 0] for part in parts])
         first = probability if first is None else first
-        score = compare(patches, probability, first, bundle.spec.threshold, budget=0.0).to_json()
+        score = score_engine(patches, probability, first, bundle.spec.threshold, budget=0.0).to_json()
         kept = ("pixel_dice_mean", "pixel_iou_mean", "max_abs_delta_probability", "flipped_pixels")
         found[name] |= {key: score[key] for key in kept} | {"bit_exact": bool(np.array_equal(probability, first))}
     return found

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import EnvironmentLacks
-from msal_deploy.package import Options, write_package
+from msal_deploy.errors import MissingRequirement
+from msal_deploy.package import PackageOptions, write_package
 from msal_deploy.spec import Float32Maps, UInt8Images
 
 P50 = re.compile(r"ms: p50 ([0-9.]+)")
@@ -24,7 +24,7 @@ class CppHost:
 
     def __init__(self, bundle: Bundle, precision: str, folder: Path) -> None:
         self.package = folder
-        write_package(bundle, "cpp", folder, Options(precision))
+        write_package(bundle, "cpp", folder, PackageOptions(precision))
         _run("cmake", "-S", ".", "-B", "build", cwd=folder)
         _run("cmake", "--build", "build", "--parallel", "2", cwd=folder)
 
@@ -42,7 +42,7 @@ class CppHost:
             said = self._segment(_write(image, Path(folder)), "--bench", calls, "--threads", threads)
         found = P50.search(said)
         if found is None:
-            raise EnvironmentLacks(f"msal-segment --bench says something else than expected: {said}")
+            raise MissingRequirement(f"msal-segment --bench says something else than expected: {said}")
         return float(found[1])
 
     def _segment(self, images: Sequence[Path], *options: object) -> str:
@@ -62,5 +62,5 @@ def _run(*words: object, cwd: Path) -> str:
     done = subprocess.run([str(word) for word in words], cwd=cwd, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise EnvironmentLacks(f"{words[0]} failed ({''.join(last)}); README.md in {cwd} says what it needs")
+        raise MissingRequirement(f"{words[0]} failed ({''.join(last)}); README.md in {cwd} says what it needs")
     return done.stdout

@@ -70,7 +70,7 @@ def _measure(
 
     from load import Contestant, throughputs
 
-    from msal_deploy.bench import take_turns
+    from msal_deploy.bench import time_interleaved
     from msal_deploy.export import example_images
     from msal_deploy.runtimes import open_engine
 
@@ -78,7 +78,7 @@ def _measure(
     everything = {"bare engine": bare, **engines}
     with ExitStack() as stack:
         calls = [partial(stack.enter_context(open_engine(bundle, one)), image) for one in everything.values()]
-        timings = take_turns(calls, seconds=seconds, windows=windows)
+        timings = time_interleaved(calls, seconds=seconds, windows=windows)
     median = timings[0].latency_ms["p50"]
     latency = [
         {"name": name, **timing.to_json(), "overhead_ms": timing.latency_ms["p50"] - median}

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import BadInput, EnvironmentLacks
-from msal_deploy.package import Options, write_package
+from msal_deploy.errors import BadInput, MissingRequirement
+from msal_deploy.package import PackageOptions, write_package
 from msal_deploy.runtimes import open_engine
 
 PATIENCE = 180.0  # seconds for the server to become ready
@@ -42,13 +42,13 @@ def served(bundle: Bundle, precision: str, python: Path) -> Iterator[Ports]:
     """Package `bundle`, serve it with the Triton that `python` has, and yield where.
 
     Raises:
-        EnvironmentLacks: there is no such Triton, or it does not start.
+        MissingRequirement: there is no such Triton, or it does not start.
     """
     if not python.is_file():
-        raise EnvironmentLacks(f"There is no {python}, whose nvidia-pytriton brings Triton; run: make .venv-triton")
+        raise MissingRequirement(f"There is no {python}, whose nvidia-pytriton brings Triton; run: make .venv-triton")
     with TemporaryDirectory(prefix="msal-deploy-") as folder:
         package = Path(folder) / "package"
-        write_package(bundle, "triton", package, Options(precision, backend="openvino"))
+        write_package(bundle, "triton", package, PackageOptions(precision, backend="openvino"))
         ports = Ports()
         words = ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--exit-timeout", "5"]
         with (Path(folder) / "log").open("w+b") as log:
@@ -68,8 +68,8 @@ def _wait(bundle: Bundle, ports: Ports, process: "subprocess.Popen[bytes]", log:
         try:
             with open_engine(bundle, ports.engine("grpc")):
                 return
-        except (EnvironmentLacks, BadInput) as error:
+        except (MissingRequirement, BadInput) as error:
             if process.poll() is not None or time.monotonic() > end:
                 last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                raise EnvironmentLacks(f"Triton does not start ({error}); it says: {''.join(last)}") from error
+                raise MissingRequirement(f"Triton does not start ({error}); it says: {''.join(last)}") from error
         time.sleep(PAUSE)

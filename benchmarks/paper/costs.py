@@ -19,11 +19,11 @@ from msal_deploy.files import write_json
 from msal_deploy.network import DeployedNetwork
 from msal_deploy.recipe import NetworkRecipe, Recipe
 from msal_deploy.spec import ModelSpec
-from msal_deploy.zoo import build
+from msal_deploy.zoo import build_network
 from msal_deploy.zoo.cost import cost
 
 SEED = 0
-LEAST_SPREAD = 0.001  # standard deviation of torch's probabilities, below which a comparison says nothing
+MIN_SPREAD = 0.001  # standard deviation of torch's probabilities, below which a comparison says nothing
 
 
 class RowCost(msgspec.Struct, frozen=True):
@@ -112,13 +112,13 @@ def measure(row: Row, size: int, seconds: float, parity: Parity) -> RowCost:
         GateFailed: the graph does not compute what torch does, or gives the same probability everywhere.
     """
     torch.manual_seed(SEED)
-    network = build(row.network)
+    network = build_network(row.network)
     wake(network)
     price = cost(network, size, size)
     checkpoint = Checkpoint(dict(network.state_dict()), Recipe(name="costs", network=row.network), "CC0-1.0")
     with TemporaryDirectory(prefix="msal-deploy-") as temporary:
         proof = prove(checkpoint, Path(temporary) / "bundle", parity)
-        if proof.spread < LEAST_SPREAD:
+        if proof.spread < MIN_SPREAD:
             raise GateFailed(f"{row.key} gives the same probability everywhere, so nothing was compared; change SEED")
         bundle = Bundle(Path(temporary) / "bundle")
         timings = bench(bundle, ENGINES, batches=(1,), size=(size, size), seconds=seconds, progress=True).to_json()

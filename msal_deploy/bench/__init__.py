@@ -5,7 +5,7 @@ included. What is compared takes turns, window by window, so that a machine that
 windows whose medians differ too much are flagged, not averaged away.
 
 =========  ==========================================================================================
-`turns`    `take_turns`: times any calls, in turns
+`turns`    `time_interleaved`: times any calls, in turns
 `results`  a setting, what was measured with it, and the report
 `sweep`    `bench`: engines × batches × threads × streams
 `tuning`   `tune`: which setting has the shortest wait, and which the most images a second
@@ -15,13 +15,13 @@ windows whose medians differ too much are flagged, not averaged away.
 
 from msal_deploy.bench.machine import describe_machine
 from msal_deploy.bench.results import BenchReport, BenchResult, Setting
-from msal_deploy.bench.sweep import bench
+from msal_deploy.bench.run import bench
+from msal_deploy.bench.timing import MAX_VARIATION, MIN_RUNS, Timing, median_interval, time_interleaved
 from msal_deploy.bench.tuning import TuneReport, tune
-from msal_deploy.bench.turns import LARGEST_VARIATION, LEAST_RUNS, Timing, median_interval, take_turns
 
 __all__ = [
-    "LARGEST_VARIATION",
-    "LEAST_RUNS",
+    "MAX_VARIATION",
+    "MIN_RUNS",
     "BenchReport",
     "BenchResult",
     "Setting",
@@ -30,6 +30,6 @@ __all__ = [
     "bench",
     "describe_machine",
     "median_interval",
-    "take_turns",
+    "time_interleaved",
     "tune",
 ]

@@ -8,7 +8,7 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from msal_deploy.bench.turns import LARGEST_VARIATION, Timing
+from msal_deploy.bench.timing import MAX_VARIATION, Timing
 
 RUNS_FOR_P99 = 100  # with fewer, the 99th percentile is little more than the slowest run
 
@@ -130,6 +130,6 @@ def _caption(results: Sequence[BenchResult]) -> str | None:
         notes.append(f"With fewer than {RUNS_FOR_P99} runs p99 is little more than the slowest run.")
     if not all(result.timing.stable for result in results):
         notes.append(
-            f"! Unstable: the windows' medians vary by more than {LARGEST_VARIATION:.1%}; repeat on a quiet machine."
+            f"! Unstable: the windows' medians vary by more than {MAX_VARIATION:.1%}; repeat on a quiet machine."
         )
     return " ".join(notes) or None

@@ -7,11 +7,11 @@ from msgspec.structs import replace
 
 from msal_deploy.bench.machine import describe_machine, logical_cores
 from msal_deploy.bench.results import BenchReport, BenchResult, Setting
-from msal_deploy.bench.sweep import Pace, check, groups_of, has_streams, measure
+from msal_deploy.bench.run import Pace, check, groups_of, has_streams, measure
 from msal_deploy.bundle import Bundle
 
 BATCHES = (1, 2, 4, 8)
-SCREENING = Pace(seconds=0.3, windows=2, least_runs=1)  # the slow ones take one run a window
+SCREENING = Pace(seconds=0.3, windows=2, min_runs=1)  # the slow ones take one run a window
 FINALISTS = 3  # by each of the two criteria
 
 
@@ -71,7 +71,7 @@ def tune(
     Args:
         engine_ids: engines to choose from.
         size: height and width in pixels.
-        seconds: length of a time window of the finalists; a window goes on until it has `LEAST_RUNS` runs.
+        seconds: length of a time window of the finalists; a window goes on until it has `MIN_RUNS` runs.
         windows: time windows for each finalist, at least two.
         progress: show progress bars on stderr.
 

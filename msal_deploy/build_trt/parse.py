@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from msal_deploy.errors import BadInput
 from msal_deploy.graph import load_graph
 from msal_deploy.spec import ModelSpec
-from msal_deploy.targets.operators import require_readable
-from msal_deploy.trt import Backend
+from msal_deploy.trt.bindings import Backend
+from msal_deploy.trt.operators import require_readable
 
 if TYPE_CHECKING:
     import onnx

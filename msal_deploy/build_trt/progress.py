@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from msal_deploy.trt import Backend
+from msal_deploy.trt.bindings import Backend
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -1,16 +1,17 @@
-"""Rebuild: which plans of a bundle can no longer be used, and the orders that build them again."""
+"""Rebuild: which plans of a bundle can no longer be used, and the requests that build them again."""
 
 import re
 from pathlib import Path
 
 import msgspec
 
-from msal_deploy.build_trt.order import DEFAULT_PROFILE, Order, find_place
+from msal_deploy.build_trt.request import BuildRequest, find_build_target
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import BadInput, EnvironmentLacks
-from msal_deploy.plan import Options, Profile, plans, preflight, read_plan
+from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.targets import find_target, target_of_sm
-from msal_deploy.trt import load_backend
+from msal_deploy.trt.bindings import load_backend
+from msal_deploy.trt.plan_checks import plans, preflight
+from msal_deploy.trt.plan_metadata import DEFAULT_PROFILE, BuildOptions, Profile, read_metadata
 
 NAME = re.compile(r"model\.(?P<precision>\w+)\.sm(?P<major>\d+)(?P<minor>\d)\.(?P<backend>tensorrt|tensorrt-rtx)\.plan")
 
@@ -28,16 +29,16 @@ class Stale(msgspec.Struct, frozen=True):
     backend: str
     gpu: str | None
     profile: Profile = DEFAULT_PROFILE
-    options: Options = Options()
+    options: BuildOptions = BuildOptions()
 
-    def order(self, bundle: Bundle) -> Order:
-        """Return the order that builds it again.
+    def request(self, bundle: Bundle) -> BuildRequest:
+        """Return the request that builds it again.
 
         Raises:
-            EnvironmentLacks: it can be built only on a GPU that is not here.
+            MissingRequirement: it can be built only on a GPU that is not here.
         """
-        place = find_place(bundle.path, self.gpu, self.backend)  # type: ignore[arg-type]
-        return Order(self.precision, place, self.profile, self.options)
+        build_target = find_build_target(bundle.path, self.gpu, self.backend)  # type: ignore[arg-type]
+        return BuildRequest(self.precision, build_target, self.profile, self.options)
 
 
 def find_stale(bundle: Bundle) -> tuple[Stale, ...]:
@@ -63,7 +64,7 @@ def _examine(file: Path, bundle: Bundle) -> Stale | None:
 def _installed(backend: str) -> str | None:
     try:
         return load_backend(backend).version
-    except EnvironmentLacks:
+    except MissingRequirement:
         return None
 
 
@@ -71,7 +72,7 @@ def _stale(file: Path, name: re.Match[str], why: str) -> Stale:
     """Take from the sidecar what it still says, and the rest from the plan's name."""
     target = target_of_sm(f"{name['major']}.{name['minor']}")
     try:
-        plan = read_plan(file)
+        plan = read_metadata(file)
         gpu = None if plan.gpu is None and plan.backend == "tensorrt" else _known(plan.gpu, target.name)
         return Stale(file, why, plan.requested, plan.backend, gpu, plan.profile, plan.options)
     except BadInput:

@@ -7,7 +7,7 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from msal_deploy.plan import Plan, Realised
+from msal_deploy.trt.plan_metadata import ActualPrecision, PlanMetadata
 
 READ_FROM = {
     "inspector": "read from the built engine",
@@ -23,14 +23,14 @@ class BuildReport(msgspec.Struct, frozen=True):
         file: the plan.
         warnings: what the user should know of it.
         seconds: from the graph to the plan.
-        timings_reused: whether the builder took timings of an earlier build.
+        timing_cache_reused: whether the builder took timings of an earlier build.
     """
 
     file: Path
-    plan: Plan
+    plan: PlanMetadata
     warnings: tuple[str, ...]
     seconds: float
-    timings_reused: bool
+    timing_cache_reused: bool
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types only; of the plan's place only its name."""
@@ -39,7 +39,7 @@ class BuildReport(msgspec.Struct, frozen=True):
             "plan": msgspec.to_builtins(self.plan),
             "warnings": list(self.warnings),
             "seconds": round(self.seconds, 2),
-            "timings_reused": self.timings_reused,
+            "timings_reused": self.timing_cache_reused,
         }
 
     def table(self) -> Table:
@@ -52,7 +52,7 @@ class BuildReport(msgspec.Struct, frozen=True):
         table.add_row("for", f"{gpu}compute capability {', '.join(plan.sm)}")
         table.add_row("by", f"{plan.backend} {plan.backend_version}, {self.seconds:.1f} s{self._timings()}")
         table.add_row("images", f"{plan.profile}")
-        table.add_row("fastest at", " × ".join(map(str, plan.profile.optimum)) + " px")
+        table.add_row("fastest at", " × ".join(map(str, plan.profile.opt)) + " px")
         table.add_row("size", f"{plan.bytes / 2**20:.1f} MiB")
         for number, line in enumerate(_shares(plan.realised)):
             table.add_row("" if number else "computes in", line)
@@ -60,10 +60,10 @@ class BuildReport(msgspec.Struct, frozen=True):
         return table
 
     def _timings(self) -> str:
-        return ", with the timings of an earlier build" if self.timings_reused else ""
+        return ", with the timings of an earlier build" if self.timing_cache_reused else ""
 
 
-def _shares(realised: Realised) -> list[str]:
+def _shares(realised: ActualPrecision) -> list[str]:
     lines = [
         f"{precision}: {100 * share.of_flops:.1f}% of the FLOPs, {share.layers} layers ({100 * share.of_layers:.0f}%)"
         for precision, share in realised.shares.items()

@@ -72,15 +72,15 @@ def bench(
 
 def _with_fp32_beside(engines: list[str]) -> list[str]:
     """Add FP32 to a plan's precision that is slow on the GPU here: without it, nobody sees that it does not pay."""
-    from msal_deploy.build_trt.order import gpu_here
     from msal_deploy.targets import target_of_sm
-    from msal_deploy.trt import BACKENDS
+    from msal_deploy.trt.bindings import TRT_BACKENDS
+    from msal_deploy.trt.local_gpu import current_gpu
 
-    plans = [engine.partition(":") for engine in engines if engine.partition(":")[0] in BACKENDS]
-    here = gpu_here() if plans else None
+    plans = [engine.partition(":") for engine in engines if engine.partition(":")[0] in TRT_BACKENDS]
+    here = current_gpu() if plans else None
     if not here or not here.sm:
         return engines
-    slow = target_of_sm(here.sm, here.gpu).slow
+    slow = target_of_sm(here.sm, here.name).slow
     beside = dict.fromkeys(f"{backend}:fp32" for backend, _, precision in plans if precision in slow)
     added = [engine for engine in beside if engine not in engines]
     for engine in added:

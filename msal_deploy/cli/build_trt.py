@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from msal_deploy.cli.options import BundlePath, Json
-from msal_deploy.errors import BadInput, EnvironmentLacks, nearest
+from msal_deploy.errors import BadInput, MissingRequirement, suggest
 
 if TYPE_CHECKING:
     from msal_deploy.build_trt import BuildReport
     from msal_deploy.bundle import Bundle
-    from msal_deploy.plan import BackendName, Options, Profile
+    from msal_deploy.trt.plan_metadata import BuildOptions, Profile, TrtBackendName
 
 
 def build_trt(
@@ -65,14 +65,14 @@ def build_trt(
     """
     from msal_deploy.bundle import Bundle
     from msal_deploy.files import write_json
-    from msal_deploy.plan import Options
+    from msal_deploy.trt.plan_metadata import BuildOptions
 
     opened = Bundle(bundle)
     precision = _precision({"fp16": fp16, "int8": int8, "fp32": fp32, "auto": auto, "rebuild": rebuild})
     if precision == "rebuild":
         report: dict[str, Any] = _rebuild(opened)
     else:
-        options = Options(workspace, version_compatible, hardware_compatible, tf32, allow_wider)
+        options = BuildOptions(workspace, version_compatible, hardware_compatible, tf32, allow_wider)
         report = _build(opened, precision, gpu, _backend(backend), parse_profile(batch, size), options)
     if json:
         write_json(json, report)
@@ -85,11 +85,11 @@ def _precision(flags: dict[str, bool]) -> str:
     return given[0]
 
 
-def _backend(name: str | None) -> "BackendName | None":
-    from msal_deploy.trt import BACKENDS
+def _backend(name: str | None) -> "TrtBackendName | None":
+    from msal_deploy.trt.bindings import TRT_BACKENDS
 
-    if name is not None and name not in BACKENDS:
-        raise BadInput(f"No backend is called {name!r}; {nearest(name, BACKENDS)}")
+    if name is not None and name not in TRT_BACKENDS:
+        raise BadInput(f"No backend is called {name!r}; {suggest(name, TRT_BACKENDS)}")
     return name
 
 
@@ -97,17 +97,17 @@ def _build(
     bundle: "Bundle",
     precision: str,
     gpu: str | None,
-    backend: "BackendName | None",
+    backend: "TrtBackendName | None",
     profile: "Profile",
-    options: "Options",
+    options: "BuildOptions",
 ) -> dict[str, Any]:
-    from msal_deploy.build_trt import Order, build, find_place, first_that_pays
+    from msal_deploy.build_trt import BuildRequest, build_trt, find_build_target, first_preferred
 
-    place = find_place(bundle.path, gpu, backend)
-    chosen = first_that_pays(bundle, place.target) if precision == "auto" else precision
-    report = build(bundle, Order(chosen, place, profile, options), progress=True)
+    build_target = find_build_target(bundle.path, gpu, backend)
+    chosen = first_preferred(bundle, build_target.target) if precision == "auto" else precision
+    report = build_trt(bundle, BuildRequest(chosen, build_target, profile, options), progress=True)
     _show(report)
-    typer.echo(f"Next: msal-deploy validate {bundle.path} --data DIR --engine {place.backend}:{chosen}")
+    typer.echo(f"Next: msal-deploy validate {bundle.path} --data DIR --engine {build_target.backend}:{chosen}")
     return report.to_json()
 
 
@@ -121,17 +121,17 @@ def _show(report: "BuildReport") -> None:
 
 def _rebuild(bundle: "Bundle") -> dict[str, Any]:
     """Build again what can no longer be used; what cannot be built here is named at the end."""
-    from msal_deploy.build_trt import build
+    from msal_deploy.build_trt import build_trt
     from msal_deploy.build_trt.rebuild import find_stale
-    from msal_deploy.plan import plans
+    from msal_deploy.trt.plan_checks import plans
 
     stale, all_plans = find_stale(bundle), plans(bundle)
     built, left = [], []
     for plan in stale:
         typer.echo(f"{plan.why}: building it again", err=True)
         try:
-            report = build(bundle, plan.order(bundle), progress=True)
-        except EnvironmentLacks as error:
+            report = build_trt(bundle, plan.request(bundle), progress=True)
+        except MissingRequirement as error:
             left.append(error)
             continue
         _show(report)
@@ -149,7 +149,7 @@ def parse_profile(batch: str, size: str) -> "Profile":
         BadInput: they are something else.
     """
     from msal_deploy.cli.options import parse_size
-    from msal_deploy.plan import Profile
+    from msal_deploy.trt.plan_metadata import Profile
 
     batches, sizes = _three(batch, "batch"), [parse_size(part) for part in _three(size, "size")]
     if not all(part.isdecimal() for part in batches):

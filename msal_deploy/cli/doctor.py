@@ -35,12 +35,12 @@ def doctor(
     from rich.console import Console
 
     from msal_deploy.bundle import Bundle
-    from msal_deploy.doctor import compose_file, examine
+    from msal_deploy.doctor import compose_file, doctor
     from msal_deploy.doctor import dockerfile as docker_file
     from msal_deploy.doctor import requirements as pip_file
     from msal_deploy.files import atomic_file, write_json
 
-    report = examine(gpu, Bundle(bundle) if bundle else None)
+    report = doctor(gpu, Bundle(bundle) if bundle else None)
     makers = {requirements: pip_file, dockerfile: docker_file, compose: compose_file}
     files = {path: make(_known(report.target)) for path, make in makers.items() if path}
     Console().print(report.table())
@@ -54,5 +54,5 @@ def doctor(
 
 def _known(target: "Target | None") -> "Target":
     if target is None:
-        raise BadInput("Here is no GPU that a set of versions could be for; name the one that is meant with --gpu")
+        raise BadInput("LocalGpu is no GPU that a set of versions could be for; name the one that is meant with --gpu")
     return target

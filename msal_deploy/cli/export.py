@@ -88,7 +88,7 @@ def export(
 
 
 def _check_options(asked: bool, int8: bool, calibration: Path | None, budget: float | None, method: str) -> None:
-    from msal_deploy.errors import nearest
+    from msal_deploy.errors import suggest
 
     methods = ("minmax", "entropy", "percentile")
     if asked and calibration is None:
@@ -98,7 +98,7 @@ def _check_options(asked: bool, int8: bool, calibration: Path | None, budget: fl
     if budget is not None and not int8:
         raise BadInput("--budget is for what INT8 may cost; give --int8 too")
     if method not in methods:
-        raise BadInput(f"No calibration method is called {method!r}; {nearest(method, methods)}")
+        raise BadInput(f"No calibration method is called {method!r}; {suggest(method, methods)}")
 
 
 def _add(
@@ -124,7 +124,7 @@ def _add(
             tiles=tiles,
             method=method,
             budget=budget,
-            memory=memory,
+            trial_log=memory,
             progress=True,
         )
 

@@ -38,24 +38,24 @@ def available_engines(bundle: "Bundle", *, timed: bool = False) -> list[str]:
     Args:
         timed: leave out ``onnxruntime:fp16``, which shows what FP16 costs in Dice and not how fast it is.
     """
-    from msal_deploy.runtimes import runs_here
+    from msal_deploy.runtimes import is_available
 
     simulated = [] if timed else ["onnxruntime:fp16"]
     engines = ["torch:fp32", "onnxruntime:fp32", *simulated, "onnxruntime:int8", "openvino:fp32", "openvino:int8"]
-    return [engine for engine in engines if runs_here(bundle, engine)] + _plan_engines(bundle)
+    return [engine for engine in engines if is_available(bundle, engine)] + _plan_engines(bundle)
 
 
 def _plan_engines(bundle: "Bundle") -> list[str]:
     """Return the engines of the bundle's plans for the GPU that is here."""
     from importlib.util import find_spec
 
-    from msal_deploy.build_trt.order import gpu_here
-    from msal_deploy.plan import find_plan, plans
-    from msal_deploy.trt import BACKENDS
+    from msal_deploy.trt.bindings import TRT_BACKENDS
+    from msal_deploy.trt.local_gpu import current_gpu
+    from msal_deploy.trt.plan_checks import find_plan, plans
 
-    sm = gpu_here().sm if plans(bundle) else ""
+    sm = current_gpu().sm if plans(bundle) else ""
     found = []
-    for backend in BACKENDS if sm else ():
+    for backend in TRT_BACKENDS if sm else ():
         for precision in ("fp32", "fp16", "int8"):
             with suppress(BadInput):
                 find_plan(bundle, precision, backend, sm)

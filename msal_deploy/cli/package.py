@@ -46,9 +46,9 @@ def package(
     """
     from msal_deploy.bundle import Bundle
     from msal_deploy.files import write_json
-    from msal_deploy.package import choose, write_package
+    from msal_deploy.package import choose_options, write_package
 
-    report = write_package(Bundle(bundle), host, out, choose(host, precision, gpu, backend, author or ()))
+    report = write_package(Bundle(bundle), host, out, choose_options(host, precision, gpu, backend, author or ()))
     typer.echo(f"{out}: {len(report.files)} files for {host}")
     typer.echo(report.next_step)
     if json:

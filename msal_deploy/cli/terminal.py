@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from msal_deploy.errors import BadInput, DeployError, EnvironmentLacks, naming_the_extra
+from msal_deploy.errors import BadInput, DeployError, MissingRequirement, translate_missing_extra
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as shells have it
 
@@ -22,7 +22,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a verb and turn its errors into an exit code."""
         try:
-            with naming_the_extra():
+            with translate_missing_extra():
                 return super().invoke(ctx)
         except DeployError as error:
             _fail(error)
@@ -32,7 +32,7 @@ class Group(TyperGroup):
         except OSError as error:
             _fail(_from_os(error))
         except MemoryError:
-            _fail(EnvironmentLacks("There is not enough memory for this; use a smaller batch or size"))
+            _fail(MissingRequirement("There is not enough memory for this; use a smaller batch or size"))
         except Exception as error:
             # typer's own (usage errors, exits) are RuntimeErrors of a module that moved between its versions.
             if os.environ.get("MSAL_DEPLOY_TRACEBACK") or type(error).__module__.startswith(("typer", "click")):
@@ -61,7 +61,7 @@ def _fail(error: DeployError) -> NoReturn:
 
 def _from_os(error: OSError) -> DeployError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentLacks("The disk that is written to is full; free some space and run the command again")
+        return MissingRequirement("The disk that is written to is full; free some space and run the command again")
     path = Path(os.fsdecode(error.filename or ""))
     # A temporary name says nothing to the user: it is the folder that cannot be written.
     where = f": {path.parent if '.partial-' in path.name else path}" if error.filename else ""

@@ -30,7 +30,7 @@ def validate(
     from msal_deploy.bundle import Bundle
     from msal_deploy.data import label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json
-    from msal_deploy.precision.calibration import require_unseen
+    from msal_deploy.precision.calibration_tiles import require_unseen
     from msal_deploy.validate import validate as score
 
     opened = Bundle(bundle)

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.errors import BadInput, MissingRequirement
 
 SIZE_LIMIT = 20 * 10**9  # bytes, all nested zips together
 MEMBER_LIMIT = 100_000  # files in one zip
@@ -34,7 +34,7 @@ def unpack(archive: Path, folder: Path, *, limit: int = SIZE_LIMIT) -> int:
     Raises:
         BadInput: no zip, a damaged or encrypted one, one with a member that points outside or is a link, or more than
             `limit` bytes.
-        EnvironmentLacks: the disk is full.
+        MissingRequirement: the disk is full.
     """
     return _unpack(archive, folder, limit, nesting=0)
 
@@ -64,7 +64,7 @@ def _extract(archive: Path, folder: Path, limit: int) -> int:
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise EnvironmentLacks(
+            raise MissingRequirement(
                 f"The disk is full while unpacking {archive.name}; set TMPDIR to a larger one"
             ) from error
         raise BadInput(

@@ -1,6 +1,6 @@
 """Finding images and their annotations in a folder or zip, whatever the names of its folders.
 
-There is no branch per layout; names say what a file is, and the folder nearest to the file speaks first.
+There is no branch per layout; names say what a file is, and the folder suggest to the file speaks first.
 
 *Split*: a folder whose name holds the word train, training, val or validation is training data (validation images are
 split off the training images later, by `validation_split`); test or testing is test data. ``MoNuSegTestData``,
@@ -46,7 +46,7 @@ ROLE_OF_WORD: dict[str, Role] = {
 LABEL_ENDING = re.compile(r"[_\-. ](bin[_\-])?(mask|label)s?$", re.IGNORECASE)
 
 
-class Case(msgspec.Struct, frozen=True):
+class AnnotatedImage(msgspec.Struct, frozen=True):
     """An image and what annotates it: an Aperio XML, an instance map (or binary mask), or both."""
 
     stem: str
@@ -77,7 +77,7 @@ class Case(msgspec.Struct, frozen=True):
         return self.instances() > 0
 
 
-def label_convention(cases: Iterable[Case]) -> str:
+def label_convention(cases: Iterable[AnnotatedImage]) -> str:
     """Return a sentence on how the masks of `cases` came about, for reports: a wrong convention moves Dice by 0.05."""
     maps = "label maps as they are, without redrawing"
     drawn = {case.xml_path is not None for case in cases}
@@ -96,8 +96,8 @@ class Dataset(msgspec.Struct, frozen=True):
     """The cases of a folder, sorted by stem."""
 
     root: Path
-    train: tuple[Case, ...]
-    test: tuple[Case, ...]
+    train: tuple[AnnotatedImage, ...]
+    test: tuple[AnnotatedImage, ...]
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -228,12 +228,12 @@ def _role_said(name: str) -> Role | None:
     return "map" if "map" in said else "image" if said else None  # "mask_images" are masks
 
 
-def _cases(files: Iterable[_File], split: Split) -> tuple[tuple[Case, ...], list[Problem]]:
+def _cases(files: Iterable[_File], split: Split) -> tuple[tuple[AnnotatedImage, ...], list[Problem]]:
     found: dict[str, dict[Role, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for file in files:
         found[file.stem][file.role].append(file.path)
     cases = tuple(
-        Case(stem, split, roles["image"][0], _first(roles["xml"]), _first(roles["map"]))
+        AnnotatedImage(stem, split, roles["image"][0], _first(roles["xml"]), _first(roles["map"]))
         for stem, roles in sorted(found.items())
         if roles["image"]
     )
@@ -244,7 +244,9 @@ def _first(paths: list[Path]) -> Path | None:
     return paths[0] if paths else None
 
 
-def _pairing_problems(found: dict[str, dict[Role, list[Path]]], cases: tuple[Case, ...], split: Split) -> list[Problem]:
+def _pairing_problems(
+    found: dict[str, dict[Role, list[Path]]], cases: tuple[AnnotatedImage, ...], split: Split
+) -> list[Problem]:
     unannotated = tuple(case.stem for case in cases if case.xml_path is None and case.map_path is None)
     without_image = tuple(sorted(stem for stem, roles in found.items() if not roles["image"]))
     twice = tuple(sorted(stem for stem, roles in found.items() if any(len(paths) > 1 for paths in roles.values())))
@@ -262,7 +264,7 @@ def _unnamed(files: list[_File]) -> Problem:
     return Problem("stems in folders whose names say neither train nor test", advice, tuple(unnamed))
 
 
-def _leaked(train: tuple[Case, ...], test: tuple[Case, ...]) -> Problem:
+def _leaked(train: tuple[AnnotatedImage, ...], test: tuple[AnnotatedImage, ...]) -> Problem:
     both = {case.stem for case in train} & {case.stem for case in test}
     return Problem(
         "images both in train and in test", "remove them from one, or scores mean nothing", tuple(sorted(both))

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.data.dataset import Case
+from msal_deploy.data.dataset import AnnotatedImage
 from msal_deploy.errors import BadInput
 
 
@@ -20,7 +20,7 @@ class Patch(msgspec.Struct, frozen=True, eq=False):
     mask: NDArray[np.bool_]
 
 
-def corner_patches(case: Case, size: int = 512) -> tuple[Patch, ...]:
+def corner_patches(case: AnnotatedImage, size: int = 512) -> tuple[Patch, ...]:
     """Return the four corners of an image; of 1000×1000 px, four patches of 512×512 that overlap by 24 px.
 
     Where the image is just as high or wide as a patch, corners coincide and are taken once.
@@ -41,12 +41,14 @@ def corner_patches(case: Case, size: int = 512) -> tuple[Patch, ...]:
     )
 
 
-def patches_of(cases: Iterable[Case], size: int = 512) -> tuple[Patch, ...]:
+def patches_of(cases: Iterable[AnnotatedImage], size: int = 512) -> tuple[Patch, ...]:
     """Return the corner patches of all cases, in their order: 120 of MoNuSeg's 30 training images, 56 of its 14."""
     return tuple(patch for case in cases for patch in corner_patches(case, size))
 
 
-def validation_split(cases: Sequence[Case], fraction: float) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+def validation_split(
+    cases: Sequence[AnnotatedImage], fraction: float
+) -> tuple[tuple[AnnotatedImage, ...], tuple[AnnotatedImage, ...]]:
     """Split images into those to train on and those to choose the checkpoint by.
 
     Images are ordered by the SHA-256 of their stem and the first `fraction` of them held out, so the split is the same

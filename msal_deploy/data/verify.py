@@ -13,7 +13,7 @@ from rich.progress import track
 
 from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, rasterise, read_xml
 from msal_deploy.data.checksums import Checksums, check_sums
-from msal_deploy.data.dataset import Case, Problem, checked_size, opened_folder, scan
+from msal_deploy.data.dataset import AnnotatedImage, Problem, checked_size, opened_folder, scan
 from msal_deploy.data.images import read_image, read_label
 from msal_deploy.data.verify_report import Agreement, CaseReport, SplitReport, VerifyReport
 from msal_deploy.errors import BadInput
@@ -56,7 +56,7 @@ def _tracked(items: Sequence[Item], what: str, progress: bool) -> Iterable[Item]
     return track(items, what, console=Console(stderr=True), disable=not progress)
 
 
-def _check(case: Case, folder: Path) -> CaseReport:
+def _check(case: AnnotatedImage, folder: Path) -> CaseReport:
     """Read the image and each annotation of a case; a file that cannot be used becomes a fault."""
     faults: list[str] = []
     image = _attempt(faults, read_image, case.image_path)
@@ -121,7 +121,7 @@ def _content_problems(reports: list[CaseReport], checksums: Checksums) -> list[P
     ]
 
 
-def _split_report(cases: Sequence[Case], reports: Sequence[CaseReport]) -> SplitReport:
+def _split_report(cases: Sequence[AnnotatedImage], reports: Sequence[CaseReport]) -> SplitReport:
     shares = [report.nuclei_share for report in reports if report.nuclei_share is not None]
     return SplitReport(
         images=len(cases),

@@ -8,9 +8,9 @@ import onnx
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput
 from msal_deploy.graph import Layer, layers, load_graph
+from msal_deploy.roofline import Estimate, estimate
 from msal_deploy.targets import Target
-from msal_deploy.targets.operators import check_operators
-from msal_deploy.targets.roofline import Estimate, estimate
+from msal_deploy.trt.operators import check_operators
 
 PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 SIDE = 512  # pixels

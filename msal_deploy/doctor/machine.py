@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from msal_deploy.errors import EnvironmentLacks, MissingExtra
+from msal_deploy.errors import MissingExtra, MissingRequirement
 from msal_deploy.hardware import Gpu, ask_driver, describe_processor
-from msal_deploy.trt import load_backend
+from msal_deploy.trt.bindings import load_backend
 
 T = TypeVar("T")
 
@@ -130,7 +130,7 @@ def _backend(name: str, faults: dict[str, str]) -> str | None:
         return load_backend(name).version
     except MissingExtra:
         return None
-    except EnvironmentLacks as error:
+    except MissingRequirement as error:
         faults[name] = _one_line(error)
         return None
 

@@ -2,8 +2,8 @@
 
 from jinja2 import Environment, StrictUndefined
 
-from msal_deploy.plan import numbers
 from msal_deploy.targets import Target
+from msal_deploy.versions import parse_version
 
 # TensorRT's packages on PyPI are sources that fetch NVIDIA's libraries while they are installed. What they fetch
 # follows the pins only if pip is told by its environment, which the pip inside pip inherits.
@@ -103,8 +103,8 @@ def pythons(target: Target) -> str:
 
 
 def _render(template: str, target: Target) -> str:
-    first, last = map(numbers, target.python)
-    own_python = first <= numbers(target.container.python) <= last
+    first, last = map(parse_version, target.python)
+    own_python = first <= parse_version(target.container.python) <= last
     version, _, wheel = target.torch.partition("+")
     tensorrt = next((pin for pin in target.pins if pin.startswith("tensorrt")), "TensorRT")
     return _ENVIRONMENT.from_string(template).render(

@@ -10,15 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from msal_deploy.bundle import Bundle
-from msal_deploy.doctor.abilities import Ability, abilities
-from msal_deploy.doctor.estimates import PRECISIONS, SIDE, BundleReport, judge_bundle
-from msal_deploy.doctor.machine import Machine, describe
+from msal_deploy.doctor.capabilities import Capability
+from msal_deploy.doctor.checks import Check
+from msal_deploy.doctor.estimates import PRECISIONS, SIDE, BundleReport
+from msal_deploy.doctor.machine import Machine
 from msal_deploy.doctor.pins import drivers, pythons
-from msal_deploy.doctor.verdicts import Verdict, check
-from msal_deploy.errors import BadInput, EnvironmentLacks
-from msal_deploy.targets import Target, find_target, target_of_sm, targets
-from msal_deploy.targets.roofline import LABEL, Estimate
+from msal_deploy.errors import MissingRequirement
+from msal_deploy.roofline import LABEL, Estimate
+from msal_deploy.targets import Target, targets
 
 ESTIMATES = (
     f"{LABEL}; at batch 1. tf32: FP32 tensors in tensor cores. * no such graph in the bundle: the FP32 graph's layers, "
@@ -33,21 +32,21 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         asked_for: the target as it was asked for, a name or a file; empty where it is that of the GPU here.
         target: None where none was asked for and there is no GPU that one is for.
-        verdicts: a part each; empty without a target.
-        abilities: what the machine can do without a GPU.
+        checks: a part each; empty without a target.
+        capabilities: what the machine can do without a GPU.
     """
 
     machine: Machine
     asked_for: str = ""
     target: Target | None = None
-    verdicts: tuple[Verdict, ...] = ()
-    abilities: tuple[Ability, ...] = ()
+    checks: tuple[Check, ...] = msgspec.field(default=(), name="verdicts")
+    capabilities: tuple[Capability, ...] = msgspec.field(default=(), name="abilities")
     bundle: BundleReport | None = None
 
     @property
-    def lacking(self) -> tuple[Verdict, ...]:
+    def lacking(self) -> tuple[Check, ...]:
         """The parts for want of which the target is not served here."""
-        return tuple(verdict for verdict in self.verdicts if verdict.lacks)
+        return tuple(check for check in self.checks if check.lacks)
 
     def require_served(self, requirements: Path | None = None, dockerfile: Path | None = None) -> None:
         """Raise unless this machine serves the target that was asked for.
@@ -56,17 +55,17 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
             requirements, dockerfile: where these were written just now, for the command that mends it.
 
         Raises:
-            EnvironmentLacks: with all that lacks, and the command.
+            MissingRequirement: with all that lacks, and the command.
         """
         if self.target is None or not self.asked_for or not self.lacking:
             return
-        lacks = ", ".join(verdict.want for verdict in self.lacking)
+        lacks = ", ".join(check.want for check in self.lacking)
         mend = self._mend(self.target.name, requirements, dockerfile)
-        raise EnvironmentLacks(f"For {self.target.name} this machine lacks {lacks}; {mend}")
+        raise MissingRequirement(f"For {self.target.name} this machine lacks {lacks}; {mend}")
 
     def _mend(self, name: str, requirements: Path | None, dockerfile: Path | None) -> str:
         doctor = f"msal-deploy doctor --gpu {self.asked_for}"
-        if {verdict.part for verdict in self.lacking} <= BROUGHT_BY_PIP:
+        if {check.part for check in self.lacking} <= BROUGHT_BY_PIP:
             file = requirements or Path("requirements.txt")
             write = "" if requirements else f"{doctor} --requirements {file}; "
             constraint = file if file.is_absolute() else f"$PWD/{file}"
@@ -80,7 +79,7 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
         values: dict[str, Any] = msgspec.to_builtins(self)
         bundle = self.bundle
         return values | {
-            "lacking": [verdict.part for verdict in self.lacking],
+            "lacking": [check.part for check in self.lacking],
             "bundle": bundle
             and {
                 "estimates": [guess.to_json() for guess in bundle.estimates],
@@ -92,70 +91,36 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
         """Return the report for an 80-column terminal."""
         parts: list[RenderableType] = []
         if self.target:
-            parts += [_verdicts(self.target, self.verdicts), *_notes(self.verdicts), Text(), *_advice(self.target)]
+            parts += [_check_table(self.target, self.checks), *_notes(self.checks), Text(), *_advice(self.target)]
         else:
-            parts += [_abilities(self.machine, self.abilities)]
+            parts += [_capability_table(self.machine, self.capabilities)]
         if self.bundle:
             parts += [Text(), _estimates(self.bundle.estimates), Text(ESTIMATES), *_readable(self.bundle)]
         return Group(*parts)
 
 
-def examine(gpu: str | None = None, bundle: Bundle | None = None) -> DoctorReport:
-    """Look at this machine, and judge it for a target.
-
-    Args:
-        gpu: a target's name or file; None for the one of the GPU that is here.
-        bundle: whose graphs to estimate and to check, on that target, or on all of them where `gpu` is None.
-
-    Raises:
-        BadInput: no such target, or the bundle cannot be used.
-    """
-    target = find_target(gpu) if gpu else None
-    judged = judge_bundle(bundle, (target,) if target else targets()) if bundle else None
-    machine = describe()
-    target = target or target_here(machine)
-    return DoctorReport(
-        machine=machine,
-        asked_for=gpu or "",
-        target=target,
-        verdicts=check(machine, target) if target else (),
-        abilities=() if target else abilities(machine),
-        bundle=judged,
-    )
-
-
-def target_here(machine: Machine) -> Target | None:
-    """Return the target of the first GPU here that one is for."""
-    for gpu in machine.gpus:
-        try:
-            return target_of_sm(gpu.sm, gpu.name)
-        except BadInput:
-            continue
-    return None
-
-
 COLOURS = {"ok": "green", "yes": "green", "no": "dim", "not needed": "dim"}
 
 
-def _word(word: str, required: bool = True) -> Text:
-    return Text(word, style=COLOURS.get(word, "red" if required else "yellow"))
+def _status(status: str, required: bool = True) -> Text:
+    return Text(status, style=COLOURS.get(status, "red" if required else "yellow"))
 
 
-def _verdicts(target: Target, verdicts: Sequence[Verdict]) -> Table:
+def _check_table(target: Target, checks: Sequence[Check]) -> Table:
     title = f"{target.name}: {target.gpu}, capability {target.sm}, {target.memory_gib:g} GiB"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "here", "needed", "verdict"):
+    for column in ("", "here", "needed", "check"):
         table.add_column(column)
-    for verdict in verdicts:
-        cells = map(Text, (verdict.part, verdict.here, verdict.needed))  # as they are: "[…]" is no markup
-        table.add_row(*cells, _word(verdict.word, verdict.required))
+    for check in checks:
+        cells = map(Text, (check.part, check.found, check.needed))  # as they are: "[…]" is no markup
+        table.add_row(*cells, _status(check.status, check.required))
     return table
 
 
-def _notes(verdicts: Sequence[Verdict]) -> Iterator[Text]:
-    for verdict in verdicts:
-        if verdict.why:
-            yield Text.assemble((f"{verdict.part}: ", "bold"), verdict.why)
+def _notes(checks: Sequence[Check]) -> Iterator[Text]:
+    for check in checks:
+        if check.why:
+            yield Text.assemble((f"{check.part}: ", "bold"), check.why)
 
 
 def _advice(target: Target) -> Iterator[Text]:
@@ -173,7 +138,7 @@ def _advice(target: Target) -> Iterator[Text]:
     return (Text.assemble((f"{name}: ", "bold"), text) for name, text in lines.items())
 
 
-def _abilities(machine: Machine, found: Sequence[Ability]) -> Table:
+def _capability_table(machine: Machine, found: Sequence[Capability]) -> Table:
     gpus = ", ".join(f"{gpu.name} ({gpu.sm}), for which there is no target" for gpu in machine.gpus)
     table = Table(
         title=Text(f"What this machine can do: {gpus or machine.no_gpu}"),
@@ -185,7 +150,7 @@ def _abilities(machine: Machine, found: Sequence[Ability]) -> Table:
         show_header=False,
     )
     for ability in found:
-        table.add_row(ability.what, _word("yes" if ability.able else "no"), Text(ability.how))
+        table.add_row(ability.what, _status("yes" if ability.able else "no"), Text(ability.how))
     return table
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from msal_deploy.bundle import MANIFEST, Bundle
 from msal_deploy.errors import BadInput
-from msal_deploy.package import Options
-from msal_deploy.plan import build_command, plans, read_plan, sidecar
+from msal_deploy.package.options import PackageOptions
 from msal_deploy.targets import find_target
+from msal_deploy.trt.plan_checks import plans
+from msal_deploy.trt.plan_metadata import build_command, read_metadata, sidecar
 
 # A wheel carries engines/cpp as this folder (see pyproject.toml); in a checkout there is only the original.
 IN_WHEEL = Path(__file__).parent / "cpp_sources"
@@ -53,7 +54,7 @@ ctest --test-dir build
 """
 
 
-def write(bundle: Bundle, folder: Path, options: Options) -> str:
+def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
     """Fill `folder` with the library, the graph of `options.precision` and the plans built from it.
 
     Raises:
@@ -83,13 +84,13 @@ def _graphs(bundle: Bundle, precision: str) -> Iterator[str]:
             yield name
 
 
-def _plans(bundle: Bundle, options: Options) -> Iterator[str]:
+def _plans(bundle: Bundle, options: PackageOptions) -> Iterator[str]:
     """Yield the names of the plans of a precision, for the GPU if one is named, each with its sidecar."""
     target = find_target(options.gpu) if options.gpu else None
     found = [
         file
         for file in plans(bundle)
-        if (plan := read_plan(file)).requested == options.precision and (target is None or target.sm in plan.sm)
+        if (plan := read_metadata(file)).requested == options.precision and (target is None or target.sm in plan.sm)
     ]
     if target and not found:
         raise BadInput(

@@ -28,14 +28,14 @@ from msal_deploy.package.triton_backends import Serving, choose
 from msal_deploy.package.triton_config import WARM_UP, model_config
 
 if TYPE_CHECKING:
-    from msal_deploy.package import Options
+    from msal_deploy.package.options import PackageOptions
 
 FILES = "triton_files"
 VERSION = "1"
 HTTP, GRPC = 8000, 8001  # Triton's own ports
 
 
-def write(bundle: Bundle, folder: Path, options: Options) -> str:
+def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
     """Write the model repository of `bundle` into `folder`, and return what to do next.
 
     Raises:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import BadInput, nearest
-from msal_deploy.plan import Plan, build_command, numbers, plan_name, plans, preflight, read_plan
+from msal_deploy.errors import BadInput, suggest
 from msal_deploy.targets import Container, find_target, targets
+from msal_deploy.trt.plan_checks import plans, preflight
+from msal_deploy.trt.plan_metadata import PlanMetadata, build_command, plan_name, read_metadata
+from msal_deploy.versions import parse_version
 
 if TYPE_CHECKING:
-    from msal_deploy.package import Options
+    from msal_deploy.package.options import PackageOptions
 
-BackendName = Literal["tensorrt", "onnxruntime", "openvino"]
-BACKENDS: tuple[BackendName, ...] = ("tensorrt", "onnxruntime", "openvino")
+TritonBackendName = Literal["tensorrt", "onnxruntime", "openvino"]
+TRITON_BACKENDS: tuple[TritonBackendName, ...] = ("tensorrt", "onnxruntime", "openvino")
 UNSIGNED = "model.int8.u8s8.onnx"  # the same INT8 for ONNX Runtime's kernels on CPUs
 MAX_BATCH = 8  # of a graph; a plan has its own. Images of 512 × 512 px: 6 MiB there, 8 MiB back
 
@@ -35,7 +37,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
         tag: of ``nvcr.io/nvidia/tritonserver:<tag>-py3``.
     """
 
-    backend: BackendName
+    backend: TritonBackendName
     graph: str
     files: dict[str, Path]
     by_capability: dict[str, str] = {}
@@ -47,15 +49,15 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     tag: str
 
 
-def choose(bundle: Bundle, options: Options) -> Serving:
+def choose(bundle: Bundle, options: PackageOptions) -> Serving:
     """Return how to serve `bundle`: by the backend that is asked for, or else by its plans, or else on the CPU.
 
     Raises:
         BadInput: no such backend, or the bundle has no plan that it could serve.
     """
     backend = options.backend or _by_itself(bundle, options)
-    if backend not in BACKENDS:
-        raise BadInput(f"Triton has no backend {backend!r} here; {nearest(backend, BACKENDS)}")
+    if backend not in TRITON_BACKENDS:
+        raise BadInput(f"Triton has no backend {backend!r} here; {suggest(backend, TRITON_BACKENDS)}")
     if backend == "tensorrt":
         return _by_plans(bundle, options)
     if backend == "openvino" and options.gpu:
@@ -63,11 +65,11 @@ def choose(bundle: Bundle, options: Options) -> Serving:
     return _by_graph(bundle, options, backend)
 
 
-def _by_itself(bundle: Bundle, options: Options) -> str:
+def _by_itself(bundle: Bundle, options: PackageOptions) -> str:
     return "tensorrt" if options.gpu or _plans(bundle, options.precision) else "openvino"
 
 
-def _by_graph(bundle: Bundle, options: Options, backend: BackendName) -> Serving:
+def _by_graph(bundle: Bundle, options: PackageOptions, backend: TritonBackendName) -> Serving:
     graph = f"model.{options.precision}.onnx"
     if backend == "onnxruntime" and options.precision == "int8" and not options.gpu:
         graph = UNSIGNED if UNSIGNED in bundle.manifest.artifacts else graph
@@ -84,7 +86,7 @@ def _by_graph(bundle: Bundle, options: Options, backend: BackendName) -> Serving
     )
 
 
-def _by_plans(bundle: Bundle, options: Options) -> Serving:
+def _by_plans(bundle: Bundle, options: PackageOptions) -> Serving:
     """Serve the plan for one GPU, or all plans of the precision, each on the GPUs of its compute capability."""
     sm = find_target(options.gpu).sm if options.gpu else None
     files = [
@@ -105,22 +107,22 @@ def _by_plans(bundle: Bundle, options: Options) -> Serving:
     return _serving(found, _container(first, options.gpu).tag)
 
 
-def _serving(found: dict[Path, Plan], tag: str) -> Serving:
+def _serving(found: dict[Path, PlanMetadata], tag: str) -> Serving:
     first = next(iter(found.values()))
-    if first.profile.minimum[0] > 1:
+    if first.profile.min[0] > 1:
         raise BadInput(
-            f"The plans take at least {first.profile.minimum[0]} images, and Triton hands over single ones too; build "
+            f"The plans take at least {first.profile.min[0]} images, and Triton hands over single ones too; build "
             "them with --batch 1:… to serve them"
         )
     anywhere = [path.name for path, plan in found.items() if plan.options.hardware_compatible]
-    batch, height, width = first.profile.optimum
+    batch, height, width = first.profile.opt
     return Serving(
         backend="tensorrt",
         graph=first.graph,
         files={path.name: path for path in found},
         by_capability={sm: path.name for path, plan in found.items() for sm in plan.sm},
         default_file=next(iter(anywhere), None),
-        max_batch=first.profile.maximum[0],
+        max_batch=first.profile.max[0],
         best_batch=batch if batch > 1 else None,
         warm_up=(height, width),
         on_gpu=True,
@@ -130,11 +132,11 @@ def _serving(found: dict[Path, Plan], tag: str) -> Serving:
 
 def _plans(bundle: Bundle, precision: str) -> list[Path]:
     """Return the plans of TensorRT itself: Triton does not load those of TensorRT-RTX."""
-    found = {path: read_plan(path) for path in plans(bundle)}
+    found = {path: read_metadata(path) for path in plans(bundle)}
     return [path for path, plan in found.items() if (plan.backend, plan.requested) == ("tensorrt", precision)]
 
 
-def _container(plan: Plan, gpu: str | None) -> Container:
+def _container(plan: PlanMetadata, gpu: str | None) -> Container:
     """Return the image whose TensorRT loads `plan`: the GPU's own, or one of any target.
 
     Raises:
@@ -151,8 +153,8 @@ def _container(plan: Plan, gpu: str | None) -> Container:
     )
 
 
-def _loads(container: Container, plan: Plan) -> bool:
-    built, there = numbers(plan.backend_version), numbers(container.tensorrt)
+def _loads(container: Container, plan: PlanMetadata) -> bool:
+    built, there = parse_version(plan.backend_version), parse_version(container.tensorrt)
     later = plan.options.version_compatible and there[0] == built[0] and there >= built
     return there == built or later
 

@@ -8,7 +8,7 @@ import msgspec
 
 from msal_deploy import __version__
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import naming_the_extra
+from msal_deploy.errors import translate_missing_extra
 from msal_deploy.package.triton_backends import Serving
 from msal_deploy.spec import ModelSpec, TensorSpec
 
@@ -28,7 +28,7 @@ def model_config(bundle: Bundle, serving: Serving, precision: str, warm_up: tupl
     Raises:
         MissingExtra: tritonclient is not installed.
     """
-    with naming_the_extra():
+    with translate_missing_extra():
         from google.protobuf import text_format
         from tritonclient.grpc import model_config_pb2 as pb
     spec = bundle.spec

@@ -10,7 +10,7 @@
 =============  ===================================================================================
 """
 
-from msal_deploy.precision.calibration import require_unseen
-from msal_deploy.precision.stage import PrecisionReport, add_precisions
+from msal_deploy.precision.calibration_tiles import require_unseen
+from msal_deploy.precision.run import PrecisionReport, add_precisions
 
 __all__ = ["PrecisionReport", "add_precisions", "require_unseen"]

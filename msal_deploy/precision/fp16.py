@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from msal_deploy.errors import BadInput
 from msal_deploy.graph import is_quantised
 
-HALF_MAX = float(np.finfo(np.float16).max)  # 65,504
+FP16_MAX = float(np.finfo(np.float16).max)  # 65,504
 MARGIN = 4  # other tissue may go this much farther than the calibration tiles did
 
 
@@ -41,14 +41,14 @@ def to_fp16(model: onnx.ModelProto, largest: dict[str, float]) -> tuple[onnx.Mod
 
 
 def overflowing(model: onnx.ModelProto, largest: dict[str, float]) -> tuple[str, ...]:
-    """Return the nodes with a result or an operand beyond `HALF_MAX` / `MARGIN`, or a weight beyond `HALF_MAX`."""
-    beyond = {name for name, value in largest.items() if not value <= HALF_MAX / MARGIN}
+    """Return the nodes with a result or an operand beyond `FP16_MAX` / `MARGIN`, or a weight beyond `FP16_MAX`."""
+    beyond = {name for name, value in largest.items() if not value <= FP16_MAX / MARGIN}
     beyond |= {t.name for t in model.graph.initializer if not _fits(numpy_helper.to_array(t))}
     return tuple(node.name for node in model.graph.node if beyond.intersection((*node.input, *node.output)))
 
 
 def _fits(weights: np.ndarray) -> bool:
-    return weights.dtype != np.float32 or bool(np.abs(weights).max(initial=0) <= HALF_MAX)
+    return weights.dtype != np.float32 or bool(np.abs(weights).max(initial=0) <= FP16_MAX)
 
 
 def _drop_round_trips(graph: onnx.GraphProto) -> None:

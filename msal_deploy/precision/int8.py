@@ -25,7 +25,7 @@ Form = Literal["s8s8", "u8s8"]
 OPERATORS = ("Conv", "ConvTranspose", "Add", "MaxPool")
 # ONNX Runtime's kernels want the results quantised too, and activations without a sign: a graph of its own.
 OPERATORS_U8S8 = (*OPERATORS, "Mul", "GlobalAveragePool", "Relu")
-LEAST_SHARE = 1e-4  # of the multiply-accumulates: a layer with less (channel attention's) gains nothing from INT8
+MIN_SHARE = 1e-4  # of the multiply-accumulates: a layer with less (channel attention's) gains nothing from INT8
 
 
 def quantisable(graph: Path) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def quantisable(graph: Path) -> tuple[str, ...]:
         raise BadInput(f"{graph.name} has nodes without names, which cannot be chosen by name; export it again")
     found = layers(model)
     total = sum(layer.macs for layer in found)
-    tiny = {layer.name for layer in found if layer.macs < LEAST_SHARE * total}
+    tiny = {layer.name for layer in found if layer.macs < MIN_SHARE * total}
     return tuple(n.name for n in model.graph.node if n.op_type in OPERATORS and n.name not in tiny)
 
 
@@ -50,7 +50,7 @@ def to_int8(graph: Path, ranges: Any, nodes: Collection[str], form: Form = "s8s8
 
     Args:
         graph: the FP32 graph's file.
-        ranges: what `ranges.measure` gave.
+        ranges: what `ranges.calibrate` gave.
         nodes: names from `quantisable`.
         form: ``s8s8`` for TensorRT and OpenVINO; ``u8s8``, with unsigned activations, for ONNX Runtime's CPU kernels.
 
@@ -80,7 +80,7 @@ def to_int8(graph: Path, ranges: Any, nodes: Collection[str], form: Form = "s8s8
     )
     with _quiet():
         quantizer.quantize_model()
-    _free(quantizer.model.model.graph, chosen)
+    _bypass_qdq(quantizer.model.model.graph, chosen)
     quantizer.model.topological_sort()
     finished: onnx.ModelProto = quantizer.model.model
     return finished
@@ -113,7 +113,7 @@ def _spreads(data: Any) -> bool:
     return bool(np.isfinite([low, high]).all()) and high > low
 
 
-def _free(graph: onnx.GraphProto, chosen: Collection[str]) -> None:
+def _bypass_qdq(graph: onnx.GraphProto, chosen: Collection[str]) -> None:
     """Give the nodes that stay in float the tensors themselves: the quantiser rounds them for every reader."""
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:

@@ -29,9 +29,9 @@ from msal_deploy.data import Patch
 from msal_deploy.errors import GateFailed
 from msal_deploy.graph import int8_share, layers, module_of
 from msal_deploy.metrics import dice, signed
-from msal_deploy.parity import Difference, compare, probabilities
 from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.runtimes import open_engine
+from msal_deploy.scoring import Difference, probabilities, score_engine
 
 REFERENCE, ENGINE, GRAPH = "openvino:fp32", "openvino:int8", "model.int8.onnx"
 SOURCE = "model.fp32.onnx"
@@ -42,7 +42,7 @@ class Trial(msgspec.Struct, frozen=True):
 
     Attributes:
         int8_share: share of the multiply-accumulates in INT8.
-        latency_ms: median of the judge's own calls, one patch each: a hint for the plot, no benchmark.
+        latency_ms: median of the evaluator's own calls, one patch each: a hint for the plot, no benchmark.
     """
 
     float_nodes: tuple[str, ...]
@@ -71,28 +71,28 @@ class SearchReport(msgspec.Struct, frozen=True):
     chosen: int
 
 
-class Judge:
+class Evaluator:
     """Scores INT8 graphs of a bundle on labelled patches, and remembers what it has scored.
 
     Args:
         ranges: of the calibration that all its graphs share.
-        memory: a file that keeps each trial, so that a search that was stopped goes on where it was; None for none.
+        trial_log: a file that keeps each trial, so that a search that was stopped goes on where it was; None for none.
     """
 
-    def __init__(self, bundle: Bundle, ranges: Any, patches: Sequence[Patch], memory: Path | None = None) -> None:
+    def __init__(self, bundle: Bundle, ranges: Any, patches: Sequence[Patch], trial_log: Path | None = None) -> None:
         self.source, self.ranges, self.patches = bundle.file(SOURCE), ranges, patches
         self.nodes = quantisable(self.source)
-        self._bundle, self._memory = bundle, memory
-        self._known = dict(_read(memory)) if memory else {}
+        self._bundle, self._memory = bundle, trial_log
+        self._known = dict(_read(trial_log)) if trial_log else {}
         self._expected = probabilities(open_engine(bundle, REFERENCE), patches, 1, progress=False)
 
     def calibrated(self, ranges: Any) -> Self:
-        """Return the same judge for another calibration."""
+        """Return the same evaluator for another calibration."""
         other = copy.copy(self)
         other.ranges = ranges
         return other
 
-    def trial(self, float_nodes: Sequence[str], *, one_each: bool = False) -> Trial:
+    def evaluate(self, float_nodes: Sequence[str], *, one_each: bool = False) -> Trial:
         """Quantise all but `float_nodes` and score the result on all patches, or on one of each image."""
         key = self._key(float_nodes, one_each)
         if key not in self._known:
@@ -117,7 +117,7 @@ class Judge:
         model, patches, expected = self.graph(float_nodes), [self.patches[k] for k in chosen], self._expected[chosen]
         with tempfile.TemporaryDirectory() as folder:
             found, times = _run(_candidate(self._bundle, model, Path(folder)), patches)
-        score = compare(patches, found, expected, self._bundle.spec.threshold, 0)
+        score = score_engine(patches, found, expected, self._bundle.spec.threshold, 0)
         mean = fmean(dice(counts) for counts in score.confusions)
         return Trial(tuple(float_nodes), int8_share(layers(model)), mean, score.delta_dice, median(times))
 
@@ -140,7 +140,7 @@ def _run(bundle: Bundle, patches: Sequence[Patch]) -> tuple[Any, list[float]]:
     return np.concatenate(probability), times
 
 
-def search(judge: Judge, budget: float, *, progress: bool = False) -> SearchReport:
+def search(evaluator: Evaluator, budget: float, *, progress: bool = False) -> SearchReport:
     """Return how few nodes must be in float for ΔDice's lower bound to clear −`budget`, and which.
 
     Raises:
@@ -148,40 +148,40 @@ def search(judge: Judge, budget: float, *, progress: bool = False) -> SearchRepo
     """
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("INT8: everything", total=None)
-        trials = [judge.trial(())]
+        trials = [evaluator.evaluate(())]
         ranking: tuple[NodeCost, ...] = ()
         if not _clears(trials[0], budget):
-            ranking = _rank(judge, bar, task)
+            ranking = _rank(evaluator, bar, task)
             order = [row.node for row in ranking if row.cost > 0]
-            trials += _fewest(judge, order, budget, bar, task)
-    images = len({patch.stem for patch in judge.patches})
+            trials += _fewest(evaluator, order, budget, bar, task)
+    images = len({patch.stem for patch in evaluator.patches})
     passing = [index for index, trial in enumerate(trials) if _clears(trial, budget)]
     if not passing:
         raise GateFailed(_best(trials, budget))
     chosen = min(passing, key=lambda index: len(trials[index].float_nodes))
-    return SearchReport(budget, len(judge.patches), images, ranking, tuple(trials), chosen)
+    return SearchReport(budget, len(evaluator.patches), images, ranking, tuple(trials), chosen)
 
 
 def _clears(trial: Trial, budget: float) -> bool:
     return trial.delta_dice.lower >= -budget
 
 
-def _rank(judge: Judge, bar: Progress, task: Any) -> tuple[NodeCost, ...]:
+def _rank(evaluator: Evaluator, bar: Progress, task: Any) -> tuple[NodeCost, ...]:
     # One patch an image: a hundred graphs are judged here, and only their order is wanted.
-    bar.update(task, description="INT8: what each node costs", total=len(judge.nodes))
-    base = judge.trial((), one_each=True).dice
+    bar.update(task, description="INT8: what each node costs", total=len(evaluator.nodes))
+    base = evaluator.evaluate((), one_each=True).dice
     rows = []
-    for node in judge.nodes:
-        rows.append(NodeCost(node, module_of(node), judge.trial((node,), one_each=True).dice - base))
+    for node in evaluator.nodes:
+        rows.append(NodeCost(node, module_of(node), evaluator.evaluate((node,), one_each=True).dice - base))
         bar.advance(task)
     return tuple(sorted(rows, key=lambda row: -row.cost))
 
 
-def _fewest(judge: Judge, order: Sequence[str], budget: float, bar: Progress, task: Any) -> list[Trial]:
+def _fewest(evaluator: Evaluator, order: Sequence[str], budget: float, bar: Progress, task: Any) -> list[Trial]:
     trials: list[Trial] = []
     failed, count = 0, 1
     while order:
-        trials.append(_returned(judge, order, count, bar, task))
+        trials.append(_returned(evaluator, order, count, bar, task))
         if _clears(trials[-1], budget):
             break
         if count == len(order):
@@ -189,14 +189,14 @@ def _fewest(judge: Judge, order: Sequence[str], budget: float, bar: Progress, ta
         failed, count = count, min(2 * count, len(order))
     while count - failed > 1:
         middle = (failed + count) // 2
-        trials.append(_returned(judge, order, middle, bar, task))
+        trials.append(_returned(evaluator, order, middle, bar, task))
         failed, count = (failed, middle) if _clears(trials[-1], budget) else (middle, count)
     return trials
 
 
-def _returned(judge: Judge, order: Sequence[str], count: int, bar: Progress, task: Any) -> Trial:
+def _returned(evaluator: Evaluator, order: Sequence[str], count: int, bar: Progress, task: Any) -> Trial:
     bar.update(task, description=f"INT8: {count} nodes back in float", total=None)
-    return judge.trial(order[:count])
+    return evaluator.evaluate(order[:count])
 
 
 def _best(trials: Sequence[Trial], budget: float) -> str:
@@ -208,11 +208,11 @@ def _best(trials: Sequence[Trial], budget: float) -> str:
     )
 
 
-def _read(memory: Path) -> list[tuple[str, Trial]]:
-    if not memory.exists():
+def _read(trial_log: Path) -> list[tuple[str, Trial]]:
+    if not trial_log.exists():
         return []
     found = []
-    for line in memory.read_bytes().splitlines():
+    for line in trial_log.read_bytes().splitlines():
         try:
             found.append(msgspec.json.decode(line, type=tuple[str, Trial]))
         except msgspec.DecodeError:  # the last line of a process that was killed
@@ -220,8 +220,8 @@ def _read(memory: Path) -> list[tuple[str, Trial]]:
     return found
 
 
-def _append(memory: Path | None, key: str, trial: Trial) -> None:
-    if memory is not None:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with memory.open("ab") as stream:
+def _append(trial_log: Path | None, key: str, trial: Trial) -> None:
+    if trial_log is not None:
+        trial_log.parent.mkdir(parents=True, exist_ok=True)
+        with trial_log.open("ab") as stream:
             stream.write(msgspec.json.encode((key, trial)) + b"\n")

@@ -9,7 +9,7 @@
 """
 
 from msal_deploy.report.overlays import Overlay
-from msal_deploy.report.page import write_report
+from msal_deploy.report.run import write_report
 from msal_deploy.report.tradeoff import accuracy_latency, accuracy_latency_table, pareto_front
 
 __all__ = ["Overlay", "accuracy_latency", "accuracy_latency_table", "pareto_front", "write_report"]

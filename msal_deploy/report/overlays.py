@@ -17,7 +17,7 @@ FALSE_POSITIVE: RGB = (213, 94, 0)
 FALSE_NEGATIVE: RGB = (0, 114, 178)
 TRUE_POSITIVE: RGB = (190, 190, 190)
 BACKGROUND: RGB = (250, 250, 250)
-LARGEST_SIDE = 512  # px in the page
+MAX_SIDE = 512  # px in the page
 
 
 class Overlay(msgspec.Struct, frozen=True, eq=False):
@@ -55,7 +55,7 @@ def disagreement(overlay: Overlay) -> NDArray[np.uint8]:
 
 
 def as_jpeg(picture: NDArray[np.uint8]) -> str:
-    """Return uint8[H,W,3] as the data URI of a JPEG of at most `LARGEST_SIDE` px."""
+    """Return uint8[H,W,3] as the data URI of a JPEG of at most `MAX_SIDE` px."""
     return _data_uri(picture, "jpeg", quality=85, subsampling=0)  # subsampled colours would smear thin outlines
 
 
@@ -68,7 +68,7 @@ def _data_uri(picture: NDArray[np.uint8], kind: str, **options: int) -> str:
     from PIL import Image
 
     image = Image.fromarray(picture)
-    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

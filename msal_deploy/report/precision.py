@@ -4,7 +4,7 @@ from typing import Any
 
 from msal_deploy.report.wording import Json, count, fine, sample, scientific, share
 
-LARGEST_FP16 = 65_504
+MAX_FP16 = 65_504
 SHOWN_NODES = 15  # of the ranking; the others are folded
 METHODS = {"minmax": "min-max"}
 
@@ -36,7 +36,7 @@ def _fp16(fp16: Json) -> dict[str, str]:
     value = f"{largest:,.0f}" if largest >= 100 else f"{largest:.3g}"
     return {
         "FP16: kept in FP32": _names(fp16["kept_fp32"]),
-        "FP16: largest value": f"{value}, in {fp16['largest_tensor']}; FP16 ends at {LARGEST_FP16:,}",
+        "FP16: largest value": f"{value}, in {fp16['largest_tensor']}; FP16 ends at {MAX_FP16:,}",
         "FP16: largest |Δp|": f"{scientific(fp16['max_abs_delta'])} against FP32, on calibration tiles",
     }
 

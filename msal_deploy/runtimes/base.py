@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import BadInput, DeployError, naming_the_extra, nearest
+from msal_deploy.errors import BadInput, DeployError, suggest, translate_missing_extra
 from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
 
 # Runtime -> where its Engine is. Imported only when it is opened, so a runtime costs nothing until it is used.
@@ -27,7 +27,7 @@ RUNTIMES = {
 
 # By evidence (benchmarks/README.md), the fastest first.
 CPU_ENGINES = ("openvino:int8", "onnxruntime:int8", "openvino:fp32", "onnxruntime:fp32", "torch:fp32")
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 
 
 class Engine(ABC):
@@ -50,9 +50,9 @@ class Engine(ABC):
 
     def __init__(self, bundle: Bundle, precision: str, threads: int | None = None, streams: int = 1) -> None:
         if self.precisions and precision not in self.precisions:
-            raise BadInput(f"{self.runtime} runs no {precision!r}; {nearest(precision, self.precisions)}")
-        if threads is not None and not 1 <= threads <= MOST_THREADS:
-            raise BadInput(f"{threads} threads are no sensible number; give 1 to {MOST_THREADS}")
+            raise BadInput(f"{self.runtime} runs no {precision!r}; {suggest(precision, self.precisions)}")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise BadInput(f"{threads} threads are no sensible number; give 1 to {MAX_THREADS}")
         if streams < 1 or (streams > 1 and not self.has_streams):
             raise BadInput(f"{self.runtime} does not run {streams} streams; leave it at 1, or use openvino")
         self.bundle = bundle
@@ -76,7 +76,7 @@ class Engine(ABC):
         if self.is_open:
             raise RuntimeError(f"{self.id} is already open: use one with statement for each engine")
         try:
-            with naming_the_extra():
+            with translate_missing_extra():
                 self._open()
         except (DeployError, MemoryError):
             raise
@@ -133,7 +133,7 @@ class Engine(ABC):
     def _close(self) -> None: ...
 
 
-def runs_here(bundle: Bundle, engine_id: str) -> bool:
+def is_available(bundle: Bundle, engine_id: str) -> bool:
     """Return whether a CPU engine's runtime is installed and the bundle has the graph of its precision."""
     runtime, _, precision = engine_id.partition(":")
     return find_spec(runtime) is not None and f"model.{precision}.onnx" in bundle.manifest.artifacts
@@ -154,11 +154,11 @@ def open_engine(
         MissingExtra: the runtime's package is not installed.
     """
     if engine_id is None:
-        engine_id = next((one for one in CPU_ENGINES if runs_here(bundle, one)), CPU_ENGINES[0])
+        engine_id = next((one for one in CPU_ENGINES if is_available(bundle, one)), CPU_ENGINES[0])
     runtime, _, precision = engine_id.partition(":")
     if runtime not in RUNTIMES:
-        raise BadInput(f"No runtime is called {runtime!r} (in {engine_id!r}); {nearest(runtime, RUNTIMES)}")
+        raise BadInput(f"No runtime is called {runtime!r} (in {engine_id!r}); {suggest(runtime, RUNTIMES)}")
     module, _, name = RUNTIMES[runtime].partition(":")
-    with naming_the_extra():
+    with translate_missing_extra():
         engine: type[Engine] = getattr(importlib.import_module(module), name)
     return engine(bundle, precision, threads, streams)

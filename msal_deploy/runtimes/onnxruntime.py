@@ -3,8 +3,8 @@
 import onnx
 import onnxruntime
 
+from msal_deploy.fp16_emulation import emulate_fp16
 from msal_deploy.runtimes.base import Engine
-from msal_deploy.runtimes.halves import rounding
 from msal_deploy.spec import Float32Maps, UInt8Images
 
 UNSIGNED = "model.int8.u8s8.onnx"  # the same INT8 for ONNX Runtime's kernels, twice as fast as the s8s8 file there
@@ -30,7 +30,7 @@ class OnnxRuntimeEngine(Engine):
     def _graph(self) -> str | bytes:
         name = f"model.{self.precision}.onnx"
         if self.precision == "fp16":
-            twin: bytes = rounding(onnx.load(self.bundle.file(name))).SerializeToString()
+            twin: bytes = emulate_fp16(onnx.load(self.bundle.file(name))).SerializeToString()
             return twin
         if self.precision == "int8" and UNSIGNED in self.bundle.manifest.artifacts:
             name = UNSIGNED

@@ -8,7 +8,7 @@ import openvino
 import openvino.properties.hint as hints
 from openvino import properties
 
-from msal_deploy.errors import EnvironmentLacks
+from msal_deploy.errors import MissingRequirement
 from msal_deploy.runtimes.base import Engine
 from msal_deploy.spec import Float32Maps, UInt8Images
 
@@ -41,7 +41,7 @@ class OpenVinoEngine(Engine):
         graph, self._type, capability = PRECISIONS[self.precision]
         if capability not in (capabilities := self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
             has = ", ".join(sorted({"FP32", "BF16", "FP16", "INT8"}.intersection(capabilities)))
-            raise EnvironmentLacks(f"This CPU does not compute in {capability}, only in {has}; use one of those")
+            raise MissingRequirement(f"This CPU does not compute in {capability}, only in {has}; use one of those")
         self._model = self._core.read_model(self.bundle.file(f"model.{graph}.onnx"))
         inputs, outputs = self._model.inputs, self._model.outputs
         self._check_names((tensor.any_name for tensor in inputs), (tensor.any_name for tensor in outputs))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.files import atomic_file
-from msal_deploy.plan import Profile, check_shape, find_plan, kernel_cache, preflight, rebuild_command
 from msal_deploy.runtimes.base import Engine
-from msal_deploy.runtimes.cuda import CudaError, open_cuda
-from msal_deploy.runtimes.execution import MUTE, Execution, chunks
-from msal_deploy.trt import Backend, load_backend
+from msal_deploy.trt.bindings import Backend, load_backend
+from msal_deploy.trt.cuda import CudaError, open_cuda
+from msal_deploy.trt.execution import MUTE, Execution, chunks
+from msal_deploy.trt.plan_checks import check_shape, find_plan, preflight
+from msal_deploy.trt.plan_metadata import Profile, kernel_cache_path, rebuild_command
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -57,18 +58,18 @@ class TensorRtEngine(Engine):
             runtime.engine_host_code_allowed = True  # such plans carry the code that runs them
         engine: trt.ICudaEngine | None = self._keep(runtime.deserialize_cuda_engine(self._file.read_bytes()))
         if engine is None:
-            raise EnvironmentLacks(
+            raise MissingRequirement(
                 f"{backend.name} {backend.version} cannot load {self._file} ({backend.errors() or MUTE}); "
                 f"build it again with: {rebuild_command(self.bundle.path, self._plan)}"
             )
         self._check(backend, engine)
         context: trt.IExecutionContext | None = self._keep(self._context(backend, engine))
         if context is None:
-            raise EnvironmentLacks(
+            raise MissingRequirement(
                 f"{self._cuda.device} has no room for {self._file} ({backend.errors() or MUTE}); build it for single "
                 f"images with: {rebuild_command(self.bundle.path, self._plan, _single(self._plan.profile))}"
             )
-        pixels = int(np.prod(self._plan.profile.optimum))
+        pixels = int(np.prod(self._plan.profile.opt))
         tensors = (self.spec.image.name, self.spec.probability.name)
         return Execution(self._cuda, context, tensors, pixels, backend.errors, self.no_own_graph)
 
@@ -98,7 +99,7 @@ class TensorRtEngine(Engine):
 
     def _infer(self, images: UInt8Images) -> Float32Maps:
         number, height, width, _ = images.shape
-        (least, *_), (most, *_) = self._plan.profile.minimum, self._plan.profile.optimum
+        (least, *_), (most, *_) = self._plan.profile.min, self._plan.profile.opt
         check_shape(self._file, self.bundle, self._plan, (min(number, most), height, width))
         probability = np.empty((number, 1, height, width), np.float32)
         with self._cuda.current():
@@ -114,7 +115,7 @@ class TensorRtEngine(Engine):
 
 def _single(profile: Profile) -> Profile:
     """Return the profile for batches of one."""
-    points = (profile.minimum, profile.optimum, profile.maximum)
+    points = (profile.min, profile.opt, profile.max)
     return Profile(*((1, height, width) for _, height, width in points))
 
 
@@ -130,7 +131,7 @@ class TensorRtRtxEngine(TensorRtEngine):
     @property
     def cache_file(self) -> Path:
         """Where compiled kernels are kept."""
-        return kernel_cache(self._file)
+        return kernel_cache_path(self._file)
 
     def _context(self, backend: Backend, engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
         config: trt.IRuntimeConfig = self._keep(engine.create_runtime_config())
@@ -144,7 +145,7 @@ class TensorRtRtxEngine(TensorRtEngine):
 
     def _close(self) -> None:
         try:
-            with suppress(OSError, EnvironmentLacks):  # a bundle that cannot be written to runs as well
+            with suppress(OSError, MissingRequirement):  # a bundle that cannot be written to runs as well
                 self._save_cache()
         finally:
             del self._cache

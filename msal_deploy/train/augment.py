@@ -73,7 +73,7 @@ def random_crop(
 ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
     """Cut a square from anywhere and magnify it by a factor from ``augment.zoom`` to the side ``patch``.
 
-    Not `v2.RandomResizedCrop`: it resizes masks by ``nearest``, which moves them half a pixel against the image.
+    Not `v2.RandomResizedCrop`: it resizes masks by ``suggest``, which moves them half a pixel against the image.
     """
     smallest, largest = recipe.augment.zoom
     zoom = smallest + (largest - smallest) * float(torch.rand(()))

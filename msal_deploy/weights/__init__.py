@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from msal_deploy.errors import BadInput, nearest
+from msal_deploy.errors import BadInput, suggest
 from msal_deploy.files import sha256
 
 FOLDER = Path(__file__).parent
@@ -22,7 +22,7 @@ def find_weights(name_or_path: str) -> Path:
         path = Path(name_or_path)
         if path.suffix or path.exists():
             return path
-        raise BadInput(f"No weights are called {name_or_path!r}; {nearest(name_or_path, SHA256)}, or give a file")
+        raise BadInput(f"No weights are called {name_or_path!r}; {suggest(name_or_path, SHA256)}, or give a file")
     path = FOLDER / f"{name_or_path}.safetensors"
     if not path.is_file():
         raise BadInput(f"The weights {name_or_path} are missing from this installation; install msal-deploy again")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from msal_deploy.network import conv_norm_relu
-from msal_deploy.zoo.shared import shared_conv, shared_deconv
+from msal_deploy.zoo.blocks import shared_conv, shared_deconv
 
 WIDTHS = (32, 64, 128, 256, 512)
 

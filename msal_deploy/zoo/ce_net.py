@@ -7,7 +7,7 @@ from torchvision import models
 
 from msal_deploy.network import DecoderBlock, conv_norm_relu
 from msal_deploy.recipe import NetworkRecipe
-from msal_deploy.zoo.shared import shared_conv
+from msal_deploy.zoo.blocks import shared_conv
 
 # LinkNet's decoder block: MSAL-Net's without its attention and refinement.
 PLAIN = NetworkRecipe(channel_attention=False, boundary_refinement=False)

@@ -12,10 +12,10 @@ from fake_tensorrt import fake_tensorrt
 from interrupt import ctrl_c
 from tiny_bundle import write_tiny_bundle
 
-from msal_deploy.build_trt import Order, Place, order
+from msal_deploy.build_trt import BuildRequest, BuildTarget, request
 from msal_deploy.bundle import Bundle
-from msal_deploy.plan import Options, Profile
 from msal_deploy.targets import find_target
+from msal_deploy.trt.plan_metadata import BuildOptions, Profile
 
 __all__ = ["ctrl_c"]  # a fixture
 GPU_OF_VERSION = {"8.6.1": "gtx-1080-ti"}  # any other is built for an RTX 3090
@@ -41,7 +41,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
         target = find_target(GPU_OF_VERSION.get(version, "rtx-3090"))
         module = fake_tensorrt(version, **{"sm": target.sm, **world})
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(order, "gpu_here", lambda: order.Here(target.gpu, target.sm))
+        monkeypatch.setattr(request, "current_gpu", lambda: request.LocalGpu(target.gpu, target.sm))
         return module
 
     return install
@@ -49,15 +49,15 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
 
 def an_order(
     version: str, precision: str, *, gpu: str | None = None, profile: Profile = SHAPES, **options: Any
-) -> Order:
-    """Return what to build with a version; `options` are those of `Options`."""
+) -> BuildRequest:
+    """Return what to build with a version; `options` are those of `BuildOptions`."""
     target = find_target(gpu or GPU_OF_VERSION.get(version, "rtx-3090"))
     backend = "tensorrt-rtx" if version == "rtx" else "tensorrt"
-    return Order(precision, Place(target, backend, target.name), profile, Options(**options))
+    return BuildRequest(precision, BuildTarget(target, backend, target.name), profile, BuildOptions(**options))
 
 
 @pytest.fixture(name="an_order")
-def _an_order() -> Callable[..., Order]:
+def _an_order() -> Callable[..., BuildRequest]:
     return an_order
 
 

@@ -8,15 +8,15 @@ from fake_tensorrt import VERSIONS
 from onnx import TensorProto, helper
 from tiny_bundle import put_graph, tiny_graph
 
-from msal_deploy.build_trt import build
+from msal_deploy.build_trt import build_trt
 from msal_deploy.build_trt import parse as module
 from msal_deploy.errors import BadInput
 
 
-def refused(bundle, order, files) -> str:
+def refused(bundle, request, files) -> str:
     before = files(bundle)
     with pytest.raises(BadInput) as caught:
-        build(bundle, order)
+        build_trt(bundle, request)
     assert files(bundle) == before
     return str(caught.value)
 
@@ -84,7 +84,7 @@ def test_an_opset_that_8_6_does_not_read(tiny, install, an_order, files):
     other = put_graph(tiny, "model.fp32.onnx", tiny_graph("fp32", opset=18))
     assert "opset 18" in refused(other, an_order("8.6.1", "fp32"), files)
     install("10.16.1.11")
-    build(other, an_order("10.16.1.11", "fp32"))
+    build_trt(other, an_order("10.16.1.11", "fp32"))
 
 
 class Error:

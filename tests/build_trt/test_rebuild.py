@@ -3,18 +3,19 @@
 import pytest
 from tiny_bundle import put_graph, tiny_graph
 
-from msal_deploy.build_trt import build
+from msal_deploy.build_trt import build_trt
 from msal_deploy.build_trt.rebuild import find_stale
 from msal_deploy.errors import BadInput
-from msal_deploy.plan import preflight, sidecar
+from msal_deploy.trt.plan_checks import preflight
+from msal_deploy.trt.plan_metadata import sidecar
 
 
 @pytest.fixture
 def built(tiny, install, an_order):
     """A bundle with an FP32 and an FP16 plan, the latter with settings of its own."""
     install("rtx")
-    build(tiny, an_order("rtx", "fp32"))
-    build(tiny, an_order("rtx", "fp16", workspace_mib=64, tf32=True))
+    build_trt(tiny, an_order("rtx", "fp32"))
+    build_trt(tiny, an_order("rtx", "fp16", workspace_mib=64, tf32=True))
     return tiny
 
 
@@ -27,7 +28,7 @@ def test_a_changed_graph_makes_its_plan_stale(built):
     (stale,) = find_stale(changed)
     assert stale.file.name == "model.fp16.sm86.tensorrt-rtx.plan"
     assert stale.why.endswith("was built from another model.fp16.onnx than the bundle's")
-    report = build(changed, stale.order(changed))
+    report = build_trt(changed, stale.request(changed))
     assert (report.plan.options.workspace_mib, report.plan.options.tf32) == (64, True)
     assert find_stale(changed) == ()
 
@@ -37,7 +38,7 @@ def test_a_truncated_plan_is_stale(built):
     file.write_bytes(file.read_bytes()[:-10])
     (stale,) = find_stale(built)
     assert "truncated" in stale.why
-    build(built, stale.order(built))
+    build_trt(built, stale.request(built))
     preflight(file, built)
 
 
@@ -46,17 +47,21 @@ def test_without_a_readable_sidecar_the_name_says_enough(built, content):
     file = built.path / "model.fp32.sm86.tensorrt-rtx.plan"
     sidecar(file).unlink() if content is None else sidecar(file).write_bytes(content)
     (stale,) = find_stale(built)
-    order = stale.order(built)
-    assert (order.precision, order.place.backend, order.place.target.sm) == ("fp32", "tensorrt-rtx", "8.6")
+    request = stale.request(built)
+    assert (request.precision, request.build_target.backend, request.build_target.target.sm) == (
+        "fp32",
+        "tensorrt-rtx",
+        "8.6",
+    )
 
 
 def test_another_tensorrt_makes_all_its_plans_stale(tiny, install, an_order):
     install("10.0.1")
-    build(tiny, an_order("10.0.1", "fp32"))
+    build_trt(tiny, an_order("10.0.1", "fp32"))
     install("11.4.0.106")
     (stale,) = find_stale(tiny)
     assert "was built by tensorrt 10.0.1 and not 11.4.0.106" in stale.why
-    build(tiny, stale.order(tiny))
+    build_trt(tiny, stale.request(tiny))
     assert find_stale(tiny) == ()
 
 

@@ -9,26 +9,27 @@ import onnx
 import pytest
 from tiny_bundle import put_graph, tiny_graph
 
-from msal_deploy.build_trt import Order, Place, Profile, build
+from msal_deploy.build_trt import BuildRequest, BuildTarget, build_trt
 from msal_deploy.bundle import CHECKPOINT, Bundle, Manifest, artifact, write_manifest
 from msal_deploy.checkpoint import load_checkpoint
-from msal_deploy.errors import BadInput, EnvironmentLacks, GateFailed
+from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 from msal_deploy.export import write_graph
 from msal_deploy.network import DeployedNetwork
-from msal_deploy.plan import Options, preflight
 from msal_deploy.precision.fp16 import to_fp16
 from msal_deploy.runtimes import open_engine
-from msal_deploy.runtimes.cuda import open_cuda
 from msal_deploy.spec import ModelSpec
 from msal_deploy.targets import find_target
+from msal_deploy.trt.cuda import open_cuda
+from msal_deploy.trt.plan_checks import preflight
+from msal_deploy.trt.plan_metadata import BuildOptions, Profile
 from msal_deploy.weights import DEFAULT, find_weights
 
 pytest.importorskip("tensorrt_rtx")
 GPUS = {"t4": "7.5", "rtx-3090": "8.6", "rtx-4090": "8.9", "rtx-5090": "12.0"}
 
 
-def an_rtx_order(gpu: str, precision: str, **changes: object) -> Order:
-    return Order(precision, Place(find_target(gpu), "tensorrt-rtx", gpu), **changes)
+def an_rtx_order(gpu: str, precision: str, **changes: object) -> BuildRequest:
+    return BuildRequest(precision, BuildTarget(find_target(gpu), "tensorrt-rtx", gpu), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("gpu", GPUS)
 def test_the_reference_weights_for_four_generations(reference, gpu, precision):
-    report = build(reference, an_rtx_order(gpu, precision))
+    report = build_trt(reference, an_rtx_order(gpu, precision))
     plan = report.plan
     assert plan.sm == (GPUS[gpu],)
     assert plan.realised.read_from == ("inspector" if has_gpu(GPUS[gpu]) else "log")
@@ -61,14 +62,14 @@ def test_the_reference_weights_for_four_generations(reference, gpu, precision):
 def has_gpu(sm: str = "") -> bool:
     try:
         return not sm or open_cuda().sm == sm
-    except EnvironmentLacks:
+    except MissingRequirement:
         return False
 
 
 def test_an_fp32_graph_called_fp16_fails_the_audit(tiny, files):
     put_graph(tiny, "model.fp16.onnx", tiny_graph("fp32"))
     with pytest.raises(GateFailed, match=r"asked for in fp16 and computes its FLOPs 100% in fp32.*make the fp16 graph"):
-        build(Bundle(tiny.path), an_rtx_order("rtx-3090", "fp16"))
+        build_trt(Bundle(tiny.path), an_rtx_order("rtx-3090", "fp16"))
     name = "model.fp16.sm86.tensorrt-rtx.plan"
     assert name not in files(tiny)
     assert f"{name}.rejected" in files(tiny)
@@ -76,45 +77,45 @@ def test_an_fp32_graph_called_fp16_fails_the_audit(tiny, files):
 
 
 def test_int8_is_int8_from_8_0_on(tiny):
-    assert build(tiny, an_rtx_order("rtx-3090", "int8")).plan.realised.shares["int8"].of_flops == 1
+    assert build_trt(tiny, an_rtx_order("rtx-3090", "int8")).plan.realised.shares["int8"].of_flops == 1
 
 
 def test_int8_is_not_int8_on_7_5(tiny):
     """TensorRT-RTX 1.7.1 quantises, dequantises and multiplies in FP32 there, and says nothing."""
     with pytest.raises(GateFailed, match=r"asked for in int8 and computes its FLOPs 100% in fp32.*another precision"):
-        build(tiny, an_rtx_order("t4", "int8"))
+        build_trt(tiny, an_rtx_order("t4", "int8"))
 
 
 def test_a_second_build_takes_nothing_from_the_first(tiny):
-    first = build(tiny, an_rtx_order("rtx-3090", "fp32"))
+    first = build_trt(tiny, an_rtx_order("rtx-3090", "fp32"))
     other_shapes = Profile((1, 64, 64), (1, 64, 64), (1, 64, 64))
-    second = build(tiny, an_rtx_order("rtx-3090", "fp32", profile=other_shapes))
+    second = build_trt(tiny, an_rtx_order("rtx-3090", "fp32", profile=other_shapes))
     assert second.plan.plan_sha256 != first.plan.plan_sha256
     put_graph(tiny, "model.fp32.onnx", tiny_graph("fp32", seed=1))
-    third = build(Bundle(tiny.path), an_rtx_order("rtx-3090", "fp32", profile=other_shapes))
+    third = build_trt(Bundle(tiny.path), an_rtx_order("rtx-3090", "fp32", profile=other_shapes))
     assert third.plan.plan_sha256 != second.plan.plan_sha256
     assert preflight(third.file, Bundle(tiny.path)) == third.plan
-    assert not second.timings_reused
-    assert not third.timings_reused
+    assert not second.timing_cache_reused
+    assert not third.timing_cache_reused
 
 
 def test_too_small_a_workspace_is_told(reference, files):
     before = files(reference)
-    with pytest.raises(EnvironmentLacks, match=r"OutOfMemory.*a larger --workspace"):
-        build(reference, an_rtx_order("rtx-3090", "fp16", options=Options(workspace_mib=16)))
+    with pytest.raises(MissingRequirement, match=r"OutOfMemory.*a larger --workspace"):
+        build_trt(reference, an_rtx_order("rtx-3090", "fp16", options=BuildOptions(workspace_mib=16)))
     assert files(reference) == before
 
 
 BUILD = """
 import sys
 from pathlib import Path
-from msal_deploy.build_trt import Order, Place, build, progress
+from msal_deploy.build_trt import BuildRequest, BuildTarget, build_trt, progress
 from msal_deploy.bundle import Bundle
 from msal_deploy.targets import find_target
 
 make = progress._monitor
 progress._monitor = lambda *arguments: (print("begun", flush=True), make(*arguments))[1]
-build(Bundle(Path(sys.argv[1])), Order("fp32", Place(find_target("rtx-3090"), "tensorrt-rtx")))
+build_trt(Bundle(Path(sys.argv[1])), BuildRequest("fp32", BuildTarget(find_target("rtx-3090"), "tensorrt-rtx")))
 """
 
 
@@ -133,8 +134,8 @@ def test_ctrl_c_during_the_build(reference, files):
 
 @pytest.mark.skipif(has_gpu("8.6"), reason="there is such a GPU here")
 def test_the_plan_needs_a_driver_to_be_loaded(tiny):
-    build(tiny, an_rtx_order("rtx-3090", "fp32"))
-    with pytest.raises((EnvironmentLacks, BadInput)) as caught, open_engine(Bundle(tiny.path), "tensorrt-rtx:fp32"):
+    build_trt(tiny, an_rtx_order("rtx-3090", "fp32"))
+    with pytest.raises((MissingRequirement, BadInput)) as caught, open_engine(Bundle(tiny.path), "tensorrt-rtx:fp32"):
         pass
     assert caught.value.exit_code == 3
 
@@ -146,4 +147,4 @@ def test_the_parser_s_own_words(tiny, monkeypatch, files):
     model.graph.node[0].CopyFrom(onnx.helper.make_node("Transpose", ["image"], ["cast"], name="/T", perm=[0, 1, 2, 3]))
     put_graph(tiny, "model.fp32.onnx", model)
     with pytest.raises(BadInput, match=r"/T \(Transpose\): .*UInt8.*; cast the image to float"):
-        build(Bundle(tiny.path), an_rtx_order("rtx-3090", "fp32"))
+        build_trt(Bundle(tiny.path), an_rtx_order("rtx-3090", "fp32"))

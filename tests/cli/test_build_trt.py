@@ -12,10 +12,10 @@ from refusal import assert_refused
 from tiny_bundle import put_graph, tiny_graph, write_tiny_bundle
 from typer.testing import CliRunner, Result
 
-from msal_deploy.build_trt import order
+from msal_deploy.build_trt import request
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
-from msal_deploy.plan import read_plan
+from msal_deploy.trt.plan_metadata import read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def fake_rtx(monkeypatch: pytest.MonkeyPatch) -> object:
     module = fake_tensorrt("rtx", driver=False)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setattr(order, "gpu_here", order.Here)
+    monkeypatch.setattr(request, "current_gpu", request.LocalGpu)
     return module
 
 
@@ -154,7 +154,7 @@ def test_rebuild_builds_what_can_no_longer_be_used(bundle, tmp_path):
     assert result.exit_code == 0, result.output
     assert "truncated" in result.output
     assert "2 plans: 1 can be used, 1 were built again" in result.output
-    assert read_plan(plan).profile.optimum == (4, 64, 64)
+    assert read_metadata(plan).profile.opt == (4, 64, 64)
     report = json.loads((tmp_path / "report.json").read_text())
     assert [built["file"] for built in report["built"]] == [plan.name]
     assert report["kept"] == ["model.fp32.sm75.tensorrt-rtx.plan"]
@@ -162,8 +162,8 @@ def test_rebuild_builds_what_can_no_longer_be_used(bundle, tmp_path):
 
 def test_rebuild_names_what_cannot_be_built_here(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("8.6.1", sm="6.1"))
-    monkeypatch.setattr(order, "gpu_here", lambda: order.Here("NVIDIA GeForce GTX 1080 Ti", "6.1"))
+    monkeypatch.setattr(request, "current_gpu", lambda: request.LocalGpu("NVIDIA GeForce GTX 1080 Ti", "6.1"))
     assert build_trt(bundle, "--int8", "--gpu", "gtx-1080-ti").exit_code == 0
     put_graph(Bundle(bundle), "model.int8.onnx", tiny_graph("int8", seed=1))
-    monkeypatch.setattr(order, "gpu_here", order.Here)
+    monkeypatch.setattr(request, "current_gpu", request.LocalGpu)
     assert_refused(build_trt(bundle, "--rebuild"), 3, "1 plans: 0 can be used", "build-kit --gpu gtx-1080-ti")

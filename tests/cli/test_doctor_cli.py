@@ -130,7 +130,7 @@ def test_json_holds_all_of_it(tmp_path: Path, bundle: Bundle) -> None:
     assert doctor("--gpu", "t4", "--bundle", bundle.path, "--json", file).exit_code == 3
     told = json.loads(file.read_text())
     assert told["target"]["sm"] == "7.5" and told["machine"]["python"] == "3.11.9"
-    assert {verdict["part"] for verdict in told["verdicts"]} >= {"GPU", "driver", "TensorRT"}
+    assert {check["part"] for check in told["checks"]} >= {"GPU", "driver", "TensorRT"}
     estimates = {guess["precision"]: guess for guess in told["bundle"]["estimates"]}
     assert set(estimates) == {"fp32", "fp16", "int8"}
     assert all(guess["label"].startswith("Estimate") for guess in estimates.values())

@@ -72,19 +72,19 @@ def test_a_budget_that_cannot_be_kept_writes_nothing_and_remembers(
         trial = scored(*arguments)
         return type(trial)(trial.float_nodes, trial.int8_share, trial.dice, type(trial.delta_dice)(-0.1, -0.2), 1.0)
 
-    from msal_deploy.precision.search import Judge
+    from msal_deploy.precision.search import Evaluator
 
-    scored = Judge._scored
-    monkeypatch.setattr(Judge, "_scored", costly)
+    scored = Evaluator._scored
+    monkeypatch.setattr(Evaluator, "_scored", costly)
     out = tmp_path / "bundle"
     arguments = ["export", checkpoint_file, "--out", out, "--int8", "--calibration", images, "--tiles", 4]
     result = run(*arguments, "--budget", 0.01)
     assert result.exit_code == 1, result.output
     assert "No INT8 graph keeps within 0.01 Dice" in result.output
     assert not out.exists()
-    monkeypatch.setattr(Judge, "_scored", lambda *_: pytest.fail("was scored again"))
+    monkeypatch.setattr(Evaluator, "_scored", lambda *_: pytest.fail("was scored again"))
     assert run(*arguments, "--budget", 0.01).exit_code == 1
-    monkeypatch.setattr(Judge, "_scored", costly)
+    monkeypatch.setattr(Evaluator, "_scored", costly)
     assert run(*arguments, "--budget", 0.3).exit_code == 0
 
 

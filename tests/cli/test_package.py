@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
 from msal_deploy.files import sha256
-from msal_deploy.package import HOSTS, build_kit, is_package
+from msal_deploy.package import INTEGRATIONS, build_kit, is_package
 
 
 def package(*words: object) -> Result:
@@ -146,4 +146,4 @@ def test_help_has_an_example_and_names_every_host():
     result = CliRunner().invoke(app, ["package", "--help"])
     text = " ".join(result.output.replace("│", " ").split())
     assert "Example: msal-deploy package bundle cpp --precision int8 --out segmenter" in text
-    assert all(host in text for host in HOSTS)
+    assert all(host in text for host in INTEGRATIONS)

@@ -23,7 +23,7 @@ def run(*arguments: object) -> Result:
 def one_run_a_window() -> Iterator[None]:
     """Speed is not what is tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("msal_deploy.bench.turns.LEAST_RUNS", 1)
+        patch.setattr("msal_deploy.bench.timing.MIN_RUNS", 1)
         yield
 
 

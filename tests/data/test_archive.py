@@ -9,7 +9,7 @@ import pytest
 
 from msal_deploy.data import archive, open_dataset
 from msal_deploy.data.archive import unpack
-from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.errors import BadInput, MissingRequirement
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +170,7 @@ def test_a_full_disk_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(archive, "_write_members", full)
     with (
-        pytest.raises(EnvironmentLacks, match="disk is full"),
+        pytest.raises(MissingRequirement, match="disk is full"),
         open_dataset(zip_of(tmp_path / "a.zip", {"a.tif": b"x"})),
     ):
         pass

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msal_deploy.data import Case, open_dataset, write_xml
+from msal_deploy.data import AnnotatedImage, open_dataset, write_xml
 from msal_deploy.data.dataset import scan
 from msal_deploy.errors import BadInput
 
@@ -14,7 +14,7 @@ STEMS = {"train": ["SYNTH-TRAIN-000", "SYNTH-TRAIN-001"], "test": ["SYNTH-TEST-0
 SQUARE = np.array([[10.0, 10.0], [20.0, 10.0], [20.0, 20.0], [10.0, 20.0]])
 
 
-def cases_of(official: Path) -> list[Case]:
+def cases_of(official: Path) -> list[AnnotatedImage]:
     with open_dataset(official) as dataset:
         return [*dataset.train, *dataset.test]
 
@@ -219,4 +219,4 @@ def test_a_label_of_another_size(tmp_path: Path) -> None:
 def test_a_case_without_annotation_says_so(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(BadInput, match="has no annotation"):
-        Case("a", "test", tmp_path / "a.png", None, None).instances()
+        AnnotatedImage("a", "test", tmp_path / "a.png", None, None).instances()

@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from msal_deploy.data import Case, corner_patches, open_dataset, patches_of, validation_split
+from msal_deploy.data import AnnotatedImage, corner_patches, open_dataset, patches_of, validation_split
 from msal_deploy.errors import BadInput
 
 
-def case_of(folder: Path, height: int, width: int, *, label: tuple[int, int] | None = None) -> Case:
+def case_of(folder: Path, height: int, width: int, *, label: tuple[int, int] | None = None) -> AnnotatedImage:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / "a.png")
     mask = rng.integers(0, 2, label or (height, width), dtype=np.uint8) * 255
     Image.fromarray(mask).save(folder / "a_mask.png")
-    return Case("a", "test", folder / "a.png", None, folder / "a_mask.png")
+    return AnnotatedImage("a", "test", folder / "a.png", None, folder / "a_mask.png")
 
 
 def test_the_papers_four_corners(tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_patches_of_a_set(official: Path) -> None:
         assert [patch.stem for patch in patches_of(dataset.test)] == ["SYNTH-TEST-000"] * 4
 
 
-def cases(stems: list[str]) -> list[Case]:
-    return [Case(stem, "train", Path(stem), None, None) for stem in stems]
+def cases(stems: list[str]) -> list[AnnotatedImage]:
+    return [AnnotatedImage(stem, "train", Path(stem), None, None) for stem in stems]
 
 
 @given(st.sets(st.text(min_size=1), min_size=2, max_size=40), st.floats(0.01, 0.99), st.randoms())

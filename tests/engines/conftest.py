@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.export import example_images
-from msal_deploy.package import Options, write_package
-from msal_deploy.precision.calibration import Tile
+from msal_deploy.package import PackageOptions, write_package
+from msal_deploy.precision.calibrate import calibrate
+from msal_deploy.precision.calibration_tiles import Tile
 from msal_deploy.precision.int8 import quantisable, to_int8
-from msal_deploy.precision.ranges import measure
 
 FAKE = Path(__file__).parent / "fake_tensorrt"
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -43,7 +43,7 @@ def run() -> Run:
 def package(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package in a folder outside of the checkout."""
     folder = tmp_path_factory.mktemp("new user") / "segmenter"
-    write_package(bundle, "cpp", folder, Options("fp32"))
+    write_package(bundle, "cpp", folder, PackageOptions("fp32"))
     return folder
 
 
@@ -91,7 +91,7 @@ def int8_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bun
     """The bundle with an INT8 graph, calibrated on drawn tiles."""
     folder = Path(shutil.copytree(bundle.path, tmp_path_factory.mktemp("int8") / "bundle"))
     source = folder / "model.fp32.onnx"
-    ranges = measure(source, [Tile("drawn", 0, 0, image) for image in example_images(2, 256, 256, seed=1)])
+    ranges = calibrate(source, [Tile("drawn", 0, 0, image) for image in example_images(2, 256, 256, seed=1)])
     onnx.save(to_int8(source, ranges, quantisable(source)), folder / "model.int8.onnx")
     entry = {"model.int8.onnx": artifact(folder, "model.int8.onnx", "model.fp32.onnx")}
     write_manifest(folder, replace(bundle.manifest, artifacts={**bundle.manifest.artifacts, **entry}))

@@ -14,10 +14,19 @@ from PIL import Image
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256
-from msal_deploy.package import Options, cpp, write_package
-from msal_deploy.plan import Options as BuildOptions
-from msal_deploy.plan import Plan, Profile, Realised, Share, find_plan, plan_name, preflight, sidecar, write_plan
+from msal_deploy.package import PackageOptions, cpp, write_package
 from msal_deploy.runtimes import open_engine
+from msal_deploy.trt.plan_checks import find_plan, preflight
+from msal_deploy.trt.plan_metadata import (
+    ActualPrecision,
+    PlanMetadata,
+    Profile,
+    Share,
+    plan_name,
+    sidecar,
+    write_metadata,
+)
+from msal_deploy.trt.plan_metadata import PackageOptions as BuildOptions
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = 77
@@ -184,7 +193,7 @@ def write(bundle: Bundle, backend: str = "tensorrt-rtx", **changes: object) -> P
     file = bundle.path / plan_name("fp32", backend, ("8.6",))
     file.write_bytes(b"a plan of some bytes")
     entry = bundle.manifest.artifacts["model.fp32.onnx"]
-    plan = Plan(
+    plan = PlanMetadata(
         backend=backend,
         backend_version="1.7.1.116" if backend == "tensorrt-rtx" else "10.13.3.9",
         gpu="rtx-3090",
@@ -192,14 +201,14 @@ def write(bundle: Bundle, backend: str = "tensorrt-rtx", **changes: object) -> P
         graph="model.fp32.onnx",
         graph_sha256=entry.sha256,
         requested="fp32",
-        realised=Realised("inspector", {"fp32": Share(3, 1.0, 1.0)}, 2),
+        realised=ActualPrecision("inspector", {"fp32": Share(3, 1.0, 1.0)}, 2),
         profile=PROFILE,
         plan_sha256=sha256(file),
         bytes=file.stat().st_size,
         options=BuildOptions(),
         built="2025-01-01T00:00:00+00:00",
     )
-    write_plan(file, msgspec.structs.replace(plan, **changes))
+    write_metadata(file, msgspec.structs.replace(plan, **changes))
     return file
 
 
@@ -304,7 +313,7 @@ def test_a_sidecar_whose_optimum_is_no_image_at_all(built, run, my_bundle):
     write(my_bundle, profile=Profile((0, 0, 0), (0, 0, 0), (9, 9, 9)))
     probe = built / "build" / "tests" / "plan_probe"
     done = run(probe, my_bundle.path, "fp32", "tensorrt-rtx", *MACHINE, *SHAPE, check=False)
-    assert done.returncode == 2 and "profile.optimum[0] is 0" in done.stdout
+    assert done.returncode == 2 and "profile.opt[0] is 0" in done.stdout
 
 
 # The TensorRT backend, over a GPU that is a fake, under the sanitizers
@@ -438,11 +447,11 @@ def test_a_package_holds_one_precision_and_opens_as_a_bundle(built, bundle):
 def test_plans_of_the_precision_travel_with_their_sidecars(bundle, tmp_path):
     copy = Bundle(Path(shutil.copytree(bundle.path, tmp_path / "bundle")))
     file = write(copy)
-    write_package(copy, "cpp", tmp_path / "out", Options("fp32", gpu="rtx-3090"))
+    write_package(copy, "cpp", tmp_path / "out", PackageOptions("fp32", gpu="rtx-3090"))
     for name in (file.name, sidecar(file).name):
         assert (tmp_path / "out" / "model" / name).read_bytes() == (copy.path / name).read_bytes()
     with pytest.raises(BadInput, match="no fp32 plan for gtx-1080-ti; build it with: msal-deploy build-trt"):
-        write_package(copy, "cpp", tmp_path / "other", Options("fp32", gpu="gtx-1080-ti"))
+        write_package(copy, "cpp", tmp_path / "other", PackageOptions("fp32", gpu="gtx-1080-ti"))
     assert not (tmp_path / "other").exists()
 
 

@@ -11,7 +11,7 @@ from triton_server import ROOT, triton_python
 from msal_deploy.bundle import Bundle
 from msal_deploy.data import synthesize
 
-HOSTS = ("python", "cpp", "triton")
+INTEGRATIONS = ("python", "cpp", "triton")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_all_hosts_compute_the_same_bits(program, int8_bundle: Bundle, tmp_path:
     (found,) = program(
         "agree.py", int8_bundle, "--data", tmp_path / "data", "--precision", "int8", "--size", 64, "--windows", 5
     )["precisions"]
-    assert tuple(found["hosts"]) == HOSTS
+    assert tuple(found["hosts"]) == INTEGRATIONS
     assert all(host["bit_exact"] and host["golden_passed"] for host in found["hosts"].values())
     assert len({host["pixel_dice_mean"] for host in found["hosts"].values()}) == 1
     low, high = found["latency"]["interval"]

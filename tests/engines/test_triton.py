@@ -27,9 +27,9 @@ from typer.testing import CliRunner
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
-from msal_deploy.errors import BadInput, EnvironmentLacks
+from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.export import example_images
-from msal_deploy.package import Options, check_golden, write_package
+from msal_deploy.package import PackageOptions, check_golden, write_package
 from msal_deploy.runtimes import open_engine
 from msal_deploy.runtimes.triton import protocols
 from msal_deploy.runtimes.triton.address import parse_address
@@ -93,7 +93,7 @@ def read_config(package: Path, model: str = "msal-net") -> Any:
 def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The FP32 graph, and beside it models that break in various ways."""
     folder = tmp_path_factory.mktemp("triton") / "served"
-    write_package(bundle, "triton", folder, Options(backend="openvino"))
+    write_package(bundle, "triton", folder, PackageOptions(backend="openvino"))
     add_model(folder, "moody", MOODY)
     add_model(folder, "broken", BROKEN)
     add_model(folder, "slow", SLOW)
@@ -108,7 +108,7 @@ def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def mortal(int8_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The INT8 graph on a server that a test may end, if it starts it again."""
     folder = tmp_path_factory.mktemp("triton") / "served"
-    write_package(int8_bundle, "triton", folder, Options("int8"))
+    write_package(int8_bundle, "triton", folder, PackageOptions("int8"))
     with serving(folder, folder.with_name("log")) as server:
         yield server
 
@@ -182,7 +182,7 @@ def test_it_reads_the_settings_for_backends_that_it_lacks(
     server: Server, planned: Bundle, tmp_path: Path, backend: str
 ) -> None:
     """This Triton has the Python backend alone; models of others it checks, and says last that it lacks the backend."""
-    write_package(planned, "triton", tmp_path / "served", Options(backend=backend))
+    write_package(planned, "triton", tmp_path / "served", PackageOptions(backend=backend))
     config = read_config(tmp_path / "served")
     config.name = f"for-{backend}"
     model = server.package / "models" / config.name
@@ -419,7 +419,7 @@ def test_wrong_images_never_leave_the_engine(server: Server, bundle: Bundle) -> 
     [
         ("msal-nett", BadInput, "serves no 'msal-nett'; did you mean 'msal-net'"),
         ("msal-net/7", BadInput, "does not serve 'msal-net' version 7"),
-        ("broken", EnvironmentLacks, "could not load 'broken'.*the weights are gone"),
+        ("broken", MissingRequirement, "could not load 'broken'.*the weights are gone"),
         ("other", BadInput, "has no 'probability' but mask"),
     ],
 )
@@ -461,7 +461,7 @@ def test_a_model_that_fails_is_asked_three_times_and_told(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "infer", lambda self, images: asked.append(1) or infer(self, images))
         with open_engine(bundle, engine_id(server, way, "moody")) as engine:
-            with pytest.raises(EnvironmentLacks, match=sentence):
+            with pytest.raises(MissingRequirement, match=sentence):
                 engine(np.full((1, 64, 64, 3), mood, np.uint8))
             assert len(asked) == 3
             assert (engine(np.zeros((1, 64, 64, 3), np.uint8)) == 0.25).all()
@@ -476,7 +476,7 @@ def test_a_server_that_hangs_is_told(server: Server, bundle: Bundle, monkeypatch
         engine(images)
         server.signal(signal.SIGSTOP)
         try:
-            with pytest.raises(EnvironmentLacks, match="no answer within 1 s"):
+            with pytest.raises(MissingRequirement, match="no answer within 1 s"):
                 engine(images)
         finally:
             server.signal(signal.SIGCONT)
@@ -554,7 +554,9 @@ def test_a_server_that_stays_away_is_told_in_time(mortal: Server, int8_bundle: B
         engine(images)
         mortal.crash()
         start = time.monotonic()
-        with pytest.raises(EnvironmentLacks, match=r"was asked again for 1\.5 s without an answer .*; start it again"):
+        with pytest.raises(
+            MissingRequirement, match=r"was asked again for 1\.5 s without an answer .*; start it again"
+        ):
             engine(images)
         assert time.monotonic() - start < 10
         result = msal_deploy("bench", int8_bundle.path, "--engine", engine_id(mortal, way))

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
-from msal_deploy.errors import BadInput, EnvironmentLacks, MissingExtra
+from msal_deploy.errors import BadInput, MissingExtra, MissingRequirement
 from msal_deploy.runtimes import open_engine
 from msal_deploy.runtimes import triton as client
 from msal_deploy.runtimes.triton import Patience, protocols
@@ -76,7 +76,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_patience_grows_and_ends(pauses: list[float]) -> None:
     patience = Patience(Address("http", "localhost", 8000, "m", patience=20))
-    with pytest.raises(EnvironmentLacks, match=r"asked again for 20 s without an answer \(refused"):
+    with pytest.raises(MissingRequirement, match=r"asked again for 20 s without an answer \(refused"):
         for _ in range(100):
             patience.spend(TritonError("gone", "refused"))
     assert pauses[:5] == [0.1, 0.2, 0.4, 0.8, 1.6] and max(pauses) == 2.0
@@ -88,11 +88,11 @@ def test_failures_of_the_server_are_few(pauses: list[float]) -> None:
     patience.spend(TritonError("failed", "out of memory"))
     patience.spend(TritonError("gone", "refused"))
     patience.spend(TritonError("failed", "out of memory"))
-    with pytest.raises(EnvironmentLacks, match="failed: out of memory; see its log"):
+    with pytest.raises(MissingRequirement, match="failed: out of memory; see its log"):
         patience.spend(TritonError("failed", "out of memory"))
 
 
-@pytest.mark.parametrize(("kind", "error"), [("invalid", BadInput), ("late", EnvironmentLacks)])
+@pytest.mark.parametrize(("kind", "error"), [("invalid", BadInput), ("late", MissingRequirement)])
 def test_what_would_be_refused_again_is_not_asked_again(
     pauses: list[float], kind: protocols.Kind, error: type[Exception]
 ) -> None:
@@ -102,7 +102,7 @@ def test_what_would_be_refused_again_is_not_asked_again(
 
 
 def test_no_patience_at_all(pauses: list[float]) -> None:
-    with pytest.raises(EnvironmentLacks, match="without an answer"):
+    with pytest.raises(MissingRequirement, match="without an answer"):
         Patience(Address("http", "localhost", 8000, "m", patience=0)).spend(TritonError("gone", "refused"))
 
 
@@ -137,7 +137,7 @@ def test_where_somebody_listens_and_says_nothing(
 ) -> None:
     monkeypatch.setattr(protocols, "CONTROL_TIMEOUT", 0.5)
     engine = open_engine(bundle, f"triton:{scheme}://127.0.0.1:{silent}")
-    with pytest.raises(EnvironmentLacks, match=r"no answer within 0\.5 s"), engine:
+    with pytest.raises(MissingRequirement, match=r"no answer within 0\.5 s"), engine:
         pass
 
 

@@ -13,7 +13,7 @@ from triton_server import ROOT, Server, serving, triton_python
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.data import synthesize
-from msal_deploy.package import Options, write_package
+from msal_deploy.package import PackageOptions, write_package
 
 PAGE = ROOT / "engines" / "triton" / "README.md"
 PORTS = re.compile(r"localhost:800([01])")
@@ -97,7 +97,7 @@ def test_the_commands_of_the_packages_own_page(page_server: Server, shell: Calla
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_what_the_packages_page_installs_is_what_the_tests_ran(bundle: Bundle, tmp_path: Path, backend: str) -> None:
-    write_package(bundle, "triton", tmp_path / "served", Options(backend=backend))
+    write_package(bundle, "triton", tmp_path / "served", PackageOptions(backend=backend))
     said = lines(tmp_path / "served" / "README.md")
     assert said[0] == "docker compose up --detach --wait"
     assert ("serve.py models" in " ".join(said)) == (backend == "openvino")

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.cli import app
 from msal_deploy.export import example_images
-from msal_deploy.package import Options, PackageReport, write_package
-from msal_deploy.plan import Options as PlanOptions
+from msal_deploy.package import PackageOptions, PackageReport, write_package
 from msal_deploy.spec import ModelSpec, TensorSpec
 from msal_deploy.targets import find_target
+from msal_deploy.trt.plan_metadata import PackageOptions as PlanOptions
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def own(bundle: Bundle, tmp_path: Path) -> Bundle:
 
 def package(bundle: Bundle, **options: Any) -> tuple[Path, PackageReport]:
     folder = bundle.path.with_name("served")
-    return folder, write_package(bundle, "triton", folder, Options(**options))
+    return folder, write_package(bundle, "triton", folder, PackageOptions(**options))
 
 
 def read_config(folder: Path, model: str = "msal-net") -> Any:
@@ -82,7 +82,7 @@ def written(bundle: Bundle, spec: ModelSpec) -> Any:
     from msal_deploy.package.triton_config import model_config
 
     bundle.manifest = replace(bundle.manifest, spec=spec)
-    text = model_config(bundle, choose(bundle, Options()), "fp32", (64, 64))
+    text = model_config(bundle, choose(bundle, PackageOptions()), "fp32", (64, 64))
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 

@@ -9,7 +9,16 @@ from msgspec.structs import replace
 
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.files import sha256
-from msal_deploy.plan import Options, Plan, Profile, Realised, Share, plan_name, sidecar, write_plan
+from msal_deploy.trt.plan_metadata import (
+    ActualPrecision,
+    BuildOptions,
+    PlanMetadata,
+    Profile,
+    Share,
+    plan_name,
+    sidecar,
+    write_metadata,
+)
 
 PROFILE = Profile((1, 128, 128), (4, 384, 320), (16, 512, 512))
 
@@ -26,7 +35,7 @@ def put_plan(bundle: Bundle, sm: str, version: str = "11.2.1.2", backend: str = 
     """Put a plan for a compute capability into the bundle, and return the bundle opened again."""
     path = bundle.path / plan_name("fp32", backend, (sm,))
     path.write_bytes(f"plan for {sm}".encode())
-    plan = Plan(
+    plan = PlanMetadata(
         backend="tensorrt-rtx" if backend == "tensorrt-rtx" else "tensorrt",
         backend_version=version,
         gpu=None,
@@ -34,14 +43,14 @@ def put_plan(bundle: Bundle, sm: str, version: str = "11.2.1.2", backend: str = 
         graph="model.fp32.onnx",
         graph_sha256=bundle.manifest.artifacts["model.fp32.onnx"].sha256,
         requested="fp32",
-        realised=Realised("network", {"fp32": Share(10, 1.0, 1.0)}),
+        realised=ActualPrecision("network", {"fp32": Share(10, 1.0, 1.0)}),
         profile=PROFILE,
         plan_sha256=sha256(path),
         bytes=path.stat().st_size,
-        options=Options(),
+        options=BuildOptions(),
         built="2026-01-01T00:00:00+00:00",
     )
-    write_plan(path, replace(plan, **changes))
+    write_metadata(path, replace(plan, **changes))
     entries = {name: artifact(bundle.path, name) for name in (path.name, sidecar(path).name)}
     write_manifest(bundle.path, replace(bundle.manifest, artifacts={**bundle.manifest.artifacts, **entries}))
     return Bundle(bundle.path)

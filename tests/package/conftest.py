@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.export import example_images
 from msal_deploy.graph import load_graph
-from msal_deploy.precision.calibration import Tile
+from msal_deploy.precision.calibrate import calibrate, max_abs_values
+from msal_deploy.precision.calibration_tiles import Tile
 from msal_deploy.precision.fp16 import to_fp16
 from msal_deploy.precision.int8 import quantisable, to_int8
-from msal_deploy.precision.ranges import largest, measure
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +24,8 @@ def typed_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bu
     """The bundle with FP16 and INT8 graphs, calibrated on drawn tiles; not to be changed by a test."""
     folder = Path(shutil.copytree(bundle.path, tmp_path_factory.mktemp("typed") / "bundle"))
     source = folder / "model.fp32.onnx"
-    ranges = measure(source, [Tile("drawn", 0, 0, image) for image in example_images(2, 256, 256, seed=1)])
-    onnx.save(to_fp16(load_graph(source), largest(ranges))[0], folder / "model.fp16.onnx")
+    ranges = calibrate(source, [Tile("drawn", 0, 0, image) for image in example_images(2, 256, 256, seed=1)])
+    onnx.save(to_fp16(load_graph(source), max_abs_values(ranges))[0], folder / "model.fp16.onnx")
     onnx.save(to_int8(source, ranges, quantisable(source)), folder / "model.int8.onnx")
     entries = {name: artifact(folder, name, "model.fp32.onnx") for name in ("model.fp16.onnx", "model.int8.onnx")}
     write_manifest(folder, replace(bundle.manifest, artifacts={**bundle.manifest.artifacts, **entries}))

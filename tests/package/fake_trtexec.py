@@ -56,7 +56,7 @@ def main() -> None:
     if given.keys() - set(known):
         end(False)
     if "--help" in given:
-        print("=== Model Options ===")
+        print("=== Model PackageOptions ===")
         end(True)
     say("I", "=== Device Information ===")
     say("I", f"Selected Device: {WORLD['gpu']}")
@@ -158,8 +158,8 @@ def loaded(given: dict[str, str], name: str, extents: tuple[int, ...]) -> np.nda
 def computed(graph: str, image: np.ndarray) -> np.ndarray:
     import onnxruntime
 
+    from msal_deploy.fp16_emulation import rounding
     from msal_deploy.graph import load_graph
-    from msal_deploy.runtimes.halves import rounding
 
     model = load_graph(Path(graph))
     content = (rounding(model) if "fp16" in Path(graph).name else model).SerializeToString()

@@ -22,7 +22,7 @@ from PIL import Image
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.errors import BadInput, GateFailed
 from msal_deploy.graph import load_graph
-from msal_deploy.package import Options, choose, write_package
+from msal_deploy.package import PackageOptions, choose_options, write_package
 from msal_deploy.package.bioimageio import weights
 from msal_deploy.spec import ModelSpec
 
@@ -34,7 +34,7 @@ PAGE = ROOT / "engines" / "bioimageio" / "README.md"
 @pytest.fixture(scope="module")
 def package(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bioimageio") / "nuclei"
-    write_package(bundle, "bioimageio", folder, choose("bioimageio", authors=["Jane Doe"]))
+    write_package(bundle, "bioimageio", folder, choose_options("bioimageio", authors=["Jane Doe"]))
     return folder
 
 
@@ -168,7 +168,7 @@ def test_weights_that_give_something_else_are_refused(bundle, tmp_path):
 
 def test_only_fp32(typed_bundle, tmp_path):
     with pytest.raises(BadInput, match="compute in FP32, and not in int8"):
-        write_package(typed_bundle, "bioimageio", tmp_path / "out", Options("int8"))
+        write_package(typed_bundle, "bioimageio", tmp_path / "out", PackageOptions("int8"))
 
 
 def test_the_page_pins_what_is_tested_and_its_commands_are_those_run_above():

@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 import onnx
 import pytest
 
-from msal_deploy.build_trt.audit import find_fault, realised
-from msal_deploy.build_trt.reading import read_layers
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256
 from msal_deploy.graph import layers, load_graph
-from msal_deploy.package import Options, build_kit, choose, write_package
-from msal_deploy.package.build_kit import flags8, kit
-from msal_deploy.plan import find_plan, preflight, read_plan
+from msal_deploy.package import PackageOptions, build_kit, choose_options, write_package
+from msal_deploy.package.build_kit import kit
+from msal_deploy.package.build_kit.write import flags8
 from msal_deploy.targets import find_target, target_names
+from msal_deploy.trt.audit import find_fault, realised
+from msal_deploy.trt.layer_precisions import read_layers
+from msal_deploy.trt.plan_checks import find_plan, preflight
+from msal_deploy.trt.plan_metadata import read_metadata
 
 FAKE = Path(__file__).with_name("fake_trtexec.py")
 # Version -> a target that it serves, and a precision that pays there.
@@ -49,7 +51,7 @@ def make_kit(typed_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
     def make(gpu: str, precision: str | None = None) -> Path:
         if (gpu, precision) not in made:
             made[gpu, precision] = tmp_path_factory.mktemp("kits") / "kit"
-            write_package(typed_bundle, "build-kit", made[gpu, precision], choose("build-kit", precision, gpu))
+            write_package(typed_bundle, "build-kit", made[gpu, precision], choose_options("build-kit", precision, gpu))
         return made[gpu, precision]
 
     return make
@@ -125,7 +127,7 @@ def test_a_plan_is_built_proved_and_brought_home(run, typed_bundle, tmp_path, ve
     assert (plan.requested, plan.gpu, plan.backend_version, plan.sm) == (precision, gpu, version, (sm,))
     assert plan.realised.read_from == "inspector"
     assert plan.realised.shares[precision].of_flops > 0.99
-    assert plan.profile.optimum == (4, 512, 512)
+    assert plan.profile.opt == (4, 512, 512)
     with pytest.raises(BadInput, match=r"9\.9\.9"):
         preflight(found, home, backend_version="9.9.9")
 
@@ -142,7 +144,7 @@ def test_by_default_all_that_pay_are_built_the_best_first(run, tmp_path):
 
 
 def test_fp16_on_pascal_is_warned_about_and_timed_beside_fp32(run, make_kit, typed_bundle, tmp_path):
-    report = write_package(typed_bundle, "build-kit", tmp_path / "other", Options("fp16", "gtx-1080-ti"))
+    report = write_package(typed_bundle, "build-kit", tmp_path / "other", PackageOptions("fp16", "gtx-1080-ti"))
     assert "1/64" in report.next_step
     assert "1/64" in (tmp_path / "other" / "README.md").read_text()
     done = run("gtx-1080-ti", precision="fp16")
@@ -169,7 +171,7 @@ def test_a_plan_of_another_precision_is_kept_aside_and_the_others_are_built(run,
     assert done.err.count("Error: ") == 1
     name = "model.int8.sm61.tensorrt.plan.rejected"
     assert plans(tmp_path) == [name, f"{name}.json"]
-    assert read_plan(tmp_path / "kit" / "plans" / name).realised.shares["fp32"].of_flops == 1
+    assert read_metadata(tmp_path / "kit" / "plans" / name).realised.shares["fp32"].of_flops == 1
     assert run("gtx-1080-ti", "int8").code == 0  # and goes once there is a good one
     assert not [name for name in plans(tmp_path) if "rejected" in name]
 
@@ -185,8 +187,8 @@ def test_a_plan_that_computes_something_else_is_kept_aside(run, tmp_path):
 def test_other_shapes_and_a_workspace(run, tmp_path):
     done = run("gtx-1080-ti", "int8", MIN="2x256x256x3", OPT="2x512x512x3", MAX="2x512x768x3", WORKSPACE="2048")
     assert done.code == 0, done
-    plan = read_plan(next((tmp_path / "kit" / "plans").glob("*.plan")))
-    assert (plan.profile.minimum, plan.profile.maximum) == ((2, 256, 256), (2, 512, 768))
+    plan = read_metadata(next((tmp_path / "kit" / "plans").glob("*.plan")))
+    assert (plan.profile.min, plan.profile.max) == ((2, 256, 256), (2, 512, 768))
     assert plan.options.workspace_mib == 2048
     assert "--memPoolSize=workspace:2048" in (tmp_path / "kit" / "logs" / "int8.build.log").read_text()
 
@@ -249,7 +251,7 @@ def test_another_gpu_is_seen_before_anything_is_built(run, tools, tmp_path):
 def test_where_the_engine_names_no_layers_types_that_bind_speak_for_it(run, tmp_path):
     done = run("t4", "fp16", precision="fp16", world=world("11.1.0") | {"silent": True})
     assert done.code == 0, done
-    found = read_plan(next((tmp_path / "kit" / "plans").glob("*.plan"))).realised
+    found = read_metadata(next((tmp_path / "kit" / "plans").glob("*.plan"))).realised
     assert (found.read_from, found.reformats, found.shares["fp16"].of_flops) == ("network", None, 1)
 
 
@@ -319,7 +321,7 @@ def test_kit_json_is_what_the_bundle_says(make_kit, typed_bundle):
 @pytest.mark.parametrize("gpu", sorted(name for name in target_names() if find_target(name).like is None))
 def test_the_scripts_of_every_kind_of_target_are_sound(typed_bundle, make_kit, tmp_path, gpu):
     shutil.copytree(make_kit("gtx-1080-ti") / "golden", tmp_path / "golden", copy_function=os.link)
-    build_kit.write(typed_bundle, tmp_path, choose("build-kit", gpu=gpu))
+    build_kit.write(typed_bundle, tmp_path, choose_options("build-kit", gpu=gpu))
     script = tmp_path / "build.sh"
     subprocess.run(["sh", "-n", script], check=True)
     shellcheck = Path(sys.executable).with_name("shellcheck")
@@ -342,10 +344,10 @@ def test_the_image_is_the_targets_and_needs_nothing_of_the_kit(make_kit):
 
 
 def test_a_bundle_without_int8_gives_what_it_has(bundle, tmp_path):
-    write_package(bundle, "build-kit", tmp_path / "kit", choose("build-kit", gpu="gtx-1080-ti"))
+    write_package(bundle, "build-kit", tmp_path / "kit", choose_options("build-kit", gpu="gtx-1080-ti"))
     assert {path.name for path in (tmp_path / "kit").glob("*.onnx")} == {"model.fp32.onnx"}
     with pytest.raises(BadInput, match=r"holds no model\.int8\.onnx"):
-        write_package(bundle, "build-kit", tmp_path / "other", choose("build-kit", "int8", "gtx-1080-ti"))
+        write_package(bundle, "build-kit", tmp_path / "other", choose_options("build-kit", "int8", "gtx-1080-ti"))
 
 
 def test_a_graph_that_the_targets_tensorrt_cannot_read(typed_bundle, tmp_path):
@@ -360,5 +362,5 @@ def test_a_graph_that_the_targets_tensorrt_cannot_read(typed_bundle, tmp_path):
     entries = typed_bundle.manifest.artifacts | {"model.int8.onnx": artifact(folder, "model.int8.onnx")}
     write_manifest(folder, replace(typed_bundle.manifest, artifacts=entries))
     with pytest.raises(BadInput, match=r"TensorRT 8\.6\.1 does not read this graph.*opset 19"):
-        write_package(Bundle(folder), "build-kit", tmp_path / "kit", choose("build-kit", gpu="gtx-1080-ti"))
+        write_package(Bundle(folder), "build-kit", tmp_path / "kit", choose_options("build-kit", gpu="gtx-1080-ti"))
     assert not (tmp_path / "kit").exists()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.data import Case, open_dataset, synthesize
-from msal_deploy.precision.calibration import Tile, draw, tiles_of
-from msal_deploy.precision.ranges import measure
+from msal_deploy.data import AnnotatedImage, open_dataset, synthesize
+from msal_deploy.precision.calibrate import calibrate
+from msal_deploy.precision.calibration_tiles import Tile, select_tiles, tissue_tiles
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, ...]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[AnnotatedImage, ...]:
     """Six training images of 512×512 px."""
     folder = tmp_path_factory.mktemp("tissue") / "set"
     synthesize(folder, train=6, test=2, size=512, seed=3)
@@ -22,8 +22,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, ...]:
 
 
 @pytest.fixture(scope="session")
-def tiles(images: tuple[Case, ...]) -> tuple[Tile, ...]:
-    return draw(tiles_of(images), 4)
+def tiles(images: tuple[AnnotatedImage, ...]) -> tuple[Tile, ...]:
+    return select_tiles(tissue_tiles(images), 4)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def graph(bundle: Bundle) -> Path:
 
 @pytest.fixture(scope="session")
 def ranges(graph: Path, tiles: tuple[Tile, ...]) -> Any:
-    return measure(graph, tiles)
+    return calibrate(graph, tiles)
 
 
 def white(side: int = 512) -> np.ndarray:

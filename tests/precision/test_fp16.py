@@ -11,17 +11,17 @@ from msal_deploy import export as export_stage
 from msal_deploy.checkpoint import Checkpoint
 from msal_deploy.errors import BadInput, GateFailed
 from msal_deploy.graph import layers, load_graph
-from msal_deploy.precision import stage
-from msal_deploy.precision.fp16 import HALF_MAX, MARGIN, to_fp16
+from msal_deploy.precision import run as stage
+from msal_deploy.precision.calibrate import calibrate, max_abs_values
+from msal_deploy.precision.fp16 import FP16_MAX, MARGIN, to_fp16
 from msal_deploy.precision.int8 import quantisable, to_int8
-from msal_deploy.precision.ranges import largest, measure
 
 LOUD = 1e7  # a factor that makes activations leave FP16
 
 
 @pytest.fixture(scope="module")
 def half(graph, ranges) -> onnx.ModelProto:
-    model, kept = to_fp16(load_graph(graph), largest(ranges))
+    model, kept = to_fp16(load_graph(graph), max_abs_values(ranges))
     assert kept == ()
     return model
 
@@ -49,7 +49,7 @@ def test_every_tensor_has_one_type_under_strict_inference(half):
 def test_the_original_is_left_alone(graph, ranges):
     model = load_graph(graph)
     before = model.SerializeToString()
-    to_fp16(model, largest(ranges))
+    to_fp16(model, max_abs_values(ranges))
     assert model.SerializeToString() == before
 
 
@@ -76,8 +76,8 @@ def loud(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_what_would_overflow_stays_in_fp32_by_name(loud, tiles):
     graph = loud / "model.fp32.onnx"
-    values = largest(measure(graph, tiles))
-    assert max(values.values()) > HALF_MAX / MARGIN
+    values = max_abs_values(calibrate(graph, tiles))
+    assert max(values.values()) > FP16_MAX / MARGIN
     model, kept = to_fp16(load_graph(graph), values)
     assert "/network/encoder1/encoder1.0/conv1/Conv" in kept
     assert all("/encoder1.0/" in name for name in kept)
@@ -90,9 +90,9 @@ def test_what_would_overflow_stays_in_fp32_by_name(loud, tiles):
 
 def test_the_kept_nodes_save_the_probabilities(loud, tiles, tmp_path):
     folder = _copy(loud, tmp_path)
-    report = stage._add_fp16(folder, tiles, measure(folder / "model.fp32.onnx", tiles))
+    report = stage._add_fp16(folder, tiles, calibrate(folder / "model.fp32.onnx", tiles))
     assert report.kept_fp32
-    assert report.largest_value > HALF_MAX / MARGIN
+    assert report.largest_value > FP16_MAX / MARGIN
     assert report.max_abs_delta < 0.02
 
 
@@ -100,7 +100,7 @@ def test_an_overflow_that_nobody_kept_fails_the_export(loud, tiles, tmp_path, mo
     folder = _copy(loud, tmp_path)
     monkeypatch.setattr(stage, "to_fp16", lambda model, values: to_fp16(model, {}))
     with pytest.raises(GateFailed, match="gives NaN or Inf on calibration tiles"):
-        stage._add_fp16(folder, tiles, measure(folder / "model.fp32.onnx", tiles))
+        stage._add_fp16(folder, tiles, calibrate(folder / "model.fp32.onnx", tiles))
 
 
 def _copy(loud: Path, tmp_path: Path) -> Path:

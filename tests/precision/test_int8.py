@@ -8,8 +8,8 @@ from onnxruntime.quantization import TensorData
 
 from msal_deploy.errors import BadInput
 from msal_deploy.graph import int8_share, layers
+from msal_deploy.precision.calibrate import calibrate
 from msal_deploy.precision.int8 import quantisable, to_int8
-from msal_deploy.precision.ranges import measure
 
 STEM, SECOND = "/network/in_block/in_block.0/Conv", "/network/encoder1/encoder1.0/conv1/Conv"
 
@@ -123,7 +123,7 @@ def test_the_probabilities_stay_near(graph, ranges, nodes, tiles, form, tmp_path
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
 def test_other_methods_cut_the_range(graph, ranges, tiles, nodes, method):
-    found = measure(graph, tiles[:2], method)
+    found = calibrate(graph, tiles[:2], method)
     widths = {name: float(np.ptp([float(np.ravel(v)[0]) for v in data.range_value])) for name, data in found.items()}
     exact = {name: float(np.ptp([float(np.ravel(v)[0]) for v in data.range_value])) for name, data in ranges.items()}
     assert any(widths[name] < 0.98 * exact[name] for name in widths if exact.get(name))
@@ -132,7 +132,7 @@ def test_other_methods_cut_the_range(graph, ranges, tiles, nodes, method):
 
 def test_constant_activations_are_refused(graph, nodes, tiles):
     tensor = "/network/encoder1/encoder1.0/relu/Relu_output_0"
-    ranges = measure(graph, tiles[:1])
+    ranges = calibrate(graph, tiles[:1])
     high = ranges[tensor].range_value[1]
     ranges.data[tensor] = TensorData(lowest=high, highest=high)
     with pytest.raises(BadInput, match="is the same everywhere on all calibration tiles"):

@@ -7,16 +7,16 @@ import onnx
 import pytest
 
 from msal_deploy.graph import load_graph
+from msal_deploy.precision.calibrate import max_abs_values
 from msal_deploy.precision.fp16 import to_fp16
 from msal_deploy.precision.int8 import quantisable, to_int8
-from msal_deploy.precision.ranges import largest
-from msal_deploy.trt import load_backend
+from msal_deploy.trt.bindings import load_backend
 
 
 @pytest.fixture(scope="module")
 def typed(graph, ranges, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("typed")
-    onnx.save(to_fp16(load_graph(graph), largest(ranges))[0], folder / "fp16.onnx")
+    onnx.save(to_fp16(load_graph(graph), max_abs_values(ranges))[0], folder / "fp16.onnx")
     onnx.save(to_int8(graph, ranges, quantisable(graph)), folder / "int8.onnx")
     return folder
 

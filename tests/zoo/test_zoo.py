@@ -14,7 +14,7 @@ from msal_deploy.graph import check_graph
 from msal_deploy.network import DeployedNetwork
 from msal_deploy.recipe import NetworkRecipe
 from msal_deploy.spec import ModelSpec
-from msal_deploy.zoo import MODELS, build
+from msal_deploy.zoo import MODELS, build_network
 
 FROM_SMP = {"unet-resnet", "linknet"}
 # Millions of parameters. Published: U-Net 31.0, CE-Net 29.0, BiO-Net 15.0, LinkNet 11.5; the rest as built here.
@@ -45,7 +45,7 @@ def network(request):
     if request.param in FROM_SMP:
         pytest.importorskip("segmentation_models_pytorch")
     torch.manual_seed(0)
-    network = build(NetworkRecipe(model=request.param))
+    network = build_network(NetworkRecipe(model=request.param))
     network.name = request.param
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -131,12 +131,12 @@ def test_a_checkpoint_holds_each_tensor_once(network):
 
 def test_unknown_name():
     with pytest.raises(BadInput, match="did you mean 'linknet'"):
-        build(NetworkRecipe(model="link-net"))
+        build_network(NetworkRecipe(model="link-net"))
 
 
 def test_only_networks_from_a_package_need_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
-    build(NetworkRecipe(model="cnn3"))
+    build_network(NetworkRecipe(model="cnn3"))
     with pytest.raises(ModuleNotFoundError) as error:
-        build(NetworkRecipe(model="linknet"))
+        build_network(NetworkRecipe(model="linknet"))
     assert error.value.name == "segmentation_models_pytorch"

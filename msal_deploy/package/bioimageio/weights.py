@@ -15,7 +15,7 @@ import onnx
 from onnx.utils import Extractor
 
 from msal_deploy.bundle import CHECKPOINT, Bundle
-from msal_deploy.errors import BadInput, GateFailed, naming_the_extra
+from msal_deploy.errors import BadInput, GateFailed, translate_missing_extra
 from msal_deploy.graph import load_graph
 from msal_deploy.package import check_golden
 from msal_deploy.package.golden import TOLERANCES
@@ -58,7 +58,7 @@ def float_graph(path: Path, spec: ModelSpec) -> onnx.ModelProto:
 
 def write_torchscript(bundle: Bundle, path: Path) -> str:
     """Trace the network of a bundle's checkpoint with its sigmoid, and return torch's version."""
-    with naming_the_extra():
+    with translate_missing_extra():
         import torch
 
         from msal_deploy.checkpoint import load_checkpoint

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
-LEAST_SEEN = 0.95  # of the FLOPs; an engine that names fewer of its layers is not understood
-LEAST_REQUESTED = 0.5  # of the FLOPs, for a plan to be called by a precision
+MIN_SEEN = 0.95  # of the FLOPs; an engine that names fewer of its layers is not understood
+MIN_REQUESTED = 0.5  # of the FLOPs, for a plan to be called by a precision
 WIDTH = {"int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}
 # What the inspector writes for a type: "Half", or in TensorRT 8 "Two wide channel vectorized row major FP16 format".
 TYPES = {r"\bint8": "int8", r"\bbf16|bfloat": "bf16", r"fp16|half": "fp16", r"fp32|float": "fp32"}
@@ -111,7 +111,7 @@ def write_sidecar(kit: dict[str, Any], given: argparse.Namespace, shapes: list[t
     reformats: int | None
     precisions, reformats = read_layers(given.layers)
     source, version = "inspector", said(log, "TensorRT version")
-    if seen(graph["layers"], precisions) < LEAST_SEEN:
+    if seen(graph["layers"], precisions) < MIN_SEEN:
         if numbers(version) < (10,):
             fail(1, f"What the plan computes in cannot be read from {given.layers}, so it was not kept")
         # Networks are strongly typed from 10 on as they are built here: the graph's types bind the builder.
@@ -222,7 +222,7 @@ def told(shares: dict[str, dict[str, float]]) -> str:
 def fault(asked: str, layers: list[tuple[str, str, int]], precisions: dict[str, str], allow_wider: bool) -> str:
     """Return how the plan is not what was asked for, empty where it is."""
     shares = share(layers, precisions)
-    if shares.get(asked, {"of_flops": 0})["of_flops"] < LEAST_REQUESTED:
+    if shares.get(asked, {"of_flops": 0})["of_flops"] < MIN_REQUESTED:
         return f"was asked for in {asked} and computes its FLOPs {told(shares)}"
     wrong = [
         f"{name} in {precisions[name]} and not {wanted}"

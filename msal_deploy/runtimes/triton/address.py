@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import msgspec
 
-from msal_deploy.errors import BadInput, nearest
+from msal_deploy.errors import BadInput, suggest
 
 PORTS = {"http": 8000, "grpc": 8001}  # Triton's own
 LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -63,7 +63,7 @@ def parse_address(text: str, model: str) -> Address:
     """
     parts = _split(text)
     if parts.scheme not in ("http", "grpc") or not parts.hostname:
-        known = f" ({nearest(parts.scheme, PORTS)})" if parts.scheme and parts.hostname else ""
+        known = f" ({suggest(parts.scheme, PORTS)})" if parts.scheme and parts.hostname else ""
         raise BadInput(f"'triton:{text}' names no server{known}; write it like {EXAMPLE}")
     name, _, version = parts.path.strip("/").partition("/")
     if version and not version.isdecimal():
@@ -93,7 +93,7 @@ def _options(text: str, query: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
         if name not in OPTIONS:
-            raise BadInput(f"'triton:{text}' has the option {name!r}; {nearest(name, OPTIONS)}")
+            raise BadInput(f"'triton:{text}' has the option {name!r}; {suggest(name, OPTIONS)}")
     return options
 
 

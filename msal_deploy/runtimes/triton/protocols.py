@@ -45,11 +45,11 @@ class Protocol(ABC):
 
     Attributes:
         module: tritonclient's module, for its `InferInput` and `InferRequestedOutput`.
-        most_bytes: of images that the server takes in a request.
+        max_bytes: of images that the server takes in a request.
     """
 
     module: ModuleType
-    most_bytes: int
+    max_bytes: int
 
     @abstractmethod
     def model(self, address: Address) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -87,7 +87,7 @@ class _Http(Protocol):
     tritonclient's own HTTP client holds on to the thread that made it (gevent), and engines are shared by threads.
     """
 
-    most_bytes = 63 << 20  # Triton takes bodies of 64 MiB, unless it is told otherwise
+    max_bytes = 63 << 20  # Triton takes bodies of 64 MiB, unless it is told otherwise
 
     def __init__(self, address: Address) -> None:
         import urllib3
@@ -157,7 +157,7 @@ class _Http(Protocol):
 class _Grpc(Protocol):
     """gRPC by tritonclient."""
 
-    most_bytes = 1 << 30  # a message ends at 2 GiB
+    max_bytes = 1 << 30  # a message ends at 2 GiB
 
     def __init__(self, address: Address) -> None:
         with _naming_the_extra():

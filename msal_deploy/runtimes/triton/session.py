@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import BadInput, EnvironmentLacks, nearest
+from msal_deploy.errors import BadInput, MissingRequirement, suggest
 from msal_deploy.runtimes.triton.address import Address
 from msal_deploy.runtimes.triton.protocols import TritonError, connect
 from msal_deploy.spec import Axis, Float32Maps, TensorSpec, UInt8Images
 
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 SHARED_MEMORY = Path("/dev/shm")
-MOST_SHARED = 1 << 30  # bytes of images in one request
+MAX_SHARED_BYTES = 1 << 30  # bytes of images in one request
 UNSHARE_PATIENCE, UNSHARE_PAUSE = 1.0, 0.005  # seconds
 
 
@@ -32,7 +32,7 @@ class Session:
 
     Raises:
         BadInput: the server has no such model, or one that is not the bundle's.
-        EnvironmentLacks: the model could not be loaded there.
+        MissingRequirement: the model could not be loaded there.
         TritonError: the server does not answer, or is loading the model.
     """
 
@@ -51,7 +51,7 @@ class Session:
 
     def most(self, image_bytes: int) -> int:
         """Return how many images of that size a request may have."""
-        room = MOST_SHARED if self._shares else self._protocol.most_bytes
+        room = MAX_SHARED_BYTES if self._shares else self._protocol.max_bytes
         fitting = max(1, room // image_bytes)
         return min(fitting, self._max_batch) if self._max_batch else fitting
 
@@ -107,14 +107,14 @@ class Session:
         same = [model for model in models if model["name"] == self._address.model]
         if not same:
             names = {model["name"] for model in models}
-            help_ = nearest(self._address.model, names) if names else "it has no models"
+            help_ = suggest(self._address.model, names) if names else "it has no models"
             return BadInput(f"Triton at {self._address} serves no {self._address.model!r}; {help_}")
         if any(model.get("state") == "LOADING" for model in same):
             return TritonError("loading", "the model is being loaded")
         reasons = {model["reason"] for model in same if model.get("reason")}
         if any(model.get("state") == "READY" for model in same) or not reasons:
             return BadInput(f"Triton does not serve {self._model} ({error}); correct the address")
-        return EnvironmentLacks(f"Triton could not load {self._model} ({'; '.join(sorted(reasons))}); see its log")
+        return MissingRequirement(f"Triton could not load {self._model} ({'; '.join(sorted(reasons))}); see its log")
 
     def _check_tensor(self, tensor: TensorSpec, served: list[dict[str, Any]]) -> None:
         expected = (DATATYPES[tensor.dtype], [-1 if isinstance(axis, Axis) else axis for axis in tensor.axes])

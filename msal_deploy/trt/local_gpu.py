@@ -1,0 +1,32 @@
+"""The GPU of this machine, as CUDA sees it."""
+
+import msgspec
+
+from msal_deploy.errors import MissingRequirement
+
+
+class LocalGpu(msgspec.Struct, frozen=True):
+    """The GPU that CUDA uses by default.
+
+    Attributes:
+        name: Product name, such as ``NVIDIA L4``; empty if no GPU was found.
+        sm: Compute capability, such as ``8.9``; empty if no GPU was found.
+        unknown_because: Why CUDA could not be asked, such as a missing package; empty if it was asked.
+    """
+
+    name: str = ""
+    sm: str = ""
+    unknown_because: str = ""
+
+
+def current_gpu() -> LocalGpu:
+    """Return the GPU that CUDA uses by default, or an empty `LocalGpu` if there is none."""
+    from msal_deploy.trt.cuda import CudaError, open_cuda
+
+    try:
+        cuda = open_cuda()
+    except CudaError:
+        return LocalGpu()
+    except MissingRequirement as error:
+        return LocalGpu(unknown_because=str(error))
+    return LocalGpu(cuda.device, cuda.sm)
