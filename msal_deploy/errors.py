@@ -1,15 +1,15 @@
-"""Everything that msal-deploy raises on purpose.
+"""Every error that msal-deploy raises on purpose.
 
 ::
 
     DeployError
-    ├── GateFailed        exit 1   a measured gate was not passed (parity, precision, a failed check)
-    ├── BadInput          exit 2   what the user gave cannot be used
-    └── MissingRequirement  exit 3   this machine lacks something (an extra, a GPU, disk, memory)
-        └── MissingExtra           … a Python package, with the pip command that installs it
+    ├── GateFailed          exit 1   a measured gate failed: parity, precision, a failed check
+    ├── BadInput            exit 2   the input or the usage is wrong
+    └── MissingRequirement  exit 3   a GPU, a package, memory or disk space is missing
+        └── MissingExtra             … a Python package; the message has the pip command that installs it
 
-A message is one sentence: what is wrong, then what to do. The command line prints it and exits with `exit_code`;
-no traceback reaches a user. Interrupting with Ctrl-C exits with 130.
+Each error has a `cause` (what is wrong) and a `remedy` (what to do), and prints as ``cause; remedy``. The command line
+prints that line and exits with `exit_code`; users never see a traceback. Ctrl-C exits with 130.
 """
 
 import difflib
@@ -19,34 +19,55 @@ from typing import ClassVar
 
 
 class DeployError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the command line exits with."""
+    """Base class of all errors raised on purpose.
+
+    >>> error = BadInput("bundle is not a bundle (no manifest.json)", "create one with: msal-deploy export")
+    >>> str(error)
+    'bundle is not a bundle (no manifest.json); create one with: msal-deploy export'
+    >>> error.remedy
+    'create one with: msal-deploy export'
+
+    Attributes:
+        cause: What is wrong, such as ``X is not Y`` or ``Expected …, got …``.
+        remedy: What to do about it; empty if the cause says it all.
+        exit_code: Exit code of the command line.
+    """
 
     exit_code: ClassVar[int] = 1
 
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        super().__init__(f"{cause}; {remedy}" if remedy else cause)
+        self.cause = cause
+        self.remedy = remedy
+
 
 class GateFailed(DeployError):
-    """A measured gate was not passed: the work was done, and its result is not good enough."""
+    """A measured gate failed: the command ran to its end, and the result is not good enough."""
 
     exit_code = 1
 
 
 class BadInput(DeployError):
-    """What the user gave cannot be used."""
+    """The input or the usage is wrong."""
 
     exit_code = 2
 
 
 class MissingRequirement(DeployError):
-    """This machine lacks something that the command needs."""
+    """A requirement is missing: a GPU, a package, memory or disk space."""
 
     exit_code = 3
 
 
 class MissingExtra(MissingRequirement):
-    """A Python package is not installed; the message names the extra that brings it."""
+    """A Python package is not installed; the remedy is the pip command that installs it.
+
+    >>> str(MissingExtra("torch", "train"))
+    "torch is not installed; run: pip install 'msal-deploy[train]'"
+    """
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"This needs {package}, which is not installed; run: pip install 'msal-deploy[{extra}]'")
+        super().__init__(f"{package} is not installed", f"run: pip install 'msal-deploy[{extra}]'")
 
 
 # Top-level module -> the extra that installs it. Modules of the base install are not listed.
@@ -80,7 +101,13 @@ def translate_missing_extra() -> Iterator[None]:
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
-    """Return the end of a sentence that helps with a mistyped name: ``did you mean 'x'?`` or the list of names."""
+    """Return a remedy for a mistyped name: the closest name, or the list of all names.
+
+    >>> suggest("openvno", ["openvino", "onnxruntime"])
+    "did you mean 'openvino'?"
+    >>> suggest("keras", ["openvino", "onnxruntime"])
+    'choose from: onnxruntime, openvino'
+    """
     known = sorted(words)
     close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(known)}"

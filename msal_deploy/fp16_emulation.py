@@ -1,8 +1,8 @@
 """An FP16 graph as an FP32 graph that rounds every tensor to FP16.
 
-ONNX Runtime's CPU provider has no FP16 kernels. It computes such a graph in FP32 and drops the casts in between, so
-that neither emulate_fp16 nor overflow is seen: a silent FP32. Here each result is cast to FP16 and back, which it keeps.
-So products are rounded once summed, as tensor cores do it, and what leaves FP16's range becomes Inf.
+ONNX Runtime's CPU provider has no FP16 kernels. It computes an FP16 graph in FP32 and drops the casts in between, which
+hides rounding and overflow: a silent FP32. Here each result is cast to FP16 and back, and ONNX Runtime keeps those casts.
+Products are therefore rounded after summation, as in tensor cores, and values outside FP16's range become Inf.
 """
 
 import onnx

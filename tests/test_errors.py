@@ -94,7 +94,7 @@ def test_other_import_errors_pass_unchanged():
 
 def test_nearest_suggests_or_lists():
     assert suggest("openvin", ["torch", "openvino"]) == "did you mean 'openvino'?"
-    assert suggest("zebra", ["torch", "openvino"]) == "known: openvino, torch"
+    assert suggest("zebra", ["torch", "openvino"]) == "choose from: openvino, torch"
 
 
 def test_missing_extra_can_be_caught_as_what_it_is():

@@ -132,7 +132,7 @@ def test_byte_order_mark_is_skipped(load):
     ("name", "sentence"),
     [
         ("papr", "did you mean 'paper'"),
-        ("zebra", "known: demo, fast, paper"),
+        ("zebra", "choose from: demo, fast, paper"),
         ("", "known"),
         ("missing.toml", "no recipe file missing.toml"),
     ],

@@ -292,10 +292,10 @@ def test_changed_file_is_refused(bundle, tmp_path, name, file):
     [
         ("openvin:fp32", "did you mean 'openvino'"),
         ("Torch:fp32", "did you mean 'torch'"),
-        ("zebra:fp32", "known: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, triton"),
+        ("zebra:fp32", "choose from: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, triton"),
         ("", "known"),
         (":fp32", "known"),
-        ("torch", "known: fp32"),
+        ("torch", "choose from: fp32"),
         ("torch:int4", "torch runs no 'int4'; known"),
         ("torch:fp32:", "did you mean 'fp32'"),
     ],

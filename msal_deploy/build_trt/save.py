@@ -97,7 +97,7 @@ def save_plan(bundle: Bundle, name: str, content: memoryview, plan: PlanMetadata
 
 
 def save_rejected(bundle: Bundle, name: str, content: memoryview, plan: PlanMetadata) -> Path:
-    """Write a plan that is not what was asked for beside its build_target, and return where; a plan in the place stays."""
+    """Save a plan that is not what was requested under another name; an accepted plan is left as it is."""
     path = rejected(bundle.path / name)
     _write(path, content, plan)
     return path

@@ -65,7 +65,7 @@ class Int8Report(msgspec.Struct, frozen=True):
         share_of_macs: share of the multiply-accumulates that is done in INT8.
         layers: every layer at 512², with its precision.
         search: how it kept within a budget, where one was given.
-        sensitivity: one row for each disjoint set of calibration tiles, if a budget was given and there are enough tiles.
+        sensitivity: one row for each disjoint set of calibration tiles, given a budget and enough tiles.
     """
 
     share_of_macs: float

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -65,3 +66,21 @@ main()
 
 def test_an_unknown_option_is_a_usage_error() -> None:
     assert runner.invoke(app, ["bench", "bundle", "--fast"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("bench bundle --fast", "Error: No such option: --fast"),
+        ("bench", "Error: Missing argument 'bundle'; see msal-deploy bench --help"),
+        ("nosuch", "Error: No such command 'nosuch'; see msal-deploy --help"),
+        ("validate b --data d --budget -1", "Error: Invalid value for '--budget'"),
+    ],
+)
+def test_usage_errors_look_like_all_other_errors(words: str, message: str) -> None:
+    command = [Path(sys.executable).with_name("msal-deploy"), *words.split()]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1

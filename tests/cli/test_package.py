@@ -85,7 +85,7 @@ def test_a_full_disk(bundle, small_disk):
     ("words", "sentence"),
     [
         (["build-kitt", "--gpu", "t4"], "No host is called 'build-kitt'; did you mean 'build-kit'?"),
-        (["qupath"], "No host is called 'qupath'; known: bioimageio, build-kit, cpp, triton"),
+        (["qupath"], "No host is called 'qupath'; choose from: bioimageio, build-kit, cpp, triton"),
         (["build-kit", "--gpu", "gtx-1080ti"], "did you mean 'gtx-1080-ti'?"),
         (["build-kit"], "A build kit is for one GPU; name it with --gpu: a100, gtx-1070"),
         (["build-kit", "--gpu", "t4", "--precision", "int4"], "No precision is called 'int4'; did you mean 'int8'?"),

@@ -56,7 +56,7 @@ def main() -> None:
     if given.keys() - set(known):
         end(False)
     if "--help" in given:
-        print("=== Model PackageOptions ===")
+        print("=== Model Options ===")
         end(True)
     say("I", "=== Device Information ===")
     say("I", f"Selected Device: {WORLD['gpu']}")
@@ -158,11 +158,11 @@ def loaded(given: dict[str, str], name: str, extents: tuple[int, ...]) -> np.nda
 def computed(graph: str, image: np.ndarray) -> np.ndarray:
     import onnxruntime
 
-    from msal_deploy.fp16_emulation import rounding
+    from msal_deploy.fp16_emulation import emulate_fp16
     from msal_deploy.graph import load_graph
 
     model = load_graph(Path(graph))
-    content = (rounding(model) if "fp16" in Path(graph).name else model).SerializeToString()
+    content = (emulate_fp16(model) if "fp16" in Path(graph).name else model).SerializeToString()
     (probability,) = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(
         None, {"image": image}
     )

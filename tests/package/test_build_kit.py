@@ -20,7 +20,7 @@ from msal_deploy.files import sha256
 from msal_deploy.graph import layers, load_graph
 from msal_deploy.package import PackageOptions, build_kit, choose_options, write_package
 from msal_deploy.package.build_kit import kit
-from msal_deploy.package.build_kit.write import flags8
+from msal_deploy.package.build_kit.write import TEMPLATES, flags8
 from msal_deploy.targets import find_target, target_names
 from msal_deploy.trt.audit import find_fault, realised
 from msal_deploy.trt.layer_precisions import read_layers
@@ -327,7 +327,7 @@ def test_the_scripts_of_every_kind_of_target_are_sound(typed_bundle, make_kit, t
     shellcheck = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([shellcheck, "--shell=sh", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    rendered = "".join((tmp_path / name).read_text() for name in build_kit.TEMPLATES)
+    rendered = "".join((tmp_path / name).read_text() for name in TEMPLATES)
     assert "{{" not in rendered
     assert "{%" not in rendered
 
