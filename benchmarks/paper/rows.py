@@ -5,7 +5,7 @@ Labels are the paper's without its reference numbers ("Rest-101" is written Res-
 
 import msgspec
 
-from msal_deploy.errors import BadInput, nearest
+from msal_deploy.errors import BadInput, suggest
 from msal_deploy.recipe import Backbone, Model, NetworkRecipe
 
 
@@ -120,5 +120,5 @@ def choose(keys: list[str] | None) -> list[Row]:
     """
     for key in keys or ():
         if key not in ROWS:
-            raise BadInput(f"No row is called {key!r}; {nearest(key, ROWS)}")
+            raise BadInput(f"No row is called {key!r}; {suggest(key, ROWS)}")
     return [row for key, row in ROWS.items() if not keys or key in keys]

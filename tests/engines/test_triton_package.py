@@ -24,7 +24,7 @@ from msal_deploy.export import example_images
 from msal_deploy.package import PackageOptions, PackageReport, write_package
 from msal_deploy.spec import ModelSpec, TensorSpec
 from msal_deploy.targets import find_target
-from msal_deploy.trt.plan_metadata import PackageOptions as PlanOptions
+from msal_deploy.trt.plan_metadata import BuildOptions
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_one_gpu_takes_its_own_plan(own: Bundle) -> None:
 
 
 def test_a_plan_for_ampere_and_later_serves_other_gpus_too(own: Bundle) -> None:
-    folder, _ = package(put_plan(own, "8.6", options=PlanOptions(hardware_compatible=True)))
+    folder, _ = package(put_plan(own, "8.6", options=BuildOptions(hardware_compatible=True)))
     assert read_config(folder).default_model_filename == "model.fp32.sm86.tensorrt.plan"
 
 
@@ -153,7 +153,7 @@ def test_the_image_has_the_plans_tensorrt(own: Bundle, sm: str, version: str, ta
 
 
 def test_a_version_compatible_plan_goes_into_a_later_image(own: Bundle) -> None:
-    folder, _ = package(put_plan(own, "7.5", "11.0.0", options=PlanOptions(version_compatible=True)))
+    folder, _ = package(put_plan(own, "7.5", "11.0.0", options=BuildOptions(version_compatible=True)))
     tag = find_target("t4").container.tag
     assert f"tritonserver:{tag}-py3" in (folder / "compose.yaml").read_text()
 
