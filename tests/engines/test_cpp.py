@@ -26,7 +26,7 @@ from msal_deploy.trt.plan_metadata import (
     sidecar,
     write_metadata,
 )
-from msal_deploy.trt.plan_metadata import PackageOptions as BuildOptions
+from msal_deploy.trt.plan_metadata import BuildOptions
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = 77
