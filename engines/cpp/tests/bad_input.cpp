@@ -253,8 +253,8 @@ void options(const std::string& model, const std::string& precision, const std::
     }
     Options given;
     given.backend = backend;
-    refused(Segmenter::open(model, "int4", given), "does not support 'int4'; choose from: ");
-    refused(Segmenter::open(model, "", given), "does not support ''; choose from: ");
+    refused(Segmenter::open(model, "int4", given), backend + " does not support 'int4'");
+    refused(Segmenter::open(model, "", given), backend + " does not support ''");
 }
 
 }  // namespace
