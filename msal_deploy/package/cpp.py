@@ -85,7 +85,7 @@ def _graphs(bundle: Bundle, precision: str) -> Iterator[str]:
 
 
 def _plans(bundle: Bundle, options: Options) -> Iterator[str]:
-    """Yield the names of the plans of a precision and of their sidecars, only those for the GPU if `options` has one."""
+    """Yield the names of the plans of a precision (for the GPU in `options`, if any) and of their sidecars."""
     target = find_target(options.gpu) if options.gpu else None
     found = [
         file

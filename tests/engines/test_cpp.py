@@ -162,7 +162,8 @@ def test_other_backends_where_they_are_built(built, run, backend):
 def test_a_backend_that_is_asked_for_and_not_there_stops_cmake(package, run, tmp_path):
     words = ("-DMSAL_DEPLOY_TENSORRT=ON", "-DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON")
     done = run("cmake", "-S", package, "-B", tmp_path / "b", *words, check=False)
-    assert done.returncode and "tensorrt" in done.stderr and "was not found although MSAL_DEPLOY_TENSORRT is ON; it needs" in " ".join(done.stderr.split())
+    said = " ".join(done.stderr.split())
+    assert done.returncode and "tensorrt was not found although MSAL_DEPLOY_TENSORRT is ON; it needs" in said
 
 
 def test_without_any_runtime_cmake_says_what_to_install(package, run, tmp_path):
@@ -258,12 +259,24 @@ CASES = {
         {"machine": ("1.7.1", "8.9")},
         "usable",
     ),
-    "another precision under its name": ({"requested": "int8"}, {}, "was built in int8 by tensorrt-rtx, not what its name says"),
-    "no plan for the GPU": ({}, {"machine": ("1.7.1", "6.1")}, "(found: model.fp32.sm86.tensorrt-rtx.plan); build one with: "),
+    "another precision under its name": (
+        {"requested": "int8"},
+        {},
+        "was built in int8 by tensorrt-rtx, not what its name says",
+    ),
+    "no plan for the GPU": (
+        {},
+        {"machine": ("1.7.1", "6.1")},
+        "(found: model.fp32.sm86.tensorrt-rtx.plan); build one with: ",
+    ),
     "a batch too large": ({}, {"shape": (9, 512, 512)}, "--batch 1:4:9"),
     "a side too small": ({}, {"shape": (1, 512, 128)}, "--size 256x128:512:1024x768"),
     "the GPU that was there": ({"gpu": None, "sm": ("7.5",)}, {}, "--backend tensorrt-rtx"),
-    "one shape": ({"profile": Profile(SHAPE, SHAPE, SHAPE)}, {"shape": (1, 256, 256)}, "accepts 4 × 512 × 512 px, not 1 × 256 × 256 px"),
+    "one shape": (
+        {"profile": Profile(SHAPE, SHAPE, SHAPE)},
+        {"shape": (1, 256, 256)},
+        "accepts 4 × 512 × 512 px, not 1 × 256 × 256 px",
+    ),
 }
 
 
@@ -382,17 +395,37 @@ BAD = {
     "threads": ("model golden/image-0.png --mask m.png --threads 0", 2, "--threads: Value 0 not in range"),
     "threshold": ("model golden/image-0.png --mask m.png --threshold 1.5", 2, "--threshold: Value 1.5 not in range"),
     "no threshold": ("model golden/image-0.png --mask m.png --threshold nan", 2, "--threshold: Value nan not in range"),
-    "one mask": ("model golden/image-0.png golden/image-1.png --mask m.png", 2, "--mask accepts one image; use --masks FOLDER"),
+    "one mask": (
+        "model golden/image-0.png golden/image-1.png --mask m.png",
+        2,
+        "--mask accepts one image; use --masks FOLDER",
+    ),
     "both": ("model golden/image-0.png --mask m.png --bench 3", 2, "--mask excludes --bench"),
     "one name": ("model golden/image-0.png golden/image-0.png --masks m", 2, "got image-0 twice; rename one"),
     "no model": ("nowhere golden/image-0.png --mask m.png", 2, "nowhere is not a bundle (no model.<precision>.onnx)"),
-    "no graph": ("model golden/image-0.png --mask m.png --precision int8", 2, "model.int8.onnx is not in model; choose from: "),
-    "no such precision": ("model golden/image-0.png --mask m.png --precision int7", 2, "openvino does not support 'int7'; choose from: "),
-    "no such backend": ("model golden/image-0.png --mask m.png --backend torch", 2, "'torch' is not a backend; choose from: openvino"),
+    "no graph": (
+        "model golden/image-0.png --mask m.png --precision int8",
+        2,
+        "model.int8.onnx is not in model; choose from: ",
+    ),
+    "no such precision": (
+        "model golden/image-0.png --mask m.png --precision int7",
+        2,
+        "openvino does not support 'int7'; choose from: ",
+    ),
+    "no such backend": (
+        "model golden/image-0.png --mask m.png --backend torch",
+        2,
+        "'torch' is not a backend; choose from: openvino",
+    ),
     "no such image": ("model no.png --mask m.png", 2, "no.png is not a readable PNG ("),
     "not a PNG": ("model golden/golden.json --mask m.png", 2, "golden.json is not a readable PNG ("),
     "half a PNG": ("model half.png --mask m.png", 2, "half.png is not a readable PNG ("),
-    "too large": ("model wide.png --mask m.png", 2, "Expected sides up to 4096 px in wide.png, got 8 × 5000; cut it into tiles"),
+    "too large": (
+        "model wide.png --mask m.png",
+        2,
+        "Expected sides up to 4096 px in wide.png, got 8 × 5000; cut it into tiles",
+    ),
     "sizes": ("model golden/image-0.png small.png --masks m --batch 2", 2, "Expected images of one size in a batch"),
     "no folder": ("model golden/image-0.png --mask no/such/m.png", 3, "no/such/m.png is not writable ("),
     "a folder": ("model golden/image-0.png --probability m", 3, "m is not writable ("),
