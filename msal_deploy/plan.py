@@ -155,17 +155,15 @@ def read_plan(plan_file: Path) -> Plan:
     Raises:
         BadInput: it has none, or one that cannot be read.
     """
-    path, again = sidecar(plan_file), "build it again with: msal-deploy build-trt BUNDLE --rebuild"
+    path, again = sidecar(plan_file), "rebuild the plan with: msal-deploy build-trt BUNDLE --rebuild"
     try:
         plan = msgspec.json.decode(path.read_bytes(), type=Plan)
     except FileNotFoundError as error:
-        raise BadInput(
-            f"{plan_file} has no {path.name} beside it, which says what it was built for; {again}"
-        ) from error
+        raise BadInput(f"{plan_file} has no metadata ({path.name} is missing); {again}") from error
     except msgspec.DecodeError as error:
-        raise BadInput(f"{path} cannot be read ({error}); {again}") from error
+        raise BadInput(f"{path} is not valid plan metadata: {error}; {again}") from error
     if plan.format_version != FORMAT_VERSION:
-        raise BadInput(f"{path} has format version {plan.format_version}, and only {FORMAT_VERSION} is known; {again}")
+        raise BadInput(f"Expected format version {FORMAT_VERSION} in {path}, got {plan.format_version}; {again}")
     return plan
 
 
@@ -220,9 +218,9 @@ def find_plan(bundle: Bundle, precision: str, backend: str, sm: str) -> Path:
             return other
     others = [other.name for other in there]
     raise BadInput(
-        f"{bundle.path} has no {precision} plan of {backend} for compute capability {sm}"
-        f"{' (it has ' + ', '.join(others) + ')' if others else ''}; "
-        f"build it with: {build_command(bundle.path, precision, backend=backend)}"
+        f"{bundle.path} has no {precision} plan for {backend} and compute capability {sm}"
+        f"{' (found: ' + ', '.join(others) + ')' if others else ''}; "
+        f"build one with: {build_command(bundle.path, precision, backend=backend)}"
     )
 
 
@@ -263,7 +261,7 @@ def preflight(
         or (sm and _wrong_gpu(plan, sm))
     )
     if wrong:
-        raise BadInput(f"{plan_file} {wrong}; build it again with: {command}")
+        raise BadInput(f"{plan_file} {wrong}; rebuild it with: {command}")
     if shape:
         check_shape(plan_file, bundle, plan, shape)
     return plan
@@ -274,7 +272,7 @@ def check_shape(plan_file: Path, bundle: Bundle, plan: Plan, shape: Shape) -> No
     if plan.profile.takes(shape):
         return
     command = rebuild_command(bundle.path, plan, plan.profile.widened(shape))
-    raise BadInput(f"{plan_file} takes {plan.profile} and not {_shape(shape)}; build it for that too with: {command}")
+    raise BadInput(f"{plan_file} accepts {plan.profile}, not {_shape(shape)}; rebuild it with: {command}")
 
 
 def _each(pick: Callable[[int, int], int], one: Shape, other: Shape) -> Shape:
@@ -289,28 +287,28 @@ def _wrong_name(plan_file: Path, plan: Plan) -> str:
     """A plan is found by its name, so a copy under another name would be run as something that it is not."""
     start, end = f"model.{plan.requested}.", f".{plan.backend}.plan"
     good = plan_file.name.startswith(start) and plan_file.name.endswith(end)
-    return "" if good else f"was built in {plan.requested} by {plan.backend}"
+    return "" if good else f"was built in {plan.requested} by {plan.backend}, not what its name says"
 
 
 def _wrong_bytes(plan_file: Path, plan: Plan) -> str:
     size = plan_file.stat().st_size
     if size != plan.bytes:
-        what = "truncated" if size < plan.bytes else "not the plan that was built"
-        return f"has {size:,} bytes and should have {plan.bytes:,}: it is {what}"
-    return "" if sha256(plan_file) == plan.plan_sha256 else "was changed after it was built (SHA-256 differs)"
+        what = "truncated" if size < plan.bytes else "larger than when it was built"
+        return f"is {what} ({size:,} bytes, expected {plan.bytes:,})"
+    return "" if sha256(plan_file) == plan.plan_sha256 else "has changed since it was built (SHA-256 differs)"
 
 
 def _wrong_graph(bundle: Bundle, plan: Plan) -> str:
     entry = bundle.manifest.artifacts.get(plan.graph)
     if entry is None:
-        return f"was built from {plan.graph}, which {bundle.path} does not hold"
-    return "" if entry.sha256 == plan.graph_sha256 else f"was built from another {plan.graph} than the bundle's"
+        return f"was built from {plan.graph}, which is not in {bundle.path}"
+    return "" if entry.sha256 == plan.graph_sha256 else f"was built from a different {plan.graph}"
 
 
 def _wrong_version(plan: Plan, version: str) -> str:
     built, here = numbers(plan.backend_version), numbers(version)
     later = plan.options.version_compatible and here[0] == built[0] and here >= built
-    return "" if here == built or later else f"was built by {plan.backend} {plan.backend_version} and not {version}"
+    return "" if here == built or later else f"was built by {plan.backend} {plan.backend_version}, not {version}"
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -320,4 +318,4 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def _wrong_gpu(plan: Plan, sm: str) -> str:
     ampere = plan.options.hardware_compatible and numbers(sm) >= (8, 0)
-    return "" if sm in plan.sm or ampere else f"was built for compute capability {', '.join(plan.sm)} and not {sm}"
+    return "" if sm in plan.sm or ampere else f"was built for compute capability {', '.join(plan.sm)}, not {sm}"

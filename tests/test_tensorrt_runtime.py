@@ -242,7 +242,7 @@ def test_smallest_batch_of_the_profile_is_kept(make_setting):
     with setting.engine() as engine:
         for number in (3, 5, 9):
             check(engine, number)
-        with pytest.raises(BadInput, match=r"takes 3 × 32 × 32 px to 4 × 64 × 64 px and not 2 × 64 × 64 px"):
+        with pytest.raises(BadInput, match=r"accepts 3 × 32 × 32 px to 4 × 64 × 64 px, not 2 × 64 × 64 px"):
             engine(example_images(2, 64, 64))
 
 
@@ -597,35 +597,36 @@ def refused(setting: Setting, kind: type[Exception] = BadInput, precision: str =
 
 def test_bundle_without_a_plan(setting):
     sentence = refused(setting, precision="int8")
-    assert "has no int8 plan of tensorrt for compute capability 6.1" in sentence
+    assert "has no int8 plan for tensorrt and compute capability 6.1" in sentence
     assert f"msal-deploy build-trt {setting.bundle.path} --int8 --backend tensorrt" in sentence
 
 
 def test_plan_of_another_tensorrt(setting):
     setting.add_plan(backend_version="10.4.0.26")
-    assert "was built by tensorrt 10.4.0.26 and not 10.16.1.11; build it again with: msal-deploy" in refused(setting)
+    assert "was built by tensorrt 10.4.0.26, not 10.16.1.11; rebuild it with: msal-deploy" in refused(setting)
 
 
 def test_plan_of_another_gpu(setting):
     setting.add_plan(sm=("8.9",))
-    assert "was built for compute capability 8.9 and not 6.1; build it again with: msal-deploy" in refused(setting)
+    assert "was built for compute capability 8.9, not 6.1; rebuild it with: msal-deploy" in refused(setting)
 
 
 def test_plan_of_another_graph(setting):
     setting.add_plan(graph_sha256="0" * 64)
-    assert f"was built from another {GRAPH} than the bundle's; build it again with: msal-deploy" in refused(setting)
+    assert f"was built from a different {GRAPH}; rebuild it with: msal-deploy" in refused(setting)
 
 
 def test_truncated_plan(setting):
     path = setting.add_plan()
     path.write_bytes(path.read_bytes()[:-100])
-    assert "it is truncated; build it again with: msal-deploy" in refused(setting)
+    assert "is truncated (" in refused(setting)
+    assert "); rebuild it with: msal-deploy" in refused(setting)
 
 
 def test_plan_without_its_sidecar(setting):
     path = setting.add_plan()
     path.with_name(f"{path.name}.json").unlink()
-    assert "build it again with: msal-deploy build-trt" in refused(setting)
+    assert "is missing); rebuild the plan with: msal-deploy build-trt" in refused(setting)
 
 
 def test_shape_outside_the_profile_names_it_and_the_command(any_setting):
@@ -633,7 +634,7 @@ def test_shape_outside_the_profile_names_it_and_the_command(any_setting):
         check(engine, 3)
         with pytest.raises(BadInput) as caught:
             engine(example_images(1, 160, 64))
-        assert "takes 1 × 32 × 32 px to 4 × 128 × 128 px and not 1 × 160 × 64 px" in str(caught.value)
+        assert "accepts 1 × 32 × 32 px to 4 × 128 × 128 px, not 1 × 160 × 64 px" in str(caught.value)
         assert "msal-deploy build-trt" in str(caught.value) and "--size 32:64:160x128" in str(caught.value)
         check(engine, 3)
 

@@ -56,7 +56,7 @@ def _examine(file: Path, bundle: Bundle) -> Stale | None:
     try:
         preflight(file, bundle, backend_version=_installed(name["backend"]))
     except BadInput as error:
-        return _stale(file, name, str(error).partition("; build it again")[0])
+        return _stale(file, name, str(error).partition("; rebuild ")[0])
     return None
 
 

@@ -26,7 +26,7 @@ def test_a_changed_graph_makes_its_plan_stale(built):
     changed = put_graph(built, "model.fp16.onnx", tiny_graph("fp16", seed=1))
     (stale,) = find_stale(changed)
     assert stale.file.name == "model.fp16.sm86.tensorrt-rtx.plan"
-    assert stale.why.endswith("was built from another model.fp16.onnx than the bundle's")
+    assert stale.why.endswith("was built from a different model.fp16.onnx")
     report = build(changed, stale.order(changed))
     assert (report.plan.options.workspace_mib, report.plan.options.tf32) == (64, True)
     assert find_stale(changed) == ()
@@ -55,7 +55,7 @@ def test_another_tensorrt_makes_all_its_plans_stale(tiny, install, an_order):
     build(tiny, an_order("10.0.1", "fp32"))
     install("11.4.0.106")
     (stale,) = find_stale(tiny)
-    assert "was built by tensorrt 10.0.1 and not 11.4.0.106" in stale.why
+    assert "was built by tensorrt 10.0.1, not 11.4.0.106" in stale.why
     build(tiny, stale.order(tiny))
     assert find_stale(tiny) == ()
 
