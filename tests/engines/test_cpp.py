@@ -166,6 +166,18 @@ def test_a_backend_that_is_asked_for_and_not_there_stops_cmake(package, run, tmp
     assert done.returncode and "tensorrt was not found although MSAL_DEPLOY_TENSORRT is ON; it needs" in said
 
 
+NO_PROGRAM_PACKAGES = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in ("CLI11", "PNG")]
+
+
+def test_the_library_alone_needs_neither_cli11_nor_libpng(package, run, tmp_path):
+    run("cmake", "-S", package, "-B", tmp_path / "b", "-DMSAL_DEPLOY_TOOLS=OFF", *NO_PROGRAM_PACKAGES)
+
+
+def test_without_cli11_cmake_says_what_to_install(package, run, tmp_path):
+    done = run("cmake", "-S", package, "-B", tmp_path / "b", NO_PROGRAM_PACKAGES[0], check=False)
+    assert done.returncode and "apt install libcli11-dev libpng-dev" in " ".join(done.stderr.split())
+
+
 def test_without_any_runtime_cmake_says_what_to_install(package, run, tmp_path):
     words = [f"-DMSAL_DEPLOY_{backend}=OFF" for backend in ("OPENVINO", "ONNXRUNTIME", "TENSORRT")]
     done = run("cmake", "-S", package, "-B", tmp_path / "b", *words, check=False)
@@ -181,7 +193,7 @@ SHAPE = (4, 512, 512)
 
 
 def write(bundle: Bundle, backend: str = "tensorrt-rtx", **changes: object) -> Path:
-    """Write a plan of twenty bytes with its sidecar."""
+    """Write a plan of twenty bytes and its sidecar."""
     file = bundle.path / plan_name("fp32", backend, ("8.6",))
     file.write_bytes(b"a plan of some bytes")
     entry = bundle.manifest.artifacts["model.fp32.onnx"]
@@ -206,7 +218,7 @@ def write(bundle: Bundle, backend: str = "tensorrt-rtx", **changes: object) -> P
 
 @pytest.fixture
 def my_bundle(bundle, tmp_path) -> Bundle:
-    """A bundle in a folder that a shell needs quotes for, without its graph, which nothing here reads."""
+    """A bundle in a folder whose name needs quotes in a shell. It has no graph, because these tests read none."""
     folder = tmp_path / "my bundle's"
     folder.mkdir()
     shutil.copyfile(bundle.path / "manifest.json", folder / "manifest.json")
@@ -214,7 +226,7 @@ def my_bundle(bundle, tmp_path) -> Bundle:
 
 
 def verdicts(built, run, bundle, machine=MACHINE, shape=SHAPE) -> tuple[str, str]:
-    """Return what Python says of the plan and what C++ says."""
+    """Return the result of the plan checks in Python and in C++."""
     version, sm = machine
     try:
         file = find_plan(bundle, "fp32", "tensorrt-rtx", sm)
@@ -325,7 +337,7 @@ def test_a_sidecar_whose_optimum_is_no_image_at_all(built, run, my_bundle):
 
 @pytest.fixture
 def on_fake_gpu(sanitized, run, my_bundle, tmp_path):
-    """Run msal-segment on so many images of 64 × 64 px in one batch; return it, with the images and the shapes."""
+    """Run msal-segment on a batch of 64 × 64 px images; return the process, the images and the computed shapes."""
     write(my_bundle, "tensorrt", profile=Profile((2, 64, 64), (4, 64, 64), (8, 256, 256)))
 
     def on_fake_gpu(number: int, fails: str = ""):

@@ -1,6 +1,6 @@
 // PlanMetadata: what the JSON sidecar of a plan (a built TensorRT engine) says about it. It is checked before the plan
 // is loaded, because TensorRT itself reports a wrong plan as an error number, or runs it with wrong results. The checks
-// and their messages are those of the Python package. Nothing here needs TensorRT.
+// and their messages are those of the Python package. This file does not need TensorRT.
 #pragma once
 
 #include <filesystem>
