@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs first, from Python 3.11 or later alone.
 PYTHON ?= python3
 BIN := .venv/bin
-CPP_PACKAGES := g++ libpng-dev libssl-dev
+CPP_PACKAGES := g++ libcli11-dev libpng-dev libssl-dev
 
 .PHONY: demo test check cpp-needs .venv-triton .venv-bioimageio clean
 .DELETE_ON_ERROR:
@@ -42,11 +42,11 @@ check: .venv/.ready
 	.venv-bioimageio/bin/pip install --quiet 'bioimageio.core[onnx,pytorch]==0.11.0' 'pydantic<2.14'
 	@touch $@
 
-# What the C++ library is built with, besides what pip brings. Asked of the compiler, so that other systems can bring their own.
+# Dependencies of the C++ library that pip does not install. The compiler looks for them, so any package manager can provide them.
 cpp-needs:
-	@printf '#include <png.h>\n#include <openssl/evp.h>\n' | g++ -E -x c++ - >/dev/null 2>&1 \
+	@printf '#include <CLI/CLI.hpp>\n#include <png.h>\n#include <openssl/evp.h>\n' | g++ -E -x c++ - >/dev/null 2>&1 \
 	|| { SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -qq --yes $(CPP_PACKAGES) >/dev/null; } \
-	|| { echo "The C++ tests need a C++17 compiler and the headers of libpng and OpenSSL; on Debian: apt install $(CPP_PACKAGES)" >&2; exit 3; }
+	|| { echo "The C++ tests need a C++17 compiler, CLI11, libpng and OpenSSL; on Debian: apt install $(CPP_PACKAGES)" >&2; exit 3; }
 
 clean:
 	rm -rf .venv .venv-triton .venv-bioimageio runs build dist

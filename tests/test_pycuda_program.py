@@ -169,9 +169,12 @@ def refused(machine: Machine, *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"backend_version": "8.5.3.1"}, "was built by TensorRT 8.5.3.1, and this is 8.6.1"),
-        ({"sm": ["7.5", "8.6"]}, "was built for compute capability 7.5, 8.6, and this GPU has 6.1"),
-        ({"plan_sha256": "0" * 64}, "is not the file that model.int8.sm61.tensorrt.plan.json describes"),
+        ({"backend_version": "8.5.3.1"}, "was built by tensorrt 8.5.3.1, not 8.6.1"),
+        ({"sm": ["7.5", "8.6"]}, "was built for compute capability 7.5, 8.6, not 6.1"),
+        (
+            {"plan_sha256": "0" * 64},
+            "has changed since it was built (SHA-256 differs); copy it and model.int8.sm61.tensorrt.plan.json again",
+        ),
     ],
 )
 def test_plan_for_something_else_is_refused(machine, picture, tmp_path, changes, sentence):
@@ -182,14 +185,14 @@ def test_plan_for_something_else_is_refused(machine, picture, tmp_path, changes,
 
 def test_truncated_plan_is_refused(machine, picture, tmp_path):
     machine.plan.write_bytes(machine.plan.read_bytes()[:-1])
-    assert "copy both again" in refused(machine, machine.plan, picture(64, 64), tmp_path / "mask.png")
+    assert "SHA-256 differs" in refused(machine, machine.plan, picture(64, 64), tmp_path / "mask.png")
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[]", "no JSON"])
 def test_sidecar_that_cannot_be_read_is_refused(machine, picture, tmp_path, content):
     sidecar = tmp_path / f"{machine.plan.name}.json"
     sidecar.unlink() if content is None else sidecar.write_text(content)
-    assert "cannot be read" in refused(machine, machine.plan, picture(64, 64), tmp_path / "mask.png")
+    assert "plan.json is not readable (" in refused(machine, machine.plan, picture(64, 64), tmp_path / "mask.png")
 
 
 def test_plan_that_tensorrt_does_not_load_is_told(machine, picture, tmp_path):
@@ -200,16 +203,16 @@ def test_plan_that_tensorrt_does_not_load_is_told(machine, picture, tmp_path):
 def test_what_is_no_image_is_refused(machine, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     for image in ("text.png", "missing.png"):
-        assert "cannot be read as an image" in refused(machine, machine.plan, tmp_path / image, tmp_path / "mask.png")
+        assert "is not a readable image (" in refused(machine, machine.plan, tmp_path / image, tmp_path / "mask.png")
 
 
 def test_mask_that_cannot_be_written_is_told(machine, picture, tmp_path):
-    assert "cannot be written" in refused(machine, machine.plan, picture(64, 64), tmp_path / "no folder" / "mask.png")
+    assert "is not writable (" in refused(machine, machine.plan, picture(64, 64), tmp_path / "no folder" / "mask.png")
 
 
 def test_machine_without_a_gpu_is_told(machine, picture, tmp_path):
     machine.gpu.fails["device"] = "cudaErrorNoDevice"
-    assert "There is no GPU to use" in refused(machine, machine.plan, picture(64, 64), tmp_path / "mask.png")
+    assert "CUDA found no GPU (" in refused(machine, machine.plan, picture(64, 64), tmp_path / "mask.png")
 
 
 def test_program_is_short_and_needs_nothing_of_msal_deploy():

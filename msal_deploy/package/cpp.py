@@ -1,13 +1,13 @@
-"""C++: the library's sources with a graph and golden tiles, a folder that CMake builds where it lands.
+"""C++ package: the library's sources with one graph and golden tiles, ready to build with CMake.
 
 ::
 
-    CMakeLists.txt, include/, src/, apps/, tests/, examples/, cmake/    engines/cpp, as it is
-    model/manifest.json            the bundle's own: the library reads the spec and the hashes from it
-    model/model.int8.onnx          the graph of the precision; of INT8 also the one that ONNX Runtime computes faster
-    model/*.plan, *.plan.json      what the bundle has of that precision for TensorRT
-    golden/, check_golden.py       as in every package; ctest replays them
-    README.md                      what it is and three commands; EMBEDDING.md is engines/cpp/README.md
+    CMakeLists.txt, include/, src/, apps/, tests/, examples/, cmake/    a copy of engines/cpp
+    model/manifest.json            the bundle's; the library reads the spec and the hashes from it
+    model/model.int8.onnx          the graph of the precision; for INT8 also the one that is faster in ONNX Runtime
+    model/*.plan, *.plan.json      the bundle's TensorRT plans of that precision
+    golden/, check_golden.py       as in every package; ctest runs them
+    README.md                      how to build it, in three commands; EMBEDDING.md is engines/cpp/README.md
 """
 
 import shutil
@@ -21,22 +21,23 @@ from msal_deploy.targets import find_target
 from msal_deploy.trt.plan_checks import plans
 from msal_deploy.trt.plan_metadata import build_command, read_metadata, sidecar
 
-# A wheel carries engines/cpp as this folder (see pyproject.toml); in a checkout there is only the original.
+# A wheel contains engines/cpp as this folder (see pyproject.toml); a checkout has only the original.
 IN_WHEEL = Path(__file__).parent / "cpp_sources"
 IN_CHECKOUT = Path(__file__).parents[2] / "engines" / "cpp"
 NOT_SOURCES = shutil.ignore_patterns("build*", ".*")
 
 README = """\
 # Nuclei segmentation in C++
-`model/model.{precision}.onnx`, written by `msal-deploy package … cpp --precision {precision}`: uint8 RGB images of
-{microns} µm a pixel go in, the probability of a nucleus comes out. Weights: {licence}.
+This folder holds a C++ library, a command-line program and the graph `model/model.{precision}.onnx`. The graph takes
+uint8 RGB images at {microns} µm per pixel and returns the probability of a nucleus for each pixel. Written by
+`msal-deploy package … cpp --precision {precision}`. License of the weights: {licence}.
 
-A C++17 compiler, the headers of libpng and OpenSSL, and a runtime are needed. On Debian and Ubuntu:
+You need a C++17 compiler, CMake 3.21, CLI11, libpng, OpenSSL, nlohmann/json and a runtime. On Debian and Ubuntu:
 
-    apt install g++ libpng-dev libssl-dev
+    apt install g++ libcli11-dev libpng-dev libssl-dev
     python3 -m pip install cmake openvino nlohmann-json
 
-Build it, and find the nuclei in an image:
+Build it and segment an image:
 
 ```sh
 cmake -S . -B build
@@ -44,13 +45,13 @@ cmake --build build --parallel 2
 build/msal-segment model golden/image-0.png --mask mask.png
 ```
 
-Prove that it computes what it should, with the golden tiles, through every runtime that was built:
+Test every runtime that was built against the golden tiles:
 
 ```sh
 ctest --test-dir build
 ```
 
-`build/msal-segment --help` says what else it does. EMBEDDING.md says how to call the library from a program of yours.
+`build/msal-segment --help` lists all options. EMBEDDING.md shows how to use the library in your own program.
 """
 
 
@@ -58,7 +59,7 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
     """Fill `folder` with the library, the graph of `options.precision` and the plans built from it.
 
     Raises:
-        BadInput: the bundle has no such graph, or no plan for the GPU that `options` name.
+        BadInput: The bundle has no such graph, or no plan for the GPU in `options`.
     """
     model = folder / "model"
     model.mkdir()
@@ -68,7 +69,7 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
     shutil.copytree(sources(), folder, dirs_exist_ok=True, ignore=NOT_SOURCES)
     (folder / "README.md").rename(folder / "EMBEDDING.md")
     (folder / "README.md").write_text(_readme(bundle, options.precision), encoding="utf-8")
-    return "Build it there with: cmake -S . -B build && cmake --build build --parallel 2; README.md says more"
+    return "Build it with: cmake -S . -B build && cmake --build build --parallel 2; see README.md"
 
 
 def sources() -> Path:
@@ -77,7 +78,7 @@ def sources() -> Path:
 
 
 def _graphs(bundle: Bundle, precision: str) -> Iterator[str]:
-    """Yield the names of the graphs of a precision, whose content is what the manifest says."""
+    """Yield the names of the graphs of a precision, after checking their SHA-256."""
     for name in sorted(bundle.manifest.artifacts):
         if name.startswith(f"model.{precision}.") and name.endswith(".onnx"):
             bundle.file(name)
@@ -85,7 +86,7 @@ def _graphs(bundle: Bundle, precision: str) -> Iterator[str]:
 
 
 def _plans(bundle: Bundle, options: PackageOptions) -> Iterator[str]:
-    """Yield the names of the plans of a precision, for the GPU if one is named, each with its sidecar."""
+    """Yield the names of the plans of a precision (for the GPU in `options`, if any) and of their sidecars."""
     target = find_target(options.gpu) if options.gpu else None
     found = [
         file
@@ -94,7 +95,7 @@ def _plans(bundle: Bundle, options: PackageOptions) -> Iterator[str]:
     ]
     if target and not found:
         raise BadInput(
-            f"{bundle.path} has no {options.precision} plan for {target.name}; build it with: "
+            f"{bundle.path} has no {options.precision} plan for {target.name}; build one with: "
             f"{build_command(bundle.path, options.precision, gpu=options.gpu)}"
         )
     for file in found:

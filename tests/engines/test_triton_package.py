@@ -268,7 +268,10 @@ def test_the_dockerfile_installs_what_the_model_imports(own: Bundle) -> None:
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [(("nowhere",), "there is no folder nowhere"), ((), "nvidia-pytriton is not installed; run: pip install")],
+    [
+        (("nowhere",), "nowhere is not a folder; pass the model repository"),
+        ((), "nvidia-pytriton is not installed; run: pip install"),
+    ],
 )
 def test_serve_says_what_is_missing(own: Bundle, words: tuple[str, ...], sentence: str) -> None:
     folder, _ = package(own)

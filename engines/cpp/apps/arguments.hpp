@@ -1,4 +1,4 @@
-// What msal-segment was told on its command line.
+// The command line of msal-segment.
 #pragma once
 
 #include <optional>
@@ -10,18 +10,16 @@
 struct Arguments {
     std::string model;
     std::vector<std::string> images;
-    std::string precision;  // empty: the only graph that the folder has
+    std::string precision;  // empty: that of the only graph in the folder
     msal_deploy::Options options;
     std::string mask;
     std::string masks;
     std::string probability;
-    std::optional<float> threshold;  // of the model, unless it was given
+    std::optional<float> threshold;  // empty: the model's
     std::size_t batch = 1;
-    std::size_t bench = 0;  // timed calls; 0: none
-    bool help = false;
+    std::size_t bench = 0;  // timed calls; 0: do not time
+    std::string help;       // the help text if --help was given; everything else is then empty
 };
 
-extern const char* const usage;
-
-// Fills `given` from the command line and returns what is wrong with that, or nothing.
-std::string parse(int count, char** words, Arguments& given);
+// Parses the command line. Returns bad_input, with a message on one line, if it is not valid.
+msal_deploy::Result<Arguments> parse(int count, const char* const* words);

@@ -15,7 +15,7 @@ using msal_deploy::Result;
 
 namespace {
 
-// libpng's handle: freed however a function is left.
+// libpng's handle, freed when it goes out of scope.
 struct Png : png_image {
     Png() : png_image{} { version = PNG_IMAGE_VERSION; }
     Png(const Png&) = delete;
@@ -23,25 +23,26 @@ struct Png : png_image {
     ~Png() { png_image_free(this); }
 };
 
-Error bad(const std::string& sentence) {
-    return {ErrorCode::bad_input, sentence};
+Error not_a_png(const std::string& file, const char* reason) {
+    return {ErrorCode::bad_input, file + " is not a readable PNG (" + reason + "); convert it to PNG"};
 }
 
-std::string beside(const std::string& file) {
+std::string partial(const std::string& file) {
     return file + ".partial";
 }
 
-// Gives a written file its name, or removes it.
-Result<void> settle(const std::string& file, bool good, const std::string& why) {
+// Renames the partial file to its final name, or removes it if writing failed.
+Result<void> commit(const std::string& file, bool written, const std::string& reason) {
     std::error_code error;
-    if (good) std::filesystem::rename(beside(file), file, error);
-    if (good && !error) return {};
-    const std::string said = good ? error.message() : why;
-    std::filesystem::remove(beside(file), error);
-    return Error{ErrorCode::environment_lacks, file + " cannot be written: " + said};
+    if (written) std::filesystem::rename(partial(file), file, error);
+    if (written && !error) return {};
+    const std::string why = written ? error.message() : reason;
+    std::filesystem::remove(partial(file), error);
+    return Error{ErrorCode::missing_requirement,
+                 file + " is not writable (" + why + "); check the folder and the disk"};
 }
 
-// Returns where position `at` of a mirrored line of `size` lies: 0 1 2 1 0 1 2 for a size of 3.
+// Returns the position in a line of `size` that position `at` of its mirrored continuation shows: 0 1 2 1 0 1 2 for 3.
 std::size_t reflect(std::size_t at, std::size_t size) {
     if (size == 1) return 0;
     const std::size_t period = 2 * size - 2, within = at % period;
@@ -50,19 +51,19 @@ std::size_t reflect(std::size_t at, std::size_t size) {
 
 }  // namespace
 
-Result<Image> read_png(const std::string& file, std::size_t largest) {
+Result<Image> read_png(const std::string& file, std::size_t max_side) {
     Png png;
-    if (!png_image_begin_read_from_file(&png, file.c_str()))
-        return bad(file + " cannot be read as PNG: " + png.message);
-    if (png.width > largest || png.height > largest) {
-        return bad(file + " has " + std::to_string(png.height) + " × " + std::to_string(png.width) +
-                   " px; the graph takes sides up to " + std::to_string(largest) + ", so cut it into tiles");
+    if (!png_image_begin_read_from_file(&png, file.c_str())) return not_a_png(file, png.message);
+    if (png.width > max_side || png.height > max_side) {
+        return Error{ErrorCode::bad_input, "Expected sides up to " + std::to_string(max_side) + " px in " + file +
+                                               ", got " + std::to_string(png.height) + " × " +
+                                               std::to_string(png.width) + "; cut it into tiles"};
     }
     png.format = PNG_FORMAT_RGB;
     Image image{png.height, png.width, std::vector<std::uint8_t>(PNG_IMAGE_SIZE(png))};
     const png_color white{255, 255, 255};
     if (!png_image_finish_read(&png, &white, image.rgb.data(), 0, nullptr) || PNG_IMAGE_FAILED(png)) {
-        return bad(file + " cannot be read as PNG: " + png.message);
+        return not_a_png(file, png.message);
     }
     return image;
 }
@@ -73,18 +74,18 @@ Result<void> write_png(const std::string& file, const std::vector<std::uint8_t>&
     png.width = static_cast<png_uint_32>(width);
     png.height = static_cast<png_uint_32>(height);
     png.format = PNG_FORMAT_GRAY;
-    const bool good = png_image_write_to_file(&png, beside(file).c_str(), 0, grey.data(), 0, nullptr) != 0;
-    return settle(file, good, png.message);
+    const bool written = png_image_write_to_file(&png, partial(file).c_str(), 0, grey.data(), 0, nullptr) != 0;
+    return commit(file, written, png.message);
 }
 
 Result<void> write_bytes(const std::string& file, const void* bytes, std::size_t size) {
-    std::ofstream stream(beside(file), std::ios::binary);
+    std::ofstream stream(partial(file), std::ios::binary);
     stream.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(size));
     stream.close();
-    return settle(file, stream.good(), std::strerror(errno));
+    return commit(file, stream.good(), std::strerror(errno));
 }
 
-Image mirrored(const Image& image, std::size_t height, std::size_t width) {
+Image mirror_pad(const Image& image, std::size_t height, std::size_t width) {
     Image larger{height, width, std::vector<std::uint8_t>(height * width * 3)};
     for (std::size_t y = 0; y < height; ++y) {
         const std::uint8_t* row = &image.rgb[reflect(y, image.height) * image.width * 3];

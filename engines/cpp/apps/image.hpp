@@ -1,4 +1,4 @@
-// PNG in and out, by libpng.
+// Reading and writing PNG files with libpng.
 #pragma once
 
 #include <cstddef>
@@ -13,16 +13,16 @@ struct Image {
     std::vector<std::uint8_t> rgb;  // height × width × 3
 };
 
-// Reads any PNG as 8-bit RGB: grey and palettes are converted, transparency is laid over white.
-// largest: sides beyond it are refused before memory is taken for them.
-msal_deploy::Result<Image> read_png(const std::string& file, std::size_t largest);
+// Reads any PNG as 8-bit RGB. Converts grey and palette images, and blends transparency with white.
+// max_side: larger images are an error, before memory is allocated for them.
+msal_deploy::Result<Image> read_png(const std::string& file, std::size_t max_side);
 
-// Writes 8-bit grey, height × width; the file is there whole or not at all.
+// Writes 8-bit grey, height × width. Writes the whole file or nothing.
 msal_deploy::Result<void> write_png(const std::string& file, const std::vector<std::uint8_t>& grey, std::size_t height,
                                     std::size_t width);
 
-// Writes bytes; the file is there whole or not at all.
+// Writes bytes. Writes the whole file or nothing.
 msal_deploy::Result<void> write_bytes(const std::string& file, const void* bytes, std::size_t size);
 
-// Returns the image continued by mirroring at the bottom and on the right, so that its sides are `height` and `width`.
-Image mirrored(const Image& image, std::size_t height, std::size_t width);
+// Returns the image padded to `height` × `width` by mirroring it at the bottom and on the right.
+Image mirror_pad(const Image& image, std::size_t height, std::size_t width);

@@ -1,5 +1,5 @@
-// msal-segment: PNG images in, masks and probabilities out. An example of a program around msal_deploy::Segmenter, and
-// the one that the golden tiles are replayed with.
+// msal-segment: reads PNG images and writes masks or probabilities. An example of a program that uses
+// msal_deploy::Segmenter; the Python tests run the golden tiles through it.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -13,19 +13,19 @@ using namespace msal_deploy;
 
 namespace {
 
-// Thrown to main, which prints the sentence. The library itself throws nothing.
+// Carries an error to main, which prints it.
 struct Stop {
     Error error;
 };
 
 template <class T>
-T need(Result<T> result) {
+T unwrap(Result<T> result) {
     if (!result) throw Stop{result.error()};
     if constexpr (!std::is_void_v<T>) return std::move(result).value();
 }
 
-[[noreturn]] void stop(const std::string& sentence) {
-    throw Stop{Error{ErrorCode::bad_input, sentence}};
+[[noreturn]] void throw_bad_input(const std::string& message) {
+    throw Stop{Error{ErrorCode::bad_input, message}};
 }
 
 // Returns the precision of the only graph in the folder.
@@ -33,30 +33,31 @@ std::string only_precision(const std::string& folder) {
     std::vector<std::string> found;
     std::error_code ignored;
     for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-        const std::string name =
-            entry.path().filename().string();  // model.<precision>.onnx, and not model.int8.u8s8.onnx
+        // Matches model.<precision>.onnx but not model.int8.u8s8.onnx.
+        const std::string name = entry.path().filename().string();
         const std::size_t end = name.find(".onnx");
         if (name.rfind("model.", 0) != 0 || end == std::string::npos || end + 5 != name.size()) continue;
         const std::string middle = name.substr(6, end - 6);
         if (middle.find('.') == std::string::npos) found.push_back(middle);
     }
     if (found.size() == 1) return found[0];
-    if (found.empty())
-        stop(folder + " has no model.<precision>.onnx; it is no bundle and no `model` folder of a package");
+    if (found.empty()) {
+        throw_bad_input(folder + " is not a bundle (no model.<precision>.onnx); create one with: msal-deploy export");
+    }
     std::sort(found.begin(), found.end());
-    stop(folder + " has several graphs; choose one with --precision " +
-         std::accumulate(found.begin() + 1, found.end(), found[0],
-                         [](const std::string& a, const std::string& b) { return a + " or " + b; }));
+    throw_bad_input(folder + " has several graphs; choose one with --precision " +
+                    std::accumulate(found.begin() + 1, found.end(), found[0],
+                                    [](const std::string& a, const std::string& b) { return a + " or " + b; }));
 }
 
 std::size_t up_to_multiple(std::size_t side, const Axis& axis) {
-    return std::max(axis.minimum, (side + axis.multiple - 1) / axis.multiple * axis.multiple);
+    return std::max(axis.min, (side + axis.multiple - 1) / axis.multiple * axis.multiple);
 }
 
-// Some images of one size, as the graph takes them.
+// Images of one size, padded to a size that the graph accepts.
 struct Batch {
     std::vector<std::string> files;
-    std::size_t height = 0, width = 0;  // of the images, before they were continued
+    std::size_t height = 0, width = 0;  // of the images before padding
     Shape shape;
     std::vector<std::uint8_t> rgb;
 };
@@ -65,7 +66,7 @@ Batch read_batch(const std::vector<std::string>& files, const Spec& spec) {
     Batch batch;
     batch.files = files;
     for (const std::string& file : files) {
-        const Image image = need(read_png(file, std::min(spec.height.maximum, spec.width.maximum)));
+        const Image image = unwrap(read_png(file, std::min(spec.height.max, spec.width.max)));
         if (batch.rgb.empty()) {
             batch.height = image.height;
             batch.width = image.width;
@@ -73,17 +74,17 @@ Batch read_batch(const std::vector<std::string>& files, const Spec& spec) {
                            up_to_multiple(image.width, spec.width)};
         }
         if (image.height != batch.height || image.width != batch.width) {
-            stop(file + " has another size than " + files[0] +
-                 "; images of one batch need one size, or give --batch 1");
+            throw_bad_input("Expected images of one size in a batch, got " + files[0] + " and " + file +
+                            " of different sizes; use --batch 1");
         }
-        const Image whole = mirrored(image, batch.shape.height, batch.shape.width);
+        const Image whole = mirror_pad(image, batch.shape.height, batch.shape.width);
         batch.rgb.insert(batch.rgb.end(), whole.rgb.begin(), whole.rgb.end());
     }
     return batch;
 }
 
-// Cuts the probabilities of one image of the batch to its size.
-std::vector<float> cut(const Batch& batch, const std::vector<float>& probability, std::size_t index) {
+// Returns the probabilities of one image of the batch without the padding.
+std::vector<float> crop(const Batch& batch, const std::vector<float>& probability, std::size_t index) {
     std::vector<float> cropped(batch.height * batch.width);
     for (std::size_t y = 0; y < batch.height; ++y) {
         const auto* row = &probability[(index * batch.shape.height + y) * batch.shape.width];
@@ -96,7 +97,7 @@ void write_mask(const std::string& file, const Batch& batch, const std::vector<f
     std::vector<std::uint8_t> grey(probability.size());
     std::transform(probability.begin(), probability.end(), grey.begin(),
                    [&](float p) { return static_cast<std::uint8_t>(p >= threshold ? 255 : 0); });
-    need(write_png(file, grey, batch.height, batch.width));
+    unwrap(write_png(file, grey, batch.height, batch.width));
     const auto nuclei = static_cast<double>(std::count(grey.begin(), grey.end(), 255));
     std::printf("%s: %zu × %zu px, %.1f %% nuclei\n", file.c_str(), batch.height, batch.width,
                 100 * nuclei / static_cast<double>(grey.size()));
@@ -104,15 +105,15 @@ void write_mask(const std::string& file, const Batch& batch, const std::vector<f
 
 void segment(const Segmenter& segmenter, const Arguments& given) {
     const float threshold = given.threshold.value_or(segmenter.spec().threshold);
-    std::vector<float> probability, all;  // the first is used again for each batch
+    std::vector<float> probability, all;  // the first is reused for each batch
     for (std::size_t start = 0; start < given.images.size(); start += given.batch) {
         const auto first = given.images.begin() + static_cast<std::ptrdiff_t>(start);
         const auto count = std::min(given.batch, given.images.size() - start);
         const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)}, segmenter.spec());
-        probability.resize(batch.shape.number * batch.shape.height * batch.shape.width);
-        need(segmenter.segment(batch.rgb, batch.shape, probability));
+        probability.resize(batch.shape.batch * batch.shape.height * batch.shape.width);
+        unwrap(segmenter.segment(batch.rgb, batch.shape, probability));
         for (std::size_t index = 0; index < count; ++index) {
-            const std::vector<float> one = cut(batch, probability, index);
+            const std::vector<float> one = crop(batch, probability, index);
             const std::filesystem::path name = std::filesystem::path(batch.files[index]).stem();
             if (!given.mask.empty()) write_mask(given.mask, batch, one, threshold);
             if (!given.masks.empty())
@@ -120,16 +121,16 @@ void segment(const Segmenter& segmenter, const Arguments& given) {
             if (!given.probability.empty()) all.insert(all.end(), one.begin(), one.end());
         }
     }
-    if (!given.probability.empty()) need(write_bytes(given.probability, all.data(), all.size() * sizeof(float)));
+    if (!given.probability.empty()) unwrap(write_bytes(given.probability, all.data(), all.size() * sizeof(float)));
 }
 
-double milliseconds(const Segmenter& segmenter, const Batch& batch, std::vector<float>& probability) {
+double time_call_ms(const Segmenter& segmenter, const Batch& batch, std::vector<float>& probability) {
     const auto start = std::chrono::steady_clock::now();
-    need(segmenter.segment(batch.rgb, batch.shape, probability));
+    unwrap(segmenter.segment(batch.rgb, batch.shape, probability));
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Between the two nearest values, as numpy does.
+// Interpolates between the two nearest values, like numpy.
 double percentile(const std::vector<double>& sorted, double share) {
     const double at = share * static_cast<double>(sorted.size() - 1);
     const auto below = static_cast<std::size_t>(at), above = std::min(below + 1, sorted.size() - 1);
@@ -140,47 +141,42 @@ void bench(const Segmenter& segmenter, const Arguments& given) {
     const auto count = std::min(given.batch, given.images.size());
     const auto first = given.images.begin();
     const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)}, segmenter.spec());
-    std::vector<float> probability(batch.shape.number * batch.shape.height * batch.shape.width);
+    std::vector<float> probability(batch.shape.batch * batch.shape.height * batch.shape.width);
     std::vector<double> times(given.bench);
-    for (std::size_t call = 0; call < 5; ++call) milliseconds(segmenter, batch, probability);  // the first one compiles
-    for (double& time : times) time = milliseconds(segmenter, batch, probability);
+    for (std::size_t call = 0; call < 5; ++call)
+        time_call_ms(segmenter, batch, probability);  // the first call compiles
+    for (double& time : times) time = time_call_ms(segmenter, batch, probability);
     std::sort(times.begin(), times.end());
     const double mean = std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
-    std::printf("%s, %zu × %zu × %zu px, %zu calls, ms: p50 %.3f  p90 %.3f  p99 %.3f  mean %.3f  least %.3f\n",
-                segmenter.engine().c_str(), batch.shape.number, batch.shape.height, batch.shape.width, times.size(),
+    std::printf("%s, %zu × %zu × %zu px, %zu calls, ms: p50 %.3f  p90 %.3f  p99 %.3f  mean %.3f  min %.3f\n",
+                segmenter.engine().c_str(), batch.shape.batch, batch.shape.height, batch.shape.width, times.size(),
                 percentile(times, 0.5), percentile(times, 0.9), percentile(times, 0.99), mean, times.front());
 }
 
-void run(Arguments& given) {
+void run(Arguments given) {
     if (given.precision.empty()) given.precision = only_precision(given.model);
     if (!given.masks.empty()) std::filesystem::create_directories(given.masks);
-    const Segmenter segmenter = need(Segmenter::open(given.model, given.precision, given.options));
+    const Segmenter segmenter = unwrap(Segmenter::open(given.model, given.precision, given.options));
     given.bench > 0 ? bench(segmenter, given) : segment(segmenter, given);
 }
 
-void print_help() {
-    std::puts(usage);
-    std::string built;
-    for (const std::string& name : backends()) built += " " + name;
-    std::printf("Built:%s\n", built.c_str());
-}
-
 int fail(const Error& error) {
-    std::fprintf(stderr, "Error: %s\n", error.sentence.c_str());
+    std::fprintf(stderr, "Error: %s\n", error.message.c_str());
     return static_cast<int>(error.code);
 }
 
 }  // namespace
 
 int main(int count, char** words) try {
-    Arguments given;
-    const std::string wrong = parse(count, words, given);
-    if (!wrong.empty()) return fail({ErrorCode::bad_input, wrong});
-    if (given.help) return print_help(), 0;
-    run(given);
+    const Arguments given = unwrap(parse(count, words));
+    if (given.help.empty()) {
+        run(given);
+    } else {
+        std::fputs(given.help.c_str(), stdout);
+    }
     return 0;
 } catch (const Stop& stopped) {
     return fail(stopped.error);
 } catch (const std::exception& error) {
-    return fail({ErrorCode::environment_lacks, error.what()});
+    return fail({ErrorCode::missing_requirement, error.what()});
 }

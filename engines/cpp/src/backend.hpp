@@ -1,9 +1,10 @@
-// Backend: one runtime. Each lives in a file of its own and is built where its headers are found.
+// Backend: one runtime. Each has its own source file, which is built if CMake finds the runtime.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bundle.hpp"
 #include "msal_deploy/segmenter.hpp"
@@ -14,13 +15,16 @@ class Backend {
   public:
     virtual ~Backend() = default;
 
-    // Fills probability, float32[N,1,H,W], from rgb, uint8[N,H,W,3]. The shape is one that the spec takes. Called from
-    // several threads at the same time; what must wait, waits inside. Throws.
+    // Computes `probability`, float32[N,1,H,W], from `rgb`, uint8[N,H,W,3]. The caller has checked the shape against
+    // the spec. Threads may call it at the same time; a backend that cannot run in parallel locks. Throws.
     virtual void infer(const std::uint8_t* rgb, const Shape& shape, float* probability) = 0;
 };
 
 std::unique_ptr<Backend> open_openvino(const Bundle& bundle, const std::string& precision, const Options& options);
 std::unique_ptr<Backend> open_onnxruntime(const Bundle& bundle, const std::string& precision, const Options& options);
 std::unique_ptr<Backend> open_tensorrt(const Bundle& bundle, const std::string& precision, const Options& options);
+
+// Throws Failure unless `names`, the graph's inputs or outputs, are just `expected`. kind: "input" or "output".
+void check_names(const char* kind, const std::vector<std::string>& names, const std::string& expected);
 
 }  // namespace msal_deploy

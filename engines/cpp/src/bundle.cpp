@@ -8,100 +8,114 @@ namespace msal_deploy {
 
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr std::size_t format_version = 1;
 constexpr const char* manifest = "manifest.json";
+constexpr const char* remedy = "export the bundle again";
 
-Axis axis_from(const Field& field) {
-    if (field.is_object()) {
-        const std::size_t multiple = field["multiple"].natural();
-        if (multiple == 0) bad_input("An axis in ", manifest, " has the multiple 0; export the bundle again");
-        return {field["name"].string(), field["minimum"].natural(), field["maximum"].natural(), multiple};
+Axis axis_from(const Json& axis) {
+    if (axis.is_object()) {
+        return {axis.at("name").get<std::string>(), whole_number(axis.at("minimum")), whole_number(axis.at("maximum")),
+                positive_number(axis.at("multiple"))};
     }
-    const std::size_t fixed = field.natural();
+    const std::size_t fixed = whole_number(axis);
     return {"", fixed, fixed, 1};
 }
 
-// The type in a bundle for hosts that normalise by themselves is float32, and the axes are others.
-void check_tensor(const Field& tensor, const std::string& type, std::size_t channel_axis, std::size_t channels) {
-    const std::string name = tensor["name"].string();
-    const std::string found = tensor["dtype"].string();
-    if (found != type) {
-        bad_input("The graph's ", name, " is ", found, " and not ", type,
-                  "; export it for hosts that leave the normalisation to the graph: msal-deploy export");
+// A bundle exported without the normalisation in its graph has a float32 image and other axes.
+void check_tensor(const Json& tensor, const std::string& dtype, std::size_t channel_axis, std::size_t channels) {
+    const auto name = tensor.at("name").get<std::string>(), found = tensor.at("dtype").get<std::string>();
+    if (found != dtype) {
+        throw_bad_input("Expected ", dtype, " for the graph's ", name, ", got ", found,
+                        "; export the bundle with: msal-deploy export");
     }
-    const Axis channel = axis_from(tensor["axes"][channel_axis]);
-    if (channel.minimum != channels || channel.maximum != channels) {
-        bad_input("The graph's ", name, " has not ", channels, " channels on axis ", channel_axis,
-                  "; it is not one of msal-deploy's");
+    const Axis channel = axis_from(tensor.at("axes").at(channel_axis));
+    if (channel.min != channels || channel.max != channels) {
+        throw_bad_input("Expected ", channels, " channels on axis ", channel_axis, " of the graph's ", name, ", got ",
+                        channel.min, " to ", channel.max, "; export the bundle with: msal-deploy export");
     }
 }
 
-Spec spec_from(const Field& field) {
-    const Field image = field["image"], probability = field["probability"];
+Spec spec_from(const Json& field) {
+    const Json &image = field.at("image"), &probability = field.at("probability");
     check_tensor(image, "uint8", 3, 3);
     check_tensor(probability, "float32", 1, 1);
     Spec spec;
-    spec.image = image["name"].string();
-    spec.probability = probability["name"].string();
-    spec.number = axis_from(image["axes"][0]);
-    spec.height = axis_from(image["axes"][1]);
-    spec.width = axis_from(image["axes"][2]);
-    spec.microns_per_pixel = field["microns_per_pixel"].number();
-    spec.threshold = static_cast<float>(field["threshold"].number());
+    spec.image = image.at("name").get<std::string>();
+    spec.probability = probability.at("name").get<std::string>();
+    spec.batch = axis_from(image.at("axes").at(0));
+    spec.height = axis_from(image.at("axes").at(1));
+    spec.width = axis_from(image.at("axes").at(2));
+    spec.microns_per_pixel = field.at("microns_per_pixel").get<double>();
+    spec.threshold = static_cast<float>(field.at("threshold").get<double>());
     return spec;
 }
 
+Bundle bundle_from(const fs::path& folder, const Json& root) {
+    if (const std::size_t version = whole_number(root.at("format_version")); version != format_version) {
+        throw_bad_input("Expected format version ", format_version, " in ", (folder / manifest).string(), ", got ",
+                        version, "; ", remedy);
+    }
+    Bundle bundle{folder, spec_from(root.at("spec")), {}};
+    const Json& artifacts = root.at("artifacts");
+    for (const auto& item : artifacts.items()) {
+        bundle.artifacts[item.key()] = artifacts.at(item.key()).at("sha256").get<std::string>();
+    }
+    return bundle;
+}
+
+// Follows symbolic links, so that neither a name such as ../x nor a link leads out of the folder.
+bool is_inside(const fs::path& file, const fs::path& folder) {
+    std::error_code file_error, folder_error;
+    const fs::path root = fs::canonical(folder, folder_error);
+    const fs::path relative = fs::weakly_canonical(file, file_error).lexically_relative(root);
+    return !file_error && !folder_error && !relative.empty() && *relative.begin() != "..";
+}
+
 void check_extent(const Axis& axis, std::size_t extent) {
-    if (extent < axis.minimum || extent > axis.maximum) {
-        bad_input("The ", axis.name, " is ", extent, "; it must lie between ", axis.minimum, " and ", axis.maximum);
+    if (extent < axis.min || extent > axis.max) {
+        throw_bad_input("Expected a ", axis.name, " from ", axis.min, " to ", axis.max, ", got ", extent,
+                        "; use a size in that range");
     }
     if (extent % axis.multiple == 0) return;
     const std::size_t below = extent / axis.multiple * axis.multiple, above = below + axis.multiple;
-    bad_input("The ", axis.name, " is ", extent, ", no multiple of ", axis.multiple, "; use ", below ? below : above,
-              " or ", above);
+    throw_bad_input("Expected a ", axis.name, " that is a multiple of ", axis.multiple, ", got ", extent, "; use ",
+                    below ? below : above, " or ", above);
 }
 
 }  // namespace
 
-Bundle Bundle::read(const std::filesystem::path& folder) {
-    const std::filesystem::path file = folder / manifest;
+Bundle Bundle::read(const fs::path& folder) {
     std::error_code ignored;
-    if (!std::filesystem::is_regular_file(file, ignored)) {
-        bad_input(folder.string(), " is no bundle (it has no ", manifest, "); make one with: msal-deploy export");
+    if (!fs::is_regular_file(folder / manifest, ignored)) {
+        throw_bad_input(folder.string(), " is not a bundle (no ", manifest, "); create one with: msal-deploy export");
     }
-    const Document document(file, "export the bundle again");
-    const Field root = document.root();
-    if (const std::size_t version = root["format_version"].natural(); version != format_version) {
-        bad_input(folder.string(), " has format version ", version, ", and only ", format_version,
-                  " can be read; export the bundle again");
-    }
-    Bundle bundle{folder, spec_from(root["spec"]), {}};
-    const Field artifacts = root["artifacts"];
-    for (const std::string& name : artifacts.keys()) bundle.artifacts[name] = artifacts[name]["sha256"].string();
-    return bundle;
+    return read_json(folder / manifest, "a valid manifest", remedy,
+                     [&](const Json& root) { return bundle_from(folder, root); });
 }
 
-std::filesystem::path Bundle::file(const std::string& name) const {
+fs::path Bundle::file(const std::string& name) const {
     const auto entry = artifacts.find(name);
     if (entry == artifacts.end()) {
-        std::string names;
-        for (const auto& [other, hash] : artifacts) names += (names.empty() ? "" : ", ") + other;
-        bad_input(path.string(), " holds no ", name, "; it has: ", names);
+        std::vector<std::string> names;
+        for (const auto& [other, hash] : artifacts) names.push_back(other);
+        throw_bad_input(name, " is not in ", path.string(), "; choose from: ", join(names, ", "));
     }
-    const std::filesystem::path wanted = path / name;
+    const fs::path found = path / name;
     std::error_code ignored;
-    if (!std::filesystem::is_regular_file(wanted, ignored)) {
-        bad_input(wanted.string(), " is named in the manifest and missing; export the bundle again");
+    if (!is_inside(found, path)) throw_bad_input(found.string(), " is outside the bundle; ", remedy);
+    if (!fs::is_regular_file(found, ignored)) {
+        throw_bad_input(found.string(), " is missing but listed in the manifest; ", remedy);
     }
-    if (sha256(wanted) != entry->second) {
-        bad_input(wanted.string(), " is not the file that the manifest describes (SHA-256 differs); ",
-                  "export the bundle again");
+    if (sha256(found) != entry->second) {
+        throw_bad_input(found.string(), " has changed since export (SHA-256 differs); ", remedy);
     }
-    return wanted;
+    return found;
 }
 
 void check_shape(const Spec& spec, const Shape& shape) {
-    check_extent(spec.number, shape.number);
+    check_extent(spec.batch, shape.batch);
     check_extent(spec.height, shape.height);
     check_extent(spec.width, shape.width);
 }

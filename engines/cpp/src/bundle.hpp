@@ -14,14 +14,15 @@ struct Bundle {
     Spec spec;
     std::map<std::string, std::string> artifacts;  // name -> SHA-256
 
-    // Throws Failure where the folder is no bundle, or one that these programs cannot run.
+    // Reads the manifest. Throws Failure if the folder is not a bundle or its graphs have other inputs or outputs.
     static Bundle read(const std::filesystem::path& folder);
 
-    // Returns the path of an artifact whose content is still what the manifest says; throws Failure otherwise.
+    // Returns the path of an artifact. Throws Failure if it is not in the manifest, leads outside the bundle, is
+    // missing, or has changed since export.
     std::filesystem::path file(const std::string& name) const;
 };
 
-// Throws Failure with one sentence unless the graph takes images of this shape.
+// Throws Failure unless the graph accepts images of this shape.
 void check_shape(const Spec& spec, const Shape& shape);
 
 }  // namespace msal_deploy

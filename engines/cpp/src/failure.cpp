@@ -6,9 +6,7 @@ namespace msal_deploy {
 
 namespace {
 
-constexpr std::size_t longest = 400;  // characters of a runtime's message; the beginning says what is wrong
-
-Error described() {
+Error error_from_exception() {
     try {
         throw;
     } catch (const Failure& failure) {
@@ -18,24 +16,17 @@ Error described() {
     } catch (const std::exception& error) {
         return {ErrorCode::failed, one_line(error.what())};
     } catch (...) {
-        return {ErrorCode::failed, "The runtime failed and did not say why"};
+        return {ErrorCode::failed, "The runtime failed without a message; run: msal-deploy doctor"};
     }
 }
 
 }  // namespace
 
-std::string one_line(const std::string& message) {
-    std::istringstream words(message);
-    std::string line;
-    for (std::string word; words >> word && line.size() < longest;) line += (line.empty() ? "" : " ") + word;
-    return line.size() < longest ? line : line + " …";
-}
-
 Error current_error() noexcept {
     try {
-        return described();
+        return error_from_exception();
     } catch (...) {
-        return {ErrorCode::environment_lacks, "Out of memory"};  // short enough to need no memory itself
+        return {ErrorCode::missing_requirement, "Out of memory"};  // short enough for a string without allocation
     }
 }
 

@@ -1,45 +1,34 @@
-// Failure: how an Error travels inside the library. It is caught before it reaches a caller.
+// Failure: how an Error travels inside the library. Segmenter catches it before it reaches the caller.
 #pragma once
 
-#include <sstream>
 #include <stdexcept>
 #include <string>
 
 #include "msal_deploy/result.hpp"
+#include "text.hpp"
 
 namespace msal_deploy {
 
 class Failure : public std::runtime_error {
   public:
-    Failure(ErrorCode code, const std::string& sentence) : std::runtime_error(sentence), code_(code) {}
+    Failure(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
     ErrorCode code() const noexcept { return code_; }
 
   private:
     ErrorCode code_;
 };
 
-// Returns its arguments, written one after the other.
-template <class... Parts>
-std::string text(const Parts&... parts) {
-    std::ostringstream stream;
-    (stream << ... << parts);
-    return stream.str();
+template <class... Args>
+[[noreturn]] void throw_bad_input(const Args&... args) {
+    throw Failure(ErrorCode::bad_input, concat(args...));
 }
 
-template <class... Parts>
-[[noreturn]] void bad_input(const Parts&... parts) {
-    throw Failure(ErrorCode::bad_input, text(parts...));
+template <class... Args>
+[[noreturn]] void throw_missing_requirement(const Args&... args) {
+    throw Failure(ErrorCode::missing_requirement, concat(args...));
 }
 
-template <class... Parts>
-[[noreturn]] void environment_lacks(const Parts&... parts) {
-    throw Failure(ErrorCode::environment_lacks, text(parts...));
-}
-
-// Returns the message of a runtime in one line: they write stack traces and empty lines.
-std::string one_line(const std::string& message);
-
-// Returns the exception that is being handled as an Error. Call it in a catch block only.
+// Returns the exception being handled as an Error. Call it only in a catch block.
 Error current_error() noexcept;
 
 }  // namespace msal_deploy

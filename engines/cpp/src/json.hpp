@@ -1,57 +1,40 @@
-// Reading JSON that somebody may have changed: every field that is missing or of another type is an Error.
+// Reading JSON that a user may have edited. A field that is missing or has the wrong type raises a Failure that names
+// the file, the path of the field and what was expected. The build defines JSON_DIAGNOSTICS=1 for the paths.
 #pragma once
 
 #include <cstddef>
 #include <filesystem>
-#include <memory>
-#include <nlohmann/json_fwd.hpp>
+#include <nlohmann/json.hpp>
 #include <string>
-#include <vector>
+
+#include "failure.hpp"
 
 namespace msal_deploy {
 
-class Document;
+using Json = nlohmann::json;
 
-// A value inside of a Document, which must outlive it.
-class Field {
-  public:
-    Field(const Document& document, const nlohmann::json& value, std::string name);
+// Returns the content of a file. Throws Json::exception if it is not JSON.
+Json parse_json(const std::filesystem::path& file);
 
-    Field operator[](const std::string& key) const;
-    Field operator[](std::size_t index) const;
-    bool has(const std::string& key) const;
-    bool is_object() const;
-    std::vector<std::string> keys() const;
+// Returns a whole number. Throws Json::exception for anything else: value.get<std::size_t>() would convert -1 and 1.5.
+std::size_t whole_number(const Json& value);
 
-    std::string string() const;
-    std::string string_or(const std::string& instead_of_null) const;
-    std::size_t natural() const;
-    std::size_t natural_or(const std::string& key, std::size_t instead_of_null) const;
-    double number() const;
-    bool boolean() const;
-    std::vector<std::string> strings() const;
+// Returns a whole number that is not 0. Throws Json::exception for anything else.
+std::size_t positive_number(const Json& value);
 
-  private:
-    [[noreturn]] void wrong(const std::string& wanted) const;
+// Returns the message of an exception without nlohmann's error number: "(/spec/threshold) type must be number, …".
+std::string explain(const Json::exception& error);
 
-    const Document& document_;
-    const nlohmann::json& value_;
-    std::string name_;
-};
-
-class Document {
-  public:
-    // remedy: what to do where the file cannot be read, such as "export the bundle again".
-    Document(std::filesystem::path file, std::string remedy);
-    ~Document();
-
-    Field root() const;
-    [[noreturn]] void refuse(const std::string& why) const;
-
-  private:
-    std::filesystem::path file_;
-    std::string remedy_;
-    std::unique_ptr<nlohmann::json> value_;
-};
+// Returns `read(<content of file>)`. Throws Failure if that raises a Json::exception.
+//
+// kind: what the file should be, such as "a valid manifest". remedy: such as "export the bundle again".
+template <class Read>
+auto read_json(const std::filesystem::path& file, const char* kind, const std::string& remedy, const Read& read) {
+    try {
+        return read(parse_json(file));
+    } catch (const Json::exception& error) {
+        throw_bad_input(file.string(), " is not ", kind, ": ", explain(error), "; ", remedy);
+    }
+}
 
 }  // namespace msal_deploy

@@ -1,5 +1,5 @@
 // ONNX Runtime on the CPU.
-#define ORT_API_MANUAL_INIT  // a library that is older than the headers is then an Error and not a null pointer
+#define ORT_API_MANUAL_INIT  // turns a library older than the headers into an Error instead of a null pointer
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
@@ -12,12 +12,13 @@ namespace msal_deploy {
 
 namespace {
 
-constexpr const char* unsigned_graph = "model.int8.u8s8.onnx";  // the same INT8, twice as fast in this runtime
+constexpr const char* unsigned_graph = "model.int8.u8s8.onnx";  // the same INT8 graph, twice as fast in this runtime
 
-void initialise() {
+void initialize() {
     if (OrtGetApiBase()->GetApi(ORT_API_VERSION) == nullptr) {
-        environment_lacks("ONNX Runtime ", OrtGetApiBase()->GetVersionString(), " is older than version 1.",
-                          ORT_API_VERSION, ", whose headers this library was built with; install that one");
+        throw_missing_requirement("Expected ONNX Runtime 1.", ORT_API_VERSION, " or later, got ",
+                                  OrtGetApiBase()->GetVersionString(),
+                                  "; install the version that this library was built with");
     }
     Ort::InitApi();
 }
@@ -31,7 +32,7 @@ Ort::SessionOptions session_options(const Options& options) {
 
 std::filesystem::path graph(const Bundle& bundle, const std::string& precision) {
     if (precision != "fp32" && precision != "int8") {
-        bad_input("onnxruntime runs no '", precision, "' on a CPU; known: fp32, int8");
+        throw_bad_input("onnxruntime does not support '", precision, "' on a CPU; choose from: fp32, int8");
     }
     const bool faster = precision == "int8" && bundle.artifacts.count(unsigned_graph) > 0;
     return bundle.file(faster ? unsigned_graph : "model." + precision + ".onnx");
@@ -41,18 +42,18 @@ class OnnxRuntime : public Backend {
   public:
     OnnxRuntime(const Bundle& bundle, const std::string& precision, const Options& options)
         : spec_(bundle.spec), session_(environment_, graph(bundle, precision).c_str(), session_options(options)) {
-        check_tensor("input", session_.GetInputCount(), session_.GetInputTypeInfo(0), name(true), spec_.image,
-                     ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
-        check_tensor("output", session_.GetOutputCount(), session_.GetOutputTypeInfo(0), name(false), spec_.probability,
-                     ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+        check_names("input", names(session_.GetInputCount(), Ort::GetApi().SessionGetInputName), spec_.image);
+        check_names("output", names(session_.GetOutputCount(), Ort::GetApi().SessionGetOutputName), spec_.probability);
+        check_type(session_.GetInputTypeInfo(0), spec_.image, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
+        check_type(session_.GetOutputTypeInfo(0), spec_.probability, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
     }
 
-    // A session may run in several threads at once: nothing waits here.
+    // No lock: a session can run in several threads at once.
     void infer(const std::uint8_t* rgb, const Shape& shape, float* probability) override {
-        const auto number = static_cast<std::int64_t>(shape.number), height = static_cast<std::int64_t>(shape.height),
+        const auto batch = static_cast<std::int64_t>(shape.batch), height = static_cast<std::int64_t>(shape.height),
                    width = static_cast<std::int64_t>(shape.width);
-        const std::array<std::int64_t, 4> in{number, height, width, 3}, out{number, 1, height, width};
-        const std::size_t pixels = shape.number * shape.height * shape.width;
+        const std::array<std::int64_t, 4> in{batch, height, width, 3}, out{batch, 1, height, width};
+        const std::size_t pixels = shape.batch * shape.height * shape.width;
         // ONNX Runtime has no read-only tensors; it does not write to inputs.
         auto* bytes = const_cast<std::uint8_t*>(rgb);
         const Ort::Value image = Ort::Value::CreateTensor(memory_, bytes, pixels * 3, in.data(), in.size());
@@ -63,26 +64,24 @@ class OnnxRuntime : public Backend {
     }
 
   private:
-    // By the C API: the C++ wrapper of this call was replaced by another in version 1.13.
-    std::string name(bool input) {
+    // Uses the C API, because version 1.13 replaced the C++ wrapper of these calls.
+    template <class GetName>
+    std::vector<std::string> names(std::size_t count, GetName get_name) {
         Ort::AllocatorWithDefaultOptions allocator;
-        char* found = nullptr;
-        const auto ask = input ? Ort::GetApi().SessionGetInputName : Ort::GetApi().SessionGetOutputName;
-        Ort::ThrowOnError(ask(session_, 0, allocator, &found));
-        std::string copy(found);
-        allocator.Free(found);
-        return copy;
+        std::vector<std::string> all;
+        for (std::size_t index = 0; index < count; ++index) {
+            char* name = nullptr;
+            Ort::ThrowOnError(get_name(session_, index, allocator, &name));
+            all.emplace_back(name);
+            allocator.Free(name);
+        }
+        return all;
     }
 
-    static void check_tensor(const char* kind, std::size_t count, const Ort::TypeInfo& info, const std::string& found,
-                             const std::string& wanted, ONNXTensorElementDataType type) {
-        if (count != 1 || found != wanted) {
-            bad_input("The graph has no ", kind, " '", wanted, "' alone; it is not one of msal-deploy's");
-        }
-        if (info.GetTensorTypeAndShapeInfo().GetElementType() != type) {
-            bad_input("The graph's ", wanted,
-                      " has another type than the manifest says; it is not one of msal-deploy's");
-        }
+    static void check_type(const Ort::TypeInfo& info, const std::string& name, ONNXTensorElementDataType type) {
+        if (info.GetTensorTypeAndShapeInfo().GetElementType() == type) return;
+        throw_bad_input("The graph's ", name,
+                        " does not have the type in the manifest; export the bundle with: msal-deploy export");
     }
 
     Spec spec_;
@@ -94,12 +93,12 @@ class OnnxRuntime : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> open_onnxruntime(const Bundle& bundle, const std::string& precision, const Options& options) {
-    initialise();
+    initialize();
     try {
         return std::make_unique<OnnxRuntime>(bundle, precision, options);
     } catch (const Ort::Exception& error) {
-        bad_input("onnxruntime:", precision, " cannot open the graph of ", bundle.path.string(), " (",
-                  one_line(error.what()), "); export it again");
+        throw_bad_input("onnxruntime:", precision, " cannot open the graph in ", bundle.path.string(), " (",
+                        one_line(error.what()), "); export the bundle again");
     }
 }
 

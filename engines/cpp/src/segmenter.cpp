@@ -13,102 +13,85 @@ namespace {
 
 using Opener = std::unique_ptr<Backend> (*)(const Bundle&, const std::string&, const Options&);
 
-struct Known {
+struct BackendEntry {
     const char* name;
-    Opener open;  // null where it was not built
-    const char* needs;
+    Opener open;         // null if it is not built in
+    const char* option;  // CMake option that builds it
 };
 
-#ifdef MSAL_DEPLOY_OPENVINO
-constexpr Opener openvino = open_openvino;
-#else
-constexpr Opener openvino = nullptr;
-#endif
-#ifdef MSAL_DEPLOY_ONNXRUNTIME
-constexpr Opener onnxruntime = open_onnxruntime;
-#else
-constexpr Opener onnxruntime = nullptr;
-#endif
-#ifdef MSAL_DEPLOY_TENSORRT
-constexpr Opener tensorrt = open_tensorrt;
-#else
-constexpr Opener tensorrt = nullptr;
-#endif
-#ifdef MSAL_DEPLOY_TENSORRT_RTX
-constexpr Opener tensorrt_rtx = open_tensorrt;
-#else
-constexpr Opener tensorrt_rtx = nullptr;
-#endif
-
-// By evidence, the fastest on a CPU comes first. A GPU is asked for by name, or is the only one that was built.
-constexpr std::array<Known, 4> known{{
-    {"openvino", openvino, "OpenVINO"},
-    {"onnxruntime", onnxruntime, "onnxruntime_cxx_api.h"},
-    {"tensorrt", tensorrt, "NvInfer.h"},
-    {"tensorrt-rtx", tensorrt_rtx, "NvInfer.h of TensorRT for RTX"},
+// CMake defines each OPEN_… as the backend's function, or as nullptr if it is not built in. The fastest on a CPU comes
+// first, because it is the default; a GPU is chosen by name, or because nothing else was built.
+constexpr std::array<BackendEntry, 4> backend_table{{
+    {"openvino", MSAL_DEPLOY_OPEN_OPENVINO, "MSAL_DEPLOY_OPENVINO"},
+    {"onnxruntime", MSAL_DEPLOY_OPEN_ONNXRUNTIME, "MSAL_DEPLOY_ONNXRUNTIME"},
+    {"tensorrt", MSAL_DEPLOY_OPEN_TENSORRT, "MSAL_DEPLOY_TENSORRT"},
+    {"tensorrt-rtx", MSAL_DEPLOY_OPEN_TENSORRT_RTX, "MSAL_DEPLOY_TENSORRT"},
 }};
 
-constexpr int most_threads = 1024;
+constexpr int max_threads = 1024;
 
-std::string list(const std::vector<std::string>& names) {
-    std::string listed;
-    for (const std::string& name : names) listed += (listed.empty() ? "" : ", ") + name;
-    return listed.empty() ? "none" : listed;
-}
-
-const Known& choose(const std::string& name) {
-    for (const Known& one : known) {
-        if (one.open ? name.empty() || name == one.name : name == one.name) {
-            if (one.open) return one;
-            environment_lacks("This library was built without ", name, ", which needs ", one.needs,
-                              "; build it again where CMake finds that (built: ", list(backends()), ")");
+const BackendEntry& choose(const std::string& name) {
+    const std::string built = join(backends(), ", ");
+    for (const BackendEntry& entry : backend_table) {
+        if (entry.open && (name.empty() || name == entry.name)) return entry;
+        if (name == entry.name) {
+            throw_missing_requirement(name, " is not built into this library (it has ", built, "); rebuild it with -D",
+                                      entry.option, "=ON");
         }
     }
-    bad_input("No backend is called '", name, "'; built: ", list(backends()));
+    throw_bad_input("'", name, "' is not a backend; choose from: ", built);
 }
 
 void check_options(const std::string& backend, const Options& options) {
-    if (options.threads < 0 || options.threads > most_threads) {
-        bad_input(options.threads, " threads are no sensible number; give 1 to ", most_threads,
-                  ", or 0 for the default");
+    if (options.threads < 0 || options.threads > max_threads) {
+        throw_bad_input("Expected threads from 0 to ", max_threads, ", got ", options.threads,
+                        "; use 0 for the runtime's default");
     }
-    if (options.streams < 1 || options.streams > most_threads || (options.streams > 1 && backend != "openvino")) {
-        bad_input(backend, " does not run ", options.streams, " streams; leave it at 1, or use openvino");
+    const int max_streams = backend == "openvino" ? max_threads : 1;
+    if (options.streams < 1 || options.streams > max_streams) {
+        throw_bad_input("Expected streams from 1 to ", max_streams, " for ", backend, ", got ", options.streams,
+                        max_streams == 1 ? "; use 1, or the backend openvino" : "; use 1 for the lowest latency");
     }
 }
 
 void check_spans(const Spec& spec, Span<const std::uint8_t> rgb, const Shape& shape, Span<float> probability) {
-    check_shape(spec, shape);  // first: it bounds the products below
-    const std::size_t pixels = shape.number * shape.height * shape.width;
-    if (rgb.data() == nullptr) bad_input("The images are a null pointer; give N × H × W × 3 bytes of RGB");
-    if (rgb.size() != pixels * 3) {
-        bad_input("The images have ", rgb.size(), " bytes; ", shape.number, " × ", shape.height, " × ", shape.width,
-                  " px of RGB take ", pixels * 3);
-    }
-    if (probability.data() == nullptr) bad_input("The buffer for the probabilities is a null pointer");
-    if (probability.size() < pixels) {
-        bad_input("The buffer for the probabilities holds ", probability.size(), " numbers; ", shape.number, " × ",
-                  shape.height, " × ", shape.width, " px take ", pixels);
-    }
+    check_shape(spec, shape);  // first, because it bounds the products below
+    const std::size_t pixels = shape.batch * shape.height * shape.width;
+    const auto expect = [&](bool good, std::size_t size, const char* what, const auto& got, const char* remedy) {
+        if (good) return;
+        throw_bad_input("Expected ", size, what, " for ", shape.batch, " × ", shape.height, " × ", shape.width,
+                        " px, got ", got, remedy);
+    };
+    expect(rgb.data() != nullptr, pixels * 3, " bytes of RGB", "a null pointer", "; pass the images");
+    expect(rgb.size() == pixels * 3, pixels * 3, " bytes of RGB", rgb.size(), "; check the shape");
+    const char* buffer = " floats in the buffer for the probabilities";
+    expect(probability.data() != nullptr, pixels, buffer, "a null pointer", "; pass a buffer");
+    expect(probability.size() >= pixels, pixels, buffer, probability.size(), "; pass a larger one");
 }
 
 }  // namespace
 
+void check_names(const char* kind, const std::vector<std::string>& names, const std::string& expected) {
+    if (names.size() == 1 && names[0] == expected) return;
+    throw_bad_input("Expected '", expected, "' as the graph's only ", kind, ", got '", join(names, "', '"),
+                    "'; export the bundle with: msal-deploy export");
+}
+
 std::vector<std::string> backends() {
     std::vector<std::string> names;
-    for (const Known& one : known) {
-        if (one.open) names.emplace_back(one.name);
+    for (const BackendEntry& entry : backend_table) {
+        if (entry.open) names.emplace_back(entry.name);
     }
     return names;
 }
 
-struct Segmenter::Parts {
+struct Segmenter::Impl {
     Spec spec;
     std::string engine;
     std::unique_ptr<Backend> backend;
 };
 
-Segmenter::Segmenter(std::unique_ptr<Parts> parts) noexcept : parts_(std::move(parts)) {}
+Segmenter::Segmenter(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
 Segmenter::Segmenter(Segmenter&&) noexcept = default;
 Segmenter& Segmenter::operator=(Segmenter&&) noexcept = default;
 Segmenter::~Segmenter() = default;
@@ -116,11 +99,11 @@ Segmenter::~Segmenter() = default;
 Result<Segmenter> Segmenter::open(const std::string& folder, const std::string& precision,
                                   const Options& options) noexcept {
     try {
-        const Known& one = choose(options.backend);
-        check_options(one.name, options);
+        const BackendEntry& entry = choose(options.backend);
+        check_options(entry.name, options);
         const Bundle bundle = Bundle::read(folder);
-        return Segmenter(std::make_unique<Parts>(
-            Parts{bundle.spec, one.name + (":" + precision), one.open(bundle, precision, options)}));
+        return Segmenter(std::make_unique<Impl>(
+            Impl{bundle.spec, entry.name + (":" + precision), entry.open(bundle, precision, options)}));
     } catch (...) {
         return current_error();
     }
@@ -133,8 +116,8 @@ Result<std::vector<float>> Segmenter::segment(Span<const std::uint8_t> rgb, std:
 
 Result<std::vector<float>> Segmenter::segment(Span<const std::uint8_t> rgb, const Shape& shape) const noexcept {
     try {
-        if (parts_) check_shape(parts_->spec, shape);  // before so much memory is asked for
-        std::vector<float> probability(parts_ ? shape.number * shape.height * shape.width : 0);
+        if (impl_) check_shape(impl_->spec, shape);  // before allocating that much memory
+        std::vector<float> probability(impl_ ? shape.batch * shape.height * shape.width : 0);
         const Result<void> done = segment(rgb, shape, probability);
         if (!done) return done.error();
         return Result<std::vector<float>>(std::move(probability));
@@ -146,9 +129,9 @@ Result<std::vector<float>> Segmenter::segment(Span<const std::uint8_t> rgb, cons
 Result<void> Segmenter::segment(Span<const std::uint8_t> rgb, const Shape& shape,
                                 Span<float> probability) const noexcept {
     try {
-        if (!parts_) bad_input("This Segmenter was moved from; use the one that it was moved to");
-        check_spans(parts_->spec, rgb, shape, probability);
-        parts_->backend->infer(rgb.data(), shape, probability.data());
+        if (!impl_) throw_bad_input("This Segmenter is not usable (moved from); use the one it was moved to");
+        check_spans(impl_->spec, rgb, shape, probability);
+        impl_->backend->infer(rgb.data(), shape, probability.data());
         return {};
     } catch (...) {
         return current_error();
@@ -157,12 +140,12 @@ Result<void> Segmenter::segment(Span<const std::uint8_t> rgb, const Shape& shape
 
 const Spec& Segmenter::spec() const noexcept {
     static const Spec none;
-    return parts_ ? parts_->spec : none;
+    return impl_ ? impl_->spec : none;
 }
 
 const std::string& Segmenter::engine() const noexcept {
     static const std::string none;
-    return parts_ ? parts_->engine : none;
+    return impl_ ? impl_->engine : none;
 }
 
 }  // namespace msal_deploy

@@ -28,7 +28,7 @@ std::string hex(const unsigned char* bytes, std::size_t size) {
 
 std::string sha256(const std::filesystem::path& file) {
     std::ifstream stream(file, std::ios::binary);
-    if (!stream) bad_input(file.string(), " cannot be read: ", std::strerror(errno));
+    if (!stream) throw_bad_input(file.string(), " is not readable (", std::strerror(errno), "); check its permissions");
     const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> state(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
     bool good = state && EVP_DigestInit_ex(state.get(), EVP_sha256(), nullptr) == 1;
     std::vector<char> block(1 << 20);
@@ -36,10 +36,14 @@ std::string sha256(const std::filesystem::path& file) {
         stream.read(block.data(), static_cast<std::streamsize>(block.size()));
         good = EVP_DigestUpdate(state.get(), block.data(), static_cast<std::size_t>(stream.gcount())) == 1;
     }
-    if (stream.bad()) bad_input(file.string(), " cannot be read to its end: ", std::strerror(errno));
+    if (stream.bad()) {
+        throw_bad_input(file.string(), " is not readable to its end (", std::strerror(errno), "); check the disk");
+    }
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned int size = 0;
-    if (!good || EVP_DigestFinal_ex(state.get(), digest, &size) != 1) environment_lacks("OpenSSL computes no SHA-256");
+    if (!good || EVP_DigestFinal_ex(state.get(), digest, &size) != 1) {
+        throw_missing_requirement("SHA-256 is not available in this OpenSSL; install a build that has it");
+    }
     return hex(digest, size);
 }
 

@@ -1,5 +1,5 @@
-// TensorRT 8.6 or later, and TensorRT for RTX, whose classes have the same names: one file for both, and one of them in
-// a build. Only NvInfer.h tells them apart.
+// TensorRT 8.6 or later, or TensorRT for RTX. Their classes have the same names, so a build has only one of them: the
+// one whose NvInfer.h it includes.
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
 
@@ -10,10 +10,10 @@
 
 #include "backend.hpp"
 #include "failure.hpp"
-#include "plan.hpp"
+#include "plan_metadata.hpp"
 
 #if !defined(TRT_MAJOR_RTX) && (NV_TENSORRT_MAJOR < 8 || (NV_TENSORRT_MAJOR == 8 && NV_TENSORRT_MINOR < 6))
-#error "TensorRT 8.6 or later is needed: plans of uint8 images and host code in plans begin there"
+#error "TensorRT is not 8.6 or later, the first with uint8 inputs and host code in plans; use a later one"
 #endif
 
 namespace msal_deploy {
@@ -26,49 +26,49 @@ constexpr const char* backend_name = "tensorrt-rtx";
 constexpr const char* backend_name = "tensorrt";
 #endif
 
-// Until TensorRT 9 the number was major × 1000 + minor × 100 + patch.
+// Before TensorRT 9 the number was major × 1000 + minor × 100 + patch.
 std::string version() {
     const int number = getInferLibVersion();
 #if !defined(TRT_MAJOR_RTX) && NV_TENSORRT_MAJOR < 9
-    return text(number / 1000, ".", number / 100 % 10, ".", number % 100);
+    return concat(number / 1000, ".", number / 100 % 10, ".", number % 100);
 #else
-    return text(number / 10000, ".", number / 100 % 100, ".", number % 100);
+    return concat(number / 10000, ".", number / 100 % 100, ".", number % 100);
 #endif
 }
 
-// Keeps what TensorRT says of errors. One for the whole process: TensorRT keeps the first that it is given.
-class Messages : public nvinfer1::ILogger {
+// Collects TensorRT's error messages. One per process, because TensorRT keeps the first logger it is given.
+class ErrorLog : public nvinfer1::ILogger {
   public:
     void log(Severity severity, const char* message) noexcept override {
         if (severity != Severity::kERROR && severity != Severity::kINTERNAL_ERROR) return;
         try {
             const std::lock_guard<std::mutex> lock(mutex_);
-            said_ += (said_.empty() ? "" : "; ") + one_line(message);
-        } catch (...) {  // no memory for a message
+            messages_ += (messages_.empty() ? "" : "; ") + one_line(message);
+        } catch (...) {  // no memory for the message
         }
     }
 
     std::string take() {
         const std::lock_guard<std::mutex> lock(mutex_);
-        std::string said = said_.empty() ? "it does not say why" : said_;
-        said_.clear();
-        return said;
+        std::string messages = messages_.empty() ? "no message" : messages_;
+        messages_.clear();
+        return messages;
     }
 
   private:
     std::mutex mutex_;
-    std::string said_;
+    std::string messages_;
 };
 
-Messages& messages() {
-    static Messages one;
-    return one;
+ErrorLog& error_log() {
+    static ErrorLog log;
+    return log;
 }
 
 void check(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
-    environment_lacks("CUDA could not ", what, " (", cudaGetErrorString(status),
-                      "); msal-deploy doctor looks for causes");
+    throw_missing_requirement("CUDA could not ", what, " (", cudaGetErrorString(status),
+                              "); find the cause with: msal-deploy doctor");
 }
 
 // Returns the compute capability of the GPU that the calling thread uses.
@@ -76,25 +76,25 @@ std::string compute_capability() {
     int devices = 0;
     const cudaError_t status = cudaGetDeviceCount(&devices);
     if (status != cudaSuccess || devices == 0) {
-        environment_lacks("There is no GPU here that CUDA can use (",
-                          status == cudaSuccess ? "none was found" : cudaGetErrorString(status),
-                          "); msal-deploy doctor looks for causes");
+        throw_missing_requirement("CUDA found no GPU (",
+                                  status == cudaSuccess ? "0 devices" : cudaGetErrorString(status),
+                                  "); find the cause with: msal-deploy doctor");
     }
     int device = 0, major = 0, minor = 0;
-    check(cudaGetDevice(&device), "name its device");
+    check(cudaGetDevice(&device), "get the current device");
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "read the compute capability");
     check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "read the compute capability");
-    return text(major, ".", minor);
+    return concat(major, ".", minor);
 }
 
-std::vector<char> bytes_of(const std::filesystem::path& file) {
+std::vector<char> read_bytes(const std::filesystem::path& file) {
     std::ifstream stream(file, std::ios::binary);
     std::vector<char> bytes{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-    if (!stream) bad_input(file.string(), " cannot be read to its end");
+    if (!stream) throw_bad_input(file.string(), " is not readable to its end; check the disk");
     return bytes;
 }
 
-// Memory on the GPU. It grows when it must, and never shrinks.
+// Memory on the GPU, which grows as needed and never shrinks.
 class DeviceMemory {
   public:
     DeviceMemory() = default;
@@ -120,7 +120,7 @@ class DeviceMemory {
 
 class Stream {
   public:
-    Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "make a stream"); }
+    Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream"); }
     Stream(const Stream&) = delete;
     Stream& operator=(const Stream&) = delete;
     ~Stream() { cudaStreamDestroy(stream_); }
@@ -131,11 +131,11 @@ class Stream {
 };
 
 #ifdef TRT_MAJOR_RTX
-// TensorRT for RTX compiles its kernels when it first needs them. They are kept beside the plan, in a file that it
-// checks and that may be deleted at any time.
-class Kernels {
+// Creates the execution context. TensorRT for RTX compiles kernels at first use; they are saved next to the plan, in a
+// file that TensorRT validates and that can be deleted at any time.
+class KernelCache {
   public:
-    explicit Kernels(const std::filesystem::path& plan) : file_(plan.string() + ".cache") {}
+    explicit KernelCache(const std::filesystem::path& plan) : file_(plan.string() + ".cache") {}
 
     std::unique_ptr<nvinfer1::IExecutionContext> context(nvinfer1::ICudaEngine& engine) {
         config_.reset(engine.createRuntimeConfig());
@@ -143,9 +143,9 @@ class Kernels {
         cache_.reset(config_->createRuntimeCache());
         if (cache_) {
             std::error_code missing;
-            if (std::filesystem::is_regular_file(file_, missing)) before_ = bytes_of(file_);
+            if (std::filesystem::is_regular_file(file_, missing)) before_ = read_bytes(file_);
             if (!before_.empty())
-                cache_->deserialize(before_.data(), before_.size());  // takes nothing of another version
+                cache_->deserialize(before_.data(), before_.size());  // ignores the cache of another version
             config_->setRuntimeCache(*cache_);
         }
 #if TRT_MAJOR_RTX > 1 || TRT_MINOR_RTX >= 3
@@ -154,7 +154,7 @@ class Kernels {
         return std::unique_ptr<nvinfer1::IExecutionContext>(engine.createExecutionContext(config_.get()));
     }
 
-    // A bundle that cannot be written to runs as well.
+    // Ignores errors: a read-only bundle works too.
     void save() noexcept try {
         if (!cache_) return;
         const std::unique_ptr<nvinfer1::IHostMemory> now(cache_->serialize());
@@ -176,9 +176,9 @@ class Kernels {
     std::unique_ptr<nvinfer1::IRuntimeCache> cache_;
 };
 #else
-class Kernels {
+class KernelCache {
   public:
-    explicit Kernels(const std::filesystem::path&) {}
+    explicit KernelCache(const std::filesystem::path&) {}
     std::unique_ptr<nvinfer1::IExecutionContext> context(nvinfer1::ICudaEngine& engine) {
         return std::unique_ptr<nvinfer1::IExecutionContext>(engine.createExecutionContext());
     }
@@ -192,18 +192,21 @@ class TensorRt : public Backend {
         : spec_(bundle.spec),
           plan_(find_plan(bundle, precision, {backend_name, version(), compute_capability()})),
           kernels_(plan_.file) {
-        check(cudaGetDevice(&device_), "name its device");
-        messages().take();
-        runtime_.reset(nvinfer1::createInferRuntime(messages()));
-        if (!runtime_) environment_lacks(backend_name, " does not start (", messages().take(), ")");
-        if (plan_.has("version_compatible")) runtime_->setEngineHostCodeAllowed(true);  // such plans carry code
-        const std::vector<char> bytes = bytes_of(plan_.file);
+        check(cudaGetDevice(&device_), "get the current device");
+        error_log().take();
+        runtime_.reset(nvinfer1::createInferRuntime(error_log()));
+        if (!runtime_) {
+            throw_missing_requirement(backend_name, " could not start (", error_log().take(),
+                                      "); find the cause with: msal-deploy doctor");
+        }
+        if (plan_.has("version_compatible")) runtime_->setEngineHostCodeAllowed(true);  // such plans contain code
+        const std::vector<char> bytes = read_bytes(plan_.file);
         engine_.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
-        if (!engine_) refuse(text(backend_name, " ", version(), " cannot load"), messages().take());
+        if (!engine_) throw_unusable(concat(backend_name, " ", version(), " cannot load"), error_log().take());
         check_tensor(spec_.image, nvinfer1::TensorIOMode::kINPUT, nvinfer1::DataType::kUINT8);
         check_tensor(spec_.probability, nvinfer1::TensorIOMode::kOUTPUT, nvinfer1::DataType::kFLOAT);
         context_ = kernels_.context(*engine_);
-        if (!context_) refuse("The GPU has no room for", messages().take());
+        if (!context_) throw_unusable("The GPU does not have enough memory for", error_log().take());
     }
 
     ~TensorRt() override {
@@ -211,24 +214,24 @@ class TensorRt : public Backend {
         kernels_.save();
     }
 
-    // There is one execution context, because TensorRT 8.6 allows one a profile: calls wait for each other.
+    // Calls wait for each other: there is one execution context, because TensorRT 8.6 allows one per profile.
     void infer(const std::uint8_t* rgb, const Shape& shape, float* probability) override {
-        const std::size_t least = plan_.profile.minimum.number, most = plan_.profile.optimum.number;
-        check_profile(plan_, {std::min(shape.number, most), shape.height, shape.width});
+        const std::size_t min = plan_.profile.min.batch, opt = plan_.profile.opt.batch;
+        check_profile(plan_, {std::min(shape.batch, opt), shape.height, shape.width});
         const std::size_t pixels = shape.height * shape.width;
         const std::lock_guard<std::mutex> lock(mutex_);
-        check(cudaSetDevice(device_), "use its device");  // each thread has one of its own
-        for (std::size_t start = 0; start < shape.number; start += most) {
-            // The last chunk may reach back into the one before it, so as not to fall below the profile.
-            const std::size_t end = std::min(start + most, shape.number), first = std::min(start, end - least);
+        check(cudaSetDevice(device_), "set the device");  // the current device is per thread
+        for (std::size_t start = 0; start < shape.batch; start += opt) {
+            // The last chunk may overlap the one before it, so that it is not smaller than the profile's minimum.
+            const std::size_t end = std::min(start + opt, shape.batch), first = std::min(start, end - min);
             compute(rgb + first * pixels * 3, {end - first, shape.height, shape.width}, probability + first * pixels);
         }
     }
 
   private:
-    [[noreturn]] void refuse(const std::string& wrong, const std::string& said) const {
-        environment_lacks(wrong, " ", plan_.file.string(), " (", said,
-                          "); build it again with: ", rebuild_command(plan_, plan_.profile));
+    [[noreturn]] void throw_unusable(const std::string& reason, const std::string& messages) const {
+        throw_missing_requirement(reason, " ", plan_.file.string(), " (", messages,
+                                  "); rebuild it with: ", rebuild_command(plan_, plan_.profile));
     }
 
     void check_tensor(const std::string& name, nvinfer1::TensorIOMode mode, nvinfer1::DataType type) const {
@@ -237,12 +240,12 @@ class TensorRt : public Backend {
             if (engine_->getTensorIOMode(name.c_str()) == mode && engine_->getTensorDataType(name.c_str()) == type)
                 return;
         }
-        bad_input(plan_.file.string(), " has no tensor '", name,
-                  "' of the type that the manifest says; build it again with: ", rebuild_command(plan_, plan_.profile));
+        throw_bad_input(plan_.file.string(), " does not have the tensor '", name,
+                        "' of the manifest; rebuild it with: ", rebuild_command(plan_, plan_.profile));
     }
 
     void compute(const std::uint8_t* rgb, const Shape& shape, float* probability) {
-        const std::size_t pixels = shape.number * shape.height * shape.width;
+        const std::size_t pixels = shape.batch * shape.height * shape.width;
         try {
             void* image = image_.reserve(pixels * 3);
             void* result = probability_.reserve(pixels * sizeof(float));
@@ -252,33 +255,33 @@ class TensorRt : public Backend {
                   "copy from the GPU");
             check(cudaStreamSynchronize(stream_.get()), "compute");
         } catch (...) {
-            cudaStreamSynchronize(stream_.get());  // what is under way would write into buffers of the caller's
+            cudaStreamSynchronize(stream_.get());  // copies in progress would write to the caller's buffers
             throw;
         }
     }
 
     void enqueue(void* image, const Shape& shape, void* result) {
         nvinfer1::Dims4 dims;
-        const std::size_t extents[4] = {shape.number, shape.height, shape.width, 3};
+        const std::size_t extents[4] = {shape.batch, shape.height, shape.width, 3};
         for (int axis = 0; axis < 4; ++axis)
             dims.d[axis] = static_cast<std::remove_reference_t<decltype(dims.d[0])>>(extents[axis]);
         const bool set = context_->setInputShape(spec_.image.c_str(), dims) &&
                          context_->setTensorAddress(spec_.image.c_str(), image) &&
                          context_->setTensorAddress(spec_.probability.c_str(), result);
         if (!set || !context_->enqueueV3(stream_.get())) {
-            environment_lacks("TensorRT could not compute (", messages().take(),
-                              "); msal-deploy doctor looks for causes");
+            throw_missing_requirement("TensorRT could not run the plan (", error_log().take(),
+                                      "); find the cause with: msal-deploy doctor");
         }
     }
 
     Spec spec_;
-    Plan plan_;
+    PlanMetadata plan_;
     int device_ = 0;
     std::mutex mutex_;
-    // In the order of their making: TensorRT wants them gone in the reverse.
+    // In order of creation: TensorRT needs them destroyed in reverse.
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
-    Kernels kernels_;
+    KernelCache kernels_;
     std::unique_ptr<nvinfer1::IExecutionContext> context_;
     Stream stream_;
     DeviceMemory image_, probability_;
@@ -288,7 +291,7 @@ class TensorRt : public Backend {
 
 std::unique_ptr<Backend> open_tensorrt(const Bundle& bundle, const std::string& precision, const Options&) {
     if (precision != "fp32" && precision != "fp16" && precision != "int8") {
-        bad_input(backend_name, " runs no '", precision, "'; known: fp16, fp32, int8");
+        throw_bad_input(backend_name, " does not support '", precision, "'; choose from: fp16, fp32, int8");
     }
     return std::make_unique<TensorRt>(bundle, precision);
 }

@@ -1,9 +1,11 @@
-// Everything that can be wrong with what a program gives: each is an Error with a sentence, and nothing crashes (the
-// same test runs under AddressSanitizer).
+// Every mistake that a caller or a file can make returns an Error with a clear message, and nothing crashes. The test
+// also runs under AddressSanitizer.
 #include <algorithm>
 #include <limits>
 
+#include "bundle.hpp"
 #include "check.hpp"
+#include "failure.hpp"
 #include "sha256.hpp"
 
 using namespace msal_deploy;
@@ -14,10 +16,11 @@ namespace {
 constexpr std::size_t huge = std::numeric_limits<std::size_t>::max();
 
 void expect(const Error& error, ErrorCode code, const std::string& part) {
-    std::printf("%d: %s\n", static_cast<int>(error.code), error.sentence.c_str());
+    std::printf("%d: %s\n", static_cast<int>(error.code), error.message.c_str());
     CHECK(error.code == code);
-    if (error.sentence.find(part) == std::string::npos) std::fprintf(stderr, "expected: %s\n", part.c_str());
-    CHECK(error.sentence.find(part) != std::string::npos);
+    if (error.message.find(part) == std::string::npos) std::fprintf(stderr, "expected: %s\n", part.c_str());
+    CHECK(error.message.find(part) != std::string::npos);
+    CHECK(error.message.find('\n') == std::string::npos);
 }
 
 template <class T>
@@ -31,58 +34,84 @@ void images(const Segmenter& segmenter) {
     std::vector<float> buffer(64 * 64);
     const Shape good{1, 64, 64};
     const Span<const std::uint8_t> nothing;
-    refused(segmenter.segment(rgb, 63, 64), "The height is 63, no multiple of 32; use 32 or 64");
-    refused(segmenter.segment(rgb, 64, 16), "The width is 16; it must lie between 32 and 4096");
-    refused(segmenter.segment(rgb, 0, 0), "The height is 0");
-    refused(segmenter.segment(rgb, huge, huge), "must lie between");
-    refused(segmenter.segment(rgb, Shape{0, 64, 64}), "The batch is 0; it must lie between 1 and 64");
-    refused(segmenter.segment(rgb, Shape{65, 64, 64}), "The batch is 65");
-    refused(segmenter.segment(nothing, 64, 64), "The images are a null pointer");
-    refused(segmenter.segment({nullptr, 64 * 64 * 3}, 64, 64), "The images are a null pointer");
-    refused(segmenter.segment({rgb.data(), 100}, 64, 64),
-            "The images have 100 bytes; 1 × 64 × 64 px of RGB take 12288");
-    refused(segmenter.segment(rgb, Shape{2, 64, 64}), "2 × 64 × 64 px of RGB take 24576");
-    refused(segmenter.segment(rgb, good, Span<float>()), "The buffer for the probabilities is a null pointer");
-    refused(segmenter.segment(rgb, good, Span<float>(buffer.data(), 4095)), "holds 4095 numbers");
-    CHECK(segmenter.segment(rgb, good, buffer));  // after all that, it works
+    refused(segmenter.segment(rgb, 63, 64), "Expected a height that is a multiple of 32, got 63; use 32 or 64");
+    refused(segmenter.segment(rgb, 64, 16), "Expected a width from 32 to 4096, got 16");
+    refused(segmenter.segment(rgb, 0, 0), "Expected a height from 32 to 4096, got 0");
+    refused(segmenter.segment(rgb, huge, huge), "Expected a height from 32 to 4096, got 18446744073709551615");
+    refused(segmenter.segment(rgb, Shape{0, 64, 64}), "Expected a batch from 1 to 64, got 0");
+    refused(segmenter.segment(rgb, Shape{65, 64, 64}), "Expected a batch from 1 to 64, got 65");
+    refused(segmenter.segment(nothing, 64, 64), "Expected 12288 bytes of RGB for 1 × 64 × 64 px, got a null pointer");
+    refused(segmenter.segment({nullptr, 64 * 64 * 3}, 64, 64),
+            "Expected 12288 bytes of RGB for 1 × 64 × 64 px, got a null pointer");
+    refused(segmenter.segment({rgb.data(), 100}, 64, 64), "Expected 12288 bytes of RGB for 1 × 64 × 64 px, got 100");
+    refused(segmenter.segment(rgb, Shape{2, 64, 64}), "Expected 24576 bytes of RGB for 2 × 64 × 64 px, got 12288");
+    refused(segmenter.segment(rgb, good, Span<float>()),
+            "Expected 4096 floats in the buffer for the probabilities for 1 × 64 × 64 px, got a null pointer");
+    refused(segmenter.segment(rgb, good, Span<float>(buffer.data(), 4095)), "px, got 4095; pass a larger one");
+    CHECK(segmenter.segment(rgb, good, buffer));  // still works after all the errors
     CHECK(buffer[0] >= 0 && buffer[4095] <= 1);
 }
 
 void moved_from(Segmenter& segmenter) {
     const Segmenter other = std::move(segmenter);
     const std::vector<std::uint8_t> rgb(64 * 64 * 3);
-    refused(segmenter.segment(rgb, 64, 64), "was moved from");
+    refused(segmenter.segment(rgb, 64, 64), "This Segmenter is not usable (moved from)");
     CHECK(segmenter.engine().empty() && segmenter.spec().image.empty());
     CHECK(other.spec().image == "image");
 }
 
-// A copy of the model's folder in which one thing at a time is spoilt.
-class Spoilt {
+// A result is a value or an error; a program that mistakes one for the other gets an exception with the message.
+template <class Access>
+void expect_logic_error(const Access& access, const std::string& part) {
+    try {
+        access();
+    } catch (const std::logic_error& error) {
+        std::printf("%s\n", error.what());
+        CHECK(std::string(error.what()).find(part) != std::string::npos);
+        return;
+    }
+    CHECK(!"std::logic_error");
+}
+
+void wrong_access() {
+    const Result<int> error = Error{ErrorCode::bad_input, "something is wrong"}, value = 7;
+    Result<std::string> temporary = Error{ErrorCode::bad_input, "something is wrong"};
+    expect_logic_error([&] { return error.value(); }, "something is wrong");
+    expect_logic_error([&] { return *error; }, "something is wrong");
+    expect_logic_error([&] { return temporary->size(); }, "something is wrong");
+    expect_logic_error([&] { return std::move(temporary).value(); }, "something is wrong");
+    expect_logic_error([&] { return value.error(); }, "got a value");
+    expect_logic_error([&] { return Result<void>().error(); }, "got success");
+    CHECK(value.value() == 7 && *value == 7);
+}
+
+// A copy of the model's folder with one thing wrong at a time.
+class BrokenBundle {
   public:
-    Spoilt(const fs::path& model, const std::string& precision)
-        : model_(model), graph_("model." + precision + ".onnx"), folder_(fs::current_path() / "spoilt") {
+    BrokenBundle(const fs::path& model, const std::string& precision)
+        : model_(model), graph_("model." + precision + ".onnx"), folder_(fs::current_path() / "broken") {
         fs::remove_all(folder_);
         fs::create_directory(folder_);
     }
-    ~Spoilt() { fs::remove_all(folder_); }
+    ~BrokenBundle() { fs::remove_all(folder_); }
 
     std::string folder() const { return folder_.string(); }
     std::vector<char> graph() const { return bytes_of(model_ / graph_); }
 
     void write_manifest(const std::string& written) const { std::ofstream(folder_ / "manifest.json") << written; }
 
-    // Writes the manifest with one thing in it replaced.
+    // Writes the manifest with one part of it replaced.
     void change_manifest(const std::string& old, const std::string& changed) const {
         const std::vector<char> bytes = bytes_of(model_ / "manifest.json");
         std::string manifest(bytes.begin(), bytes.end());
-        const std::size_t other = manifest.find("\"model.int8.u8s8.onnx\"");  // which onnxruntime would take instead
+        const std::size_t other = manifest.find("\"model.int8.u8s8.onnx\"");  // which onnxruntime prefers
         if (other != std::string::npos) manifest.insert(other + 1, "no ");
         const std::size_t at = manifest.find(old);
         CHECK(at != std::string::npos);
         write_manifest(manifest.replace(at, old.size(), changed));
     }
 
-    // Writes the graph, with the hash that it has or with one of its own.
+    // Writes the graph, with the hash of the original in the manifest or with its own.
     void write_graph(const std::vector<char>& bytes, bool own_hash) const {
         std::ofstream(folder_ / graph_, std::ios::binary)
             .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
@@ -90,53 +119,118 @@ class Spoilt {
         change_manifest(hash, own_hash ? sha256(folder_ / graph_) : hash);
     }
 
+    // Puts a link to the original graph, whose hash is right, in place of the graph.
+    void link_graph() const {
+        change_manifest("", "");
+        fs::create_symlink(fs::canonical(model_ / graph_), folder_ / graph_);
+    }
+
+    void remove_graph() const { fs::remove(folder_ / graph_); }
+
   private:
     fs::path model_;
     std::string graph_;
     fs::path folder_;
 };
 
-void folders(const Spoilt& spoilt, const std::string& precision, const Options& options) {
-    const auto open = [&] { return Segmenter::open(spoilt.folder(), precision, options); };
-    refused(Segmenter::open("/no/such/folder", precision, options), "is no bundle (it has no manifest.json)");
-    refused(Segmenter::open("", precision, options), "is no bundle");
-    refused(open(), "is no bundle");
-    spoilt.write_manifest("{\"spec\": ");
-    refused(open(), "it is not JSON");
-    spoilt.write_manifest("[]");
-    refused(open(), "it has no format_version");
-    spoilt.change_manifest("", "");
-    refused(open(), "is named in the manifest and missing");
-    spoilt.change_manifest("\"format_version\": 1", "\"format_version\": 2");
-    refused(open(), "has format version 2, and only 1 can be read");
-    spoilt.change_manifest("\"dtype\": \"uint8\"", "\"dtype\": \"float32\"");
-    refused(open(), "The graph's image is float32 and not uint8");
-    spoilt.change_manifest("\"multiple\": 32", "\"multiple\": 0");
-    refused(open(), "multiple 0");
-    spoilt.change_manifest("\"threshold\": 0.5", "\"threshold\": \"half\"");
-    refused(open(), "spec.threshold is not a number");
-    spoilt.change_manifest("\"threshold\"", "\"limit\"");
-    refused(open(), "it has no spec.threshold");
-    spoilt.change_manifest("\"model." + precision + ".onnx\": {", "\"other.onnx\": {");
-    refused(open(), "holds no model.");
+void folders(const BrokenBundle& broken, const std::string& precision, const Options& options) {
+    const auto open = [&] { return Segmenter::open(broken.folder(), precision, options); };
+    refused(Segmenter::open("/no/such/folder", precision, options),
+            "/no/such/folder is not a bundle (no manifest.json); create one with: msal-deploy export");
+    refused(Segmenter::open("", precision, options), "is not a bundle");
+    refused(open(), "is not a bundle");
+    const std::string graph = "\"model." + precision + ".onnx\": {";
+    broken.change_manifest("", "");
+    refused(open(), ".onnx is missing but listed in the manifest; export the bundle again");
+    broken.change_manifest("\"dtype\": \"uint8\"", "\"dtype\": \"float32\"");
+    refused(open(), "Expected uint8 for the graph's image, got float32; export the bundle with: msal-deploy export");
+    broken.change_manifest("\"format_version\": 1", "\"format_version\": 2");
+    refused(open(), "manifest.json, got 2; export the bundle again");
+    broken.change_manifest(graph, "\"other.onnx\": {");
+    refused(open(), ".onnx is not in " + broken.folder() + "; choose from: ");
 }
 
-void graphs(const Spoilt& spoilt, const std::string& precision, const Options& options) {
-    const auto open = [&] { return Segmenter::open(spoilt.folder(), precision, options); };
+// The message names the file, the path of the field, and what was expected.
+void manifests(const BrokenBundle& broken, const std::string& precision, const Options& options) {
+    const std::string file = broken.folder() + "/manifest.json";
+    const auto expect_invalid = [&](const std::string& reason) {
+        const auto opened = Segmenter::open(broken.folder(), precision, options);
+        refused(opened, file + " is not a valid manifest: " + reason);
+        CHECK(opened.error().message.find("; export the bundle again") != std::string::npos);
+    };
+    const auto change = [&](const std::string& old, const std::string& changed, const std::string& reason) {
+        broken.change_manifest(old, changed);
+        expect_invalid(reason);
+    };
+    for (const char* content : {"", "{\"spec\": ", "{\"spec\": \"\xff\"}", "{} {}", "{\"spec\": 1e999}"}) {
+        broken.write_manifest(content);
+        expect_invalid("");
+    }
+    broken.write_manifest(std::string(1000000, '['));
+    expect_invalid("parse error");
+    for (const char* content : {"[]", "3", "null", "\"text\""}) {
+        broken.write_manifest(content);
+        expect_invalid("no such field, because its type is ");
+    }
+    change("\"format_version\"", "\"version\"", "key 'format_version' not found");
+    change("\"format_version\": 1", "\"format_version\": -1", "(/format_version) type must be whole number, but is -1");
+    change("\"format_version\": 1", "\"format_version\": true",
+           "(/format_version) type must be whole number, but is boolean");
+    change("\"multiple\": 32", "\"multiple\": 0", "(/spec/image/axes/1/multiple) number must be positive, but is 0");
+    change("\"multiple\": 32", "\"multiple\": 1.5",
+           "(/spec/image/axes/1/multiple) type must be whole number, but is 1.5");
+    change("\"threshold\": 0.5", "\"threshold\": \"half\"", "(/spec/threshold) type must be number, but is string");
+    change("\"threshold\": 0.5", "\"threshold\": null", "(/spec/threshold) type must be number, but is null");
+    change("\"threshold\"", "\"limit\"", "(/spec) key 'threshold' not found");
+    change("\"axes\": [", "\"axes\": 3, \"old\": [", "(/spec/image/axes) no such field, because its type is number");
+    change("\"axes\": [", "\"axes\": [], \"old\": [", "(/spec/image/axes) array index 3 is out of range");
+    change("\"artifacts\": {", "\"artifacts\": [1], \"old\": {",
+           "(/artifacts) no such field, because its type is array");
+    change("\"sha256\": \"", "\"sha256\": 1, \"old\": \"", "(/artifacts/");
+    refused(Segmenter::open(broken.folder(), precision, options), "/sha256) type must be string, but is number");
+}
+
+// No name in a manifest and no link may lead out of the folder.
+void outside(const BrokenBundle& broken, const std::string& precision, const Options& options) {
+    broken.link_graph();
+    refused(Segmenter::open(broken.folder(), precision, options), "is outside the bundle; export the bundle again");
+    broken.remove_graph();
+    const fs::path folder = broken.folder(), secret = folder.parent_path() / "secret";
+    std::ofstream(secret) << "content";
+    fs::create_directory_symlink(folder.parent_path(), folder / "link");
+    for (const std::string& name : {std::string("../secret"), std::string("link/secret"), secret.string()}) {
+        const Bundle bundle{folder, {}, {{name, sha256(secret)}}};
+        try {
+            bundle.file(name);
+            CHECK(!"Failure");
+        } catch (const Failure& failure) {
+            expect({failure.code(), failure.what()}, ErrorCode::bad_input, "is outside the bundle");
+        }
+    }
+    std::ofstream(folder / "inside") << "content";
+    const Bundle bundle{folder, {}, {{"link/../inside", sha256(secret)}, {"./inside", sha256(secret)}}};
+    CHECK(bundle.file("./inside") == folder / "./inside");
+    fs::remove(secret);
+    fs::remove(folder / "link");
+}
+
+void graphs(const BrokenBundle& broken, const std::string& precision, const Options& options) {
+    const auto open = [&] { return Segmenter::open(broken.folder(), precision, options); };
     const std::string name = "image";
-    const std::vector<char> whole = spoilt.graph();
+    const std::vector<char> whole = broken.graph();
     std::vector<char> bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(whole.size() / 2));
-    spoilt.write_graph(bytes, false);
-    refused(open(), "is not the file that the manifest describes (SHA-256 differs)");
-    spoilt.write_graph(bytes, true);  // a truncated file that claims to be whole
-    refused(open(), "cannot open the graph of");
-    spoilt.write_graph({}, true);
-    refused(open(), "cannot open the graph of");
+    broken.write_graph(bytes, false);
+    refused(open(), "has changed since export (SHA-256 differs); export the bundle again");
+    broken.write_graph(bytes, true);  // truncated, but with the right hash
+    refused(open(), "cannot open the graph in");
+    broken.write_graph({}, true);
+    refused(open(), "cannot open the graph in");
     bytes = whole;
     for (auto at = bytes.begin(); (at = std::search(at, bytes.end(), name.begin(), name.end())) != bytes.end();)
         *at++ = 'x';
-    spoilt.write_graph(bytes, true);  // a graph of somebody else's
-    refused(open(), "The graph has no input 'image' alone; it is not one of msal-deploy's");
+    broken.write_graph(bytes, true);  // a graph with other names
+    refused(open(),
+            "Expected 'image' as the graph's only input, got 'xmage'; export the bundle with: msal-deploy export");
 }
 
 void options(const std::string& model, const std::string& precision, const std::string& backend) {
@@ -147,19 +241,20 @@ void options(const std::string& model, const std::string& precision, const std::
         given.streams = streams;
         return Segmenter::open(model, precision, given);
     };
-    refused(open("openvno", 0, 1), "No backend is called 'openvno'; built: ");
-    refused(open(backend, -1, 1), "-1 threads are no sensible number");
-    refused(open(backend, 1025, 1), "1025 threads are no sensible number");
-    refused(open(backend, 0, 0), "does not run 0 streams");
+    refused(open("openvno", 0, 1), "'openvno' is not a backend; choose from: " + backend);
+    refused(open(backend, -1, 1), "Expected threads from 0 to 1024, got -1");
+    refused(open(backend, 1025, 1), "Expected threads from 0 to 1024, got 1025");
+    refused(open(backend, 0, 0), "for " + backend + ", got 0; use 1");
     for (const char* name : {"openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"}) {
         const std::vector<std::string> built = backends();
         if (std::find(built.begin(), built.end(), name) != built.end()) continue;
-        refused(open(name, 0, 1), "This library was built without", ErrorCode::environment_lacks);
+        refused(open(name, 0, 1), name + std::string(" is not built into this library (it has "),
+                ErrorCode::missing_requirement);
     }
     Options given;
     given.backend = backend;
-    refused(Segmenter::open(model, "int4", given), "runs no 'int4'");
-    refused(Segmenter::open(model, "", given), "runs no ''");
+    refused(Segmenter::open(model, "int4", given), backend + " does not support 'int4'");
+    refused(Segmenter::open(model, "", given), backend + " does not support ''");
 }
 
 }  // namespace
@@ -170,11 +265,14 @@ int main(int count, char** words) {
     Options given;
     given.backend = words[3];
     Segmenter segmenter = open_or_skip(model, precision, given);
+    wrong_access();
     images(segmenter);
     moved_from(segmenter);
-    const Spoilt spoilt(model, precision);
-    folders(spoilt, precision, given);
-    graphs(spoilt, precision, given);
+    const BrokenBundle broken(model, precision);
+    folders(broken, precision, given);
+    manifests(broken, precision, given);
+    outside(broken, precision, given);
+    graphs(broken, precision, given);
     options(model, precision, given.backend);
     return 0;
 }

@@ -1,5 +1,5 @@
-// Replays the golden tiles through one backend, as a batch and one by one, and holds the result to the tolerances that
-// came with them.
+// Runs the golden tiles through one backend, as a batch and one by one, and compares the results with the expected
+// probabilities within the tolerances of the package.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -10,7 +10,7 @@ using namespace msal_deploy;
 
 namespace {
 
-// Reads the float32 numbers of a .npy file, format 1.0: a header whose length is at byte 8, then the numbers.
+// Reads the float32 values of a .npy file in format 1.0: a header whose length is at byte 8, then the values.
 std::vector<float> read_npy(const std::filesystem::path& file, std::size_t count) {
     const std::vector<char> bytes = bytes_of(file);
     CHECK(bytes.size() > 10 && std::memcmp(bytes.data(), "\x93NUMPY\x01\x00", 8) == 0);
@@ -24,7 +24,7 @@ std::vector<float> read_npy(const std::filesystem::path& file, std::size_t count
 }
 
 struct Differences {
-    double largest = 0, mean = 0, flipped = 0;
+    double max = 0, mean = 0, flipped = 0;
 };
 
 Differences compare(const std::vector<float>& found, const std::vector<float>& expected, float threshold) {
@@ -32,7 +32,7 @@ Differences compare(const std::vector<float>& found, const std::vector<float>& e
     for (std::size_t index = 0; index < found.size(); ++index) {
         CHECK(std::isfinite(found[index]));
         const double difference = std::abs(static_cast<double>(found[index]) - expected[index]);
-        all.largest = std::max(all.largest, difference);
+        all.max = std::max(all.max, difference);
         all.mean += difference / static_cast<double>(found.size());
         all.flipped +=
             ((found[index] >= threshold) != (expected[index] >= threshold)) / static_cast<double>(found.size());
@@ -54,7 +54,7 @@ int main(int count, char** words) {
     const std::string backend = words[3], precision = words[4];
     Options options;
     options.backend = backend;
-    if (backend == "tensorrt") {  // whichever of the two was built
+    if (backend == "tensorrt") {  // tensorrt or tensorrt-rtx, whichever was built
         for (const std::string& name : backends()) options.backend = name == "tensorrt-rtx" ? name : options.backend;
     }
     const std::vector<std::string> built = backends();
@@ -73,14 +73,14 @@ int main(int count, char** words) {
     const Segmenter segmenter = open_or_skip(words[1], precision, options);
     const Golden golden(folder);
     const std::vector<float> expected = read_npy(folder / ("probability." + precision + ".npy"), golden.pixels());
-    const Field tolerance = golden.about["tolerances"][precision];
+    const Json& tolerance = golden.about.at("tolerances").at(precision);
     const auto judge = [&](const char* how, const std::vector<float>& found) {
         const Differences all = compare(found, expected, segmenter.spec().threshold);
-        std::printf("%s %s: largest |dp| %.2e, mean %.2e, flipped pixels %.4f %%\n", segmenter.engine().c_str(), how,
-                    all.largest, all.mean, 100 * all.flipped);
-        CHECK(all.largest <= tolerance["largest"].number());
-        CHECK(all.mean <= tolerance["mean"].number());
-        CHECK(all.flipped <= tolerance["flipped"].number());
+        std::printf("%s %s: max |dp| %.2e, mean %.2e, flipped pixels %.4f %%\n", segmenter.engine().c_str(), how,
+                    all.max, all.mean, 100 * all.flipped);
+        CHECK(all.max <= tolerance.at("largest").get<double>());
+        CHECK(all.mean <= tolerance.at("mean").get<double>());
+        CHECK(all.flipped <= tolerance.at("flipped").get<double>());
     };
 
     auto batch = segmenter.segment(golden.rgb, golden.shape);
@@ -89,7 +89,7 @@ int main(int count, char** words) {
 
     const std::size_t pixels = golden.shape.height * golden.shape.width;
     std::vector<float> one_by_one(golden.pixels());
-    for (std::size_t index = 0; index < golden.shape.number; ++index) {
+    for (std::size_t index = 0; index < golden.shape.batch; ++index) {
         const Span<const std::uint8_t> tile(golden.rgb.data() + index * pixels * 3, pixels * 3);
         auto probability = segmenter.segment(tile, golden.shape.height, golden.shape.width);
         CHECK(probability && probability->size() == pixels);

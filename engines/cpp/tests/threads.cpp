@@ -1,5 +1,5 @@
-// Threads share one Segmenter, each with an image of its own and with sizes that change: every answer must be the one
-// that the image has alone. And a batch computed side by side must be the batch.
+// Threads share one Segmenter, each with its own image and with changing sizes: every result must be the one that the
+// image gets alone. A batch computed in parallel streams must equal the batch computed in one.
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -16,16 +16,16 @@ struct Job {
     std::vector<float> alone;
 };
 
-// Returns images that differ from each other: the golden ones, brightened step by step, in two sizes.
+// Returns different images: the golden ones in increasing brightness and two sizes.
 std::vector<Job> jobs_from(const Golden& golden, const Segmenter& segmenter) {
     std::vector<Job> jobs;
-    for (std::size_t number = 0; number < 4; ++number) {
+    for (std::size_t index = 0; index < 4; ++index) {
         Job job;
-        job.shape = {1, 64, number % 2 == 0 ? std::size_t{64} : std::size_t{96}};
+        job.shape = {1, 64, index % 2 == 0 ? std::size_t{64} : std::size_t{96}};
         for (std::size_t y = 0; y < job.shape.height; ++y) {
             const std::uint8_t* row = &golden.rgb[y * golden.shape.width * 3];
             for (std::size_t x = 0; x < job.shape.width * 3; ++x) {
-                job.rgb.push_back(static_cast<std::uint8_t>(row[x] / 2 + number * 30));
+                job.rgb.push_back(static_cast<std::uint8_t>(row[x] / 2 + index * 30));
             }
         }
         auto alone = segmenter.segment(job.rgb, job.shape);
@@ -33,7 +33,7 @@ std::vector<Job> jobs_from(const Golden& golden, const Segmenter& segmenter) {
         job.alone = *alone;
         jobs.push_back(job);
     }
-    CHECK(jobs[0].alone != jobs[2].alone);  // otherwise a mix-up would not be seen
+    CHECK(jobs[0].alone != jobs[2].alone);  // otherwise a mix-up would go unnoticed
     return jobs;
 }
 
@@ -43,7 +43,8 @@ void replay(const Segmenter& segmenter, const Job& job) {
         std::fill(probability.begin(), probability.end(), -1.0F);
         CHECK(segmenter.segment(job.rgb, job.shape, probability));
         CHECK(std::memcmp(probability.data(), job.alone.data(), probability.size() * sizeof(float)) == 0);
-        CHECK(!segmenter.segment({job.rgb.data(), 1}, job.shape, probability));  // an error of one disturbs no other
+        CHECK(!segmenter.segment({job.rgb.data(), 1}, job.shape,
+                                 probability));  // an error in one thread does not affect another
     }
 }
 
@@ -54,11 +55,11 @@ void share(const Segmenter& segmenter, const Golden& golden) {
     for (std::thread& thread : threads) thread.join();
 }
 
-// Sums are taken in another order for another batch size: the last bits may differ, images may not.
-void side_by_side(const Segmenter& one, const Segmenter& two, const Golden& golden) {
+// Another batch size changes the order of the sums, so the last bits may differ.
+void compare_streams(const Segmenter& one, const Segmenter& two, const Golden& golden) {
     const Shape shape{4, 64, 64};
     std::vector<std::uint8_t> rgb;
-    for (std::size_t index = 0; index < shape.number * 64 * 64 * 3; ++index) rgb.push_back(golden.rgb[index]);
+    for (std::size_t index = 0; index < shape.batch * 64 * 64 * 3; ++index) rgb.push_back(golden.rgb[index]);
     const auto whole = one.segment(rgb, shape), cut = two.segment(rgb, shape);
     CHECK(whole && cut);
     for (std::size_t index = 0; index < whole.value().size(); ++index) {
@@ -81,7 +82,7 @@ int main(int count, char** words) {
         options.streams = 2;
         const Segmenter two = open_or_skip(words[1], words[3], options);
         share(two, golden);
-        side_by_side(one, two, golden);
+        compare_streams(one, two, golden);
     }
     const Segmenter moved = std::move(one);
     share(moved, golden);

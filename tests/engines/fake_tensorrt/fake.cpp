@@ -1,9 +1,9 @@
-// A TensorRT and a CUDA without a GPU, so that the TensorRT backend of the C++ library runs in the tests, under
-// AddressSanitizer. The "GPU" is memory of the processor; work on a stream is done when the stream is synchronised, as
-// late as CUDA may do it, so that what is read too early is wrong. The network is (r + g + b) / 765 of each pixel.
+// A fake of TensorRT and CUDA without a GPU, so that the tests can run the TensorRT backend of the C++ library under
+// AddressSanitizer. GPU memory is host memory. Work on a stream runs when the stream is synchronised, as late as CUDA
+// allows, so that reading a result too early gives a wrong one. The network is (r + g + b) / 765 of each pixel.
 //
-// FAKE names what fails: no-gpu, malloc, deserialise, context, half-image, shape, enqueue, download. FAKE_LOG is a file
-// that every computed shape is written to.
+// The environment variable FAKE is the call that fails: no-gpu, malloc, deserialise, context, half-image, shape,
+// enqueue or download. FAKE_LOG is a file to which every computed shape is appended.
 #include <NvInfer.h>
 
 #include <cstdio>
@@ -20,9 +20,9 @@ struct FakeStream {
 
 namespace {
 
-thread_local int current = 0;                 // CUDA's device is one of the thread
-std::map<char*, std::size_t> on_the_gpu;      // what cudaMalloc gave
-int runtimes = 0, engines = 0, contexts = 0;  // alive
+thread_local int current = 0;                 // CUDA's current device is per thread
+std::map<char*, std::size_t> on_the_gpu;      // allocations of cudaMalloc
+int runtimes = 0, engines = 0, contexts = 0;  // objects alive
 nvinfer1::ILogger* logger = nullptr;
 
 bool fails(const char* what) {
@@ -43,7 +43,7 @@ void complain(const char* message) {
     logger->log(nvinfer1::ILogger::Severity::kERROR, message);
 }
 
-// Returns whether a range lies inside of one allocation on the GPU.
+// Returns whether a range is inside one allocation on the GPU.
 bool is_on_the_gpu(const void* at, std::size_t size) {
     const char* start = static_cast<const char*>(at);
     for (const auto& [memory, room] : on_the_gpu) {
@@ -92,7 +92,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 cudaError_t cudaMalloc(void** pointer, std::size_t size) {
     if (fails("malloc")) return cudaErrorMemoryAllocation;
     char* memory = static_cast<char*>(std::malloc(size));
-    std::memset(memory, 0x7F, size);  // no numbers that look like results
+    std::memset(memory, 0x7F, size);  // values that do not look like results
     on_the_gpu[memory] = size;
     *pointer = memory;
     return cudaSuccess;
@@ -100,7 +100,7 @@ cudaError_t cudaMalloc(void** pointer, std::size_t size) {
 
 cudaError_t cudaFree(void* pointer) {
     if (pointer == nullptr) return cudaSuccess;
-    expect(on_the_gpu.erase(static_cast<char*>(pointer)) == 1, "freed what is not on the GPU");
+    expect(on_the_gpu.erase(static_cast<char*>(pointer)) == 1, "cudaFree of a pointer that is not on the GPU");
     std::free(pointer);
     return cudaSuccess;
 }
@@ -111,7 +111,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-    expect(stream->queue.empty(), "a stream was destroyed with work under way");
+    expect(stream->queue.empty(), "a stream was destroyed with pending work");
     delete stream;
     return cudaSuccess;
 }
@@ -126,7 +126,7 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t size, 
                             cudaStream_t stream) {
     const bool up = kind == cudaMemcpyHostToDevice;
     if (!up && fails("download")) return cudaErrorInvalidValue;
-    expect(is_on_the_gpu(up ? target : source, size), "a copy that leaves the GPU's memory");
+    expect(is_on_the_gpu(up ? target : source, size), "a copy outside the allocated GPU memory");
     stream->queue.emplace_back([=] { std::memcpy(target, source, size); });
     return cudaSuccess;
 }
@@ -146,7 +146,7 @@ IRuntime* createInferRuntime(ILogger& given) noexcept {
 }
 
 IRuntime::~IRuntime() noexcept {
-    expect(engines == 0, "the runtime went before its engine");
+    expect(engines == 0, "the runtime was destroyed before its engine");
     --runtimes;
 }
 
@@ -163,7 +163,7 @@ ICudaEngine* IRuntime::deserializeCudaEngine(const void* blob, std::size_t size)
 }
 
 ICudaEngine::~ICudaEngine() noexcept {
-    expect(contexts == 0, "the engine went before its context");
+    expect(contexts == 0, "the engine was destroyed before its context");
     --engines;
 }
 
@@ -198,7 +198,7 @@ IExecutionContext::~IExecutionContext() noexcept {
 }
 
 bool IExecutionContext::setInputShape(const char* name, const Dims64& dims) noexcept {
-    expect(std::strcmp(name, "image") == 0 && dims.nbDims == 4 && dims.d[3] == 3, "a shape that is none of images");
+    expect(std::strcmp(name, "image") == 0 && dims.nbDims == 4 && dims.d[3] == 3, "a shape that is not one of images");
     if (fails("shape")) {
         complain("Profile kMIN is not satisfied");
         return false;

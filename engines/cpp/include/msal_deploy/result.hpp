@@ -1,36 +1,47 @@
-// Result: what a function returns, or the sentence that says why it could not. No exception leaves this library.
+// Result<T>: a value, or the Error that explains why there is none.
+//
+//     auto opened = msal_deploy::Segmenter::open("model", "int8");
+//     if (!opened) {
+//         std::fprintf(stderr, "%s\n", opened.error().message.c_str());
+//         return static_cast<int>(opened.error().code);
+//     }
+//     msal_deploy::Segmenter segmenter = std::move(opened).value();
+//
+// Lifetime: a Result owns its content. References from value() and error() are valid until it is changed or destroyed.
+// Threads: as for a standard container, threads may share a Result as long as none of them changes it.
+// Errors: std::logic_error if value() is called on an error, or error() on a value.
 #pragma once
 
-#include <cstdio>
-#include <cstdlib>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <variant>
 
 namespace msal_deploy {
 
-// The numbers are the exit codes of the msal-deploy command line.
+// Why a call failed. Each number is the exit code that the msal-deploy command line uses for the same kind of error.
 enum class ErrorCode {
-    failed = 1,             // a runtime failed at what it should be able to do
-    bad_input = 2,          // what was given cannot be used
-    environment_lacks = 3,  // this machine lacks something: memory, a GPU, an instruction set
+    // A runtime (OpenVINO, ONNX Runtime or TensorRT) failed although the input and the machine passed every check.
+    // Error::message quotes the runtime.
+    failed = 1,
+
+    // An argument or a file is not usable: an unsupported image size, a null or short buffer, an unknown backend or
+    // precision, a folder that is not a bundle, a graph or plan that is truncated, modified or built for another GPU.
+    // The same call fails again until the input is fixed.
+    bad_input = 2,
+
+    // This machine or this build does not meet a requirement: the backend is not built in, no GPU was found, memory ran
+    // out, CUDA or TensorRT reported an error, or the CPU does not support the precision.
+    missing_requirement = 3,
 };
 
 struct Error {
     ErrorCode code = ErrorCode::failed;
-    std::string sentence;  // what is wrong, then what to do
+    std::string message;  // one line: what is wrong, then what to do
 };
 
-namespace detail {
-// Taking the value of an error is a fault of the program, as is following a null pointer. This one says which.
-[[noreturn]] inline void no_value(const Error& error) noexcept {
-    std::fprintf(stderr, "msal_deploy: the value of a failed Result was taken: %s\n", error.sentence.c_str());
-    std::abort();
-}
-}  // namespace detail
-
-// Ask `if (result)` before value(): taking the value of an error aborts, and so does taking the error of a value.
+// The outcome of a call that can fail. Test it with `if (result)` before value(), * or ->.
 template <class T>
 class [[nodiscard]] Result {
   public:
@@ -39,29 +50,34 @@ class [[nodiscard]] Result {
 
     explicit operator bool() const noexcept { return content_.index() == 0; }
 
-    T& value() & noexcept { return *checked(); }
-    const T& value() const& noexcept { return *checked(); }
-    T&& value() && noexcept { return std::move(*checked()); }
-    T* operator->() noexcept { return checked(); }
-    const T* operator->() const noexcept { return checked(); }
-    T& operator*() & noexcept { return *checked(); }
-    T&& operator*() && noexcept { return std::move(*checked()); }
+    // The value. Throws std::logic_error, with the message of the error, if there is none.
+    T& value() & { return *checked(); }
+    const T& value() const& { return *checked(); }
+    T&& value() && { return std::move(*checked()); }
+    T* operator->() { return checked(); }
+    const T* operator->() const { return checked(); }
+    T& operator*() & { return *checked(); }
+    const T& operator*() const& { return *checked(); }
+    T&& operator*() && { return std::move(*checked()); }
 
-    const Error& error() const noexcept {
-        const Error* error = std::get_if<1>(&content_);
-        return error ? *error : (std::abort(), *error);
+    // The error. Throws std::logic_error if there is none.
+    const Error& error() const {
+        if (const Error* error = std::get_if<1>(&content_)) return *error;
+        throw std::logic_error("Expected an error in msal_deploy::Result, got a value; test it before error()");
     }
 
   private:
-    T* checked() noexcept { return const_cast<T*>(std::as_const(*this).checked()); }
-    const T* checked() const noexcept {
-        const T* value = std::get_if<0>(&content_);
-        return value ? value : (detail::no_value(error()), nullptr);
+    T* checked() { return const_cast<T*>(std::as_const(*this).checked()); }
+    const T* checked() const {
+        if (const T* value = std::get_if<0>(&content_)) return value;
+        throw std::logic_error("Expected a value in msal_deploy::Result, got an error; test it before value(): " +
+                               error().message);
     }
 
     std::variant<T, Error> content_;
 };
 
+// The outcome of a call that returns nothing.
 template <>
 class [[nodiscard]] Result<void> {
   public:
@@ -69,7 +85,12 @@ class [[nodiscard]] Result<void> {
     Result(Error error) : error_(std::move(error)) {}
 
     explicit operator bool() const noexcept { return !error_; }
-    const Error& error() const noexcept { return error_ ? *error_ : (std::abort(), *error_); }
+
+    // The error. Throws std::logic_error if there is none.
+    const Error& error() const {
+        if (error_) return *error_;
+        throw std::logic_error("Expected an error in msal_deploy::Result, got success; test it before error()");
+    }
 
   private:
     std::optional<Error> error_;

@@ -1,10 +1,15 @@
-// Segmenter: a graph of a bundle, opened in one runtime. RGB images go in, probabilities of nuclei come out.
+// Segmenter: runs one graph of a bundle in one runtime. It takes RGB images and returns the probability of a nucleus
+// for each pixel.
 //
 //     auto segmenter = msal_deploy::Segmenter::open("model", "int8");
-//     if (!segmenter) return std::puts(segmenter.error().sentence.c_str());
+//     if (!segmenter) return std::puts(segmenter.error().message.c_str());
 //     auto probability = segmenter->segment(rgb, 512, 512);  // std::vector<float>, 512 × 512
 //
-// The graph casts, normalises and applies the sigmoid by itself: bytes as they come out of a decoder are right.
+// The graph includes the normalisation and the sigmoid: pass the bytes as they come out of an image decoder.
+//
+// Lifetime: a Segmenter owns its runtime, graph and buffers. It keeps no pointer into the arguments of a call.
+// Threads: any number of threads may call the const functions of one Segmenter at the same time.
+// Errors: open and segment return a Result and never throw; see result.hpp for the codes.
 #pragma once
 
 #include <cstddef>
@@ -20,73 +25,84 @@
 
 namespace msal_deploy {
 
-// N images of H × W pixels.
+// `batch` images of `height` × `width` pixels.
 struct Shape {
-    std::size_t number = 1;
+    std::size_t batch = 1;
     std::size_t height = 0;
     std::size_t width = 0;
 };
 
+// The sizes that a graph accepts along one axis: multiples of `multiple` from `min` to `max`.
 struct Axis {
     std::string name;
-    std::size_t minimum = 1;
-    std::size_t maximum = 1;
-    std::size_t multiple = 1;  // the extent must be a multiple of this
+    std::size_t min = 1;
+    std::size_t max = 1;
+    std::size_t multiple = 1;
 };
 
-// What the graph takes and gives: read from the bundle's manifest, never typed into a program.
+// The input and output of the graph, read from the bundle's manifest.
 struct Spec {
     std::string image;        // name of the input, uint8[N,H,W,3]
     std::string probability;  // name of the output, float32[N,1,H,W]
-    Axis number;
+    Axis batch;
     Axis height;
     Axis width;
-    double microns_per_pixel = 0;  // the resolution that the network was trained at
-    float threshold = 0;           // a pixel is a nucleus where the probability is at least this
+    double microns_per_pixel = 0;  // resolution of the training images
+    float threshold = 0;           // a pixel belongs to a nucleus if its probability is at least this
 };
 
 struct Options {
-    std::string backend;  // "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"; empty: the first of backends()
-    int threads = 0;      // CPU threads; 0: as many as the runtime takes by itself
-    int streams = 1;      // how many images are computed side by side (openvino); each stream holds its own activations
+    std::string backend;  // "openvino", "onnxruntime", "tensorrt" or "tensorrt-rtx"; empty: the first of backends()
+    int threads = 0;      // CPU threads, at most 1024; 0: the runtime's default
+    int streams = 1;      // images computed in parallel (openvino only); each stream has its own activation memory
 };
 
-// Names of the runtimes that this library was built with.
+// Returns the backends that this library was built with, the default first. Throws std::bad_alloc if memory runs out.
 MSAL_DEPLOY_EXPORT std::vector<std::string> backends();
 
-// Threads may share one Segmenter and call it at the same time; each call is answered as if it were the only one. With
-// one stream the calls wait for each other; see README.md, "Threads". Nothing may use one that is being moved from.
 class MSAL_DEPLOY_EXPORT Segmenter {
   public:
-    // Opens `model.<precision>.onnx`, or the plan built from it, after checking its SHA-256 against the manifest.
+    // Opens `model.<precision>.onnx`, or the plan built from it, after comparing its SHA-256 with the expected one.
     //
-    // folder: a bundle, or the `model` folder of a package. precision: fp32, fp16, int8, or bf16 (the FP32 graph,
-    // computed in bf16 by openvino).
+    // folder: a bundle, or the `model` folder of a package.
+    // precision: fp32, fp16, int8 or bf16 (openvino only: computes the FP32 graph in bf16).
+    //
+    // Errors: bad_input if the folder, the precision, the options or a file is not usable; missing_requirement if this
+    // machine or this build cannot run it.
     [[nodiscard]] static Result<Segmenter> open(const std::string& folder, const std::string& precision,
                                                 const Options& options = {}) noexcept;
 
+    // Moving and destroying must not overlap with a call in another thread. A moved-from Segmenter returns bad_input
+    // from segment, an empty spec() and an empty engine().
     Segmenter(Segmenter&&) noexcept;
     Segmenter& operator=(Segmenter&&) noexcept;
     ~Segmenter();
 
-    // One image: rgb is height × width × 3 bytes, row by row. Returns height × width probabilities.
+    // Segments one image: height × width × 3 bytes, row by row. Returns height × width probabilities, 0 to 1.
+    //
+    // Errors: bad_input if spec() excludes the size, or `rgb` is null or has another length; missing_requirement if
+    // memory runs out or the GPU fails; failed if the runtime fails.
     [[nodiscard]] Result<std::vector<float>> segment(Span<const std::uint8_t> rgb, std::size_t height,
                                                      std::size_t width) const noexcept;
 
-    // A batch: N × H × W × 3 bytes. Returns N × H × W probabilities.
+    // Segments a batch: N × H × W × 3 bytes, one image after the other. Returns N × H × W probabilities.
+    // Errors: as above.
     [[nodiscard]] Result<std::vector<float>> segment(Span<const std::uint8_t> rgb, const Shape& shape) const noexcept;
 
-    // The same into a buffer of the caller's with room for at least N × H × W numbers, so that it can be used again.
+    // The same, but writes to `probability`, which has room for at least N × H × W floats and can be reused. Both spans
+    // must stay valid until the call returns. After an error the content of `probability` is unspecified.
+    // Errors: as above, and bad_input if `probability` is null or too small.
     [[nodiscard]] Result<void> segment(Span<const std::uint8_t> rgb, const Shape& shape,
                                        Span<float> probability) const noexcept;
 
+    // Both references are valid as long as the Segmenter is.
     const Spec& spec() const noexcept;
     const std::string& engine() const noexcept;  // such as "openvino:int8"
 
   private:
-    struct Parts;
-    explicit Segmenter(std::unique_ptr<Parts> parts) noexcept;
-    std::unique_ptr<Parts> parts_;
+    struct Impl;
+    explicit Segmenter(std::unique_ptr<Impl> impl) noexcept;
+    std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace msal_deploy

@@ -1,7 +1,14 @@
-// Span: a pointer and a length.
+// Span<T>: a pointer and a length, like std::span in C++20.
 //
-// C++17 has no std::span, and a library that was built as C++17 must have the same symbols for a program in C++20: so
-// this one, always. Whatever has data() and size() converts to it: std::vector, std::array, std::string, std::span.
+//     std::vector<unsigned char> rgb(512 * 512 * 3);
+//     msal_deploy::Span<const std::uint8_t> span = rgb;
+//
+// Every container with data() and size() converts to it: std::vector, std::array, std::string, std::span. It is used in
+// C++20 programs too, so that they link with a library built as C++17.
+//
+// Lifetime: a Span owns nothing; the memory must outlive it.
+// Threads: as for a pointer.
+// Errors: none; functions that take a Span check it.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +27,8 @@ class Span {
     constexpr Span() noexcept = default;
     constexpr Span(T* data, std::size_t size) noexcept : data_(data), size_(size) {}
 
-    // Takes containers of T, and of T without const; of nothing else that a pointer might convert from.
+    // Accepts containers of T or of non-const T. The array pointers rule out other conversions, such as derived to
+    // base.
     template <class Container, class = std::enable_if_t<std::is_convertible_v<Element<Container> (*)[], T (*)[]>>>
     constexpr Span(Container&& container) noexcept : data_(std::data(container)), size_(std::size(container)) {}
 

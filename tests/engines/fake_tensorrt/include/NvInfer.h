@@ -1,5 +1,5 @@
-// Of TensorRT's interface, what engines/cpp/src/tensorrt.cpp uses, with the names and types of the real one: that file
-// compiles against this header and against NVIDIA's of 8.6, 10 and 11 alike. See fake.cpp.
+// The part of TensorRT's interface that engines/cpp/src/tensorrt.cpp uses, with the names and types of the real one.
+// That file compiles with this header and with NVIDIA's headers from 8.6 to 11. See fake.cpp.
 #pragma once
 
 #include <cuda_runtime_api.h>

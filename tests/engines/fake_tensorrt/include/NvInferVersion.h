@@ -1,4 +1,4 @@
-// Which TensorRT the fake claims to be.
+// The TensorRT version of the fake.
 #pragma once
 
 #define NV_TENSORRT_MAJOR 10

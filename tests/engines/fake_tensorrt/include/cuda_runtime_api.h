@@ -1,4 +1,4 @@
-// Of CUDA's runtime, what engines/cpp/src/tensorrt.cpp uses. See fake.cpp.
+// The part of the CUDA runtime that engines/cpp/src/tensorrt.cpp uses. See fake.cpp.
 #pragma once
 
 #include <cstddef>
