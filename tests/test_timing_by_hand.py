@@ -79,7 +79,13 @@ def test_the_table_in_the_terminal():
     assert list(numbers_in(str(REPORT.table().caption).replace("p99", ""))) == ["100", "2.5%"]
     lines = [line.split()[:2] for line in printed(REPORT.table()).splitlines()]
     first = lines.index(["slow:fp32", "3"])
-    assert lines[first : first + 5] == [["slow:fp32", "3"], ["fast:int8", "3"], [], ["slow:fp32", "6"], ["fast:int8", "6"]]
+    assert lines[first : first + 5] == [
+        ["slow:fp32", "3"],
+        ["fast:int8", "3"],
+        [],
+        ["slow:fp32", "6"],
+        ["fast:int8", "6"],
+    ]
 
 
 def caption(*timings):
@@ -118,7 +124,9 @@ def test_the_code_that_opens_a_setting():
     assert Setting(engine="a:b", batch=2).code == 'open_engine(bundle, "a:b")'
     assert Setting(engine="a:b", batch=2, threads=1).code == 'open_engine(bundle, "a:b", threads=1)'
     assert Setting(engine="a:b", batch=2, streams=2).code == 'open_engine(bundle, "a:b", streams=2)'
-    assert Setting(engine="a:b", batch=2, threads=3, streams=2).code == 'open_engine(bundle, "a:b", threads=3, streams=2)'
+    assert (
+        Setting(engine="a:b", batch=2, threads=3, streams=2).code == 'open_engine(bundle, "a:b", threads=3, streams=2)'
+    )
 
 
 def test_the_table_on_the_page(tmp_path):
