@@ -30,7 +30,7 @@ def printed(table: Table, width: int = 80) -> str:
 
 
 def page_tables(source: str) -> dict[str, list[Row]]:
-    """Return the tables of an HTML page: heading above it -> rows, each as header -> cell; several tables are joined."""
+    """Return the tables of an HTML page: heading above it -> rows, of all tables below it, each as header -> cell."""
     parser = _Tables()
     parser.feed(source)
     parser.close()

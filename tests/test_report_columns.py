@@ -1,4 +1,4 @@
-"""The tables of the report, read by the headers of their columns: every number differs, so none can stand in for another."""
+"""The tables of the report, read by the headers of their columns; numbers differ, so that none stands for another."""
 
 import pytest
 from columns import by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
@@ -51,7 +51,9 @@ BENCH = {
         timed("openvino:int8", 2, 80, threads=1, streams=1), timed("onnxruntime:int8", 2, 160),
         timed("tensorrt:fp16", 2, 3.2), timed("triton:x", 2, 1),
     ],
-    "environment": {"processor": "Some CPU", "memory_gib": 15.6, "load_average": [0.5, 0.25], "versions": {"numpy": "2"}},
+    "environment": {
+        "processor": "Some CPU", "memory_gib": 15.6, "load_average": [0.5, 0.25], "versions": {"numpy": "2"},
+    },
 }  # fmt: skip
 # By the median at a batch of 2; 400 / 50, 400 / 160. The reference is the most accurate, INT8 the fastest.
 TRADEOFF = {
@@ -79,7 +81,8 @@ def table_with(page, header):
 def test_the_tradeoff_on_the_page(page):
     rows = table_with(page(validation=VALIDATION, bench=BENCH), "Pareto- optimal")
     headers = (
-        "Engine", "Dice mean", "ΔDice lower", "p50, batch 2 ms", "Speed-up over torch:fp32", "Pareto- optimal", "Parity",
+        "Engine", "Dice mean", "ΔDice lower", "p50, batch 2 ms", "Speed-up over torch:fp32", "Pareto- optimal",
+        "Parity",
     )  # fmt: skip
     assert rows == [dict(zip(headers, (name, *cells), strict=True)) for name, cells in TRADEOFF.items()]
 
