@@ -169,8 +169,12 @@ def test_brackets_are_told_as_they_are() -> None:
     assert "A [b]card[/b]" in console.export_text()
 
 
-def test_the_gpu_that_is_here_is_only_told() -> None:
-    lacking(asked_for="", tensorrt=None).require_served()
+def test_doctor_reports_what_a_gpu_lacks_without_failing_unless_it_was_asked_for() -> None:
+    report = lacking(asked_for="", tensorrt=None)
+    assert [check.part for check in report.lacking] == ["TensorRT"]
+    report.require_served()
+    with pytest.raises(MissingRequirement):
+        replace(report, asked_for="gtx-1080-ti").require_served()
 
 
 class FakeNvml:

@@ -2,7 +2,7 @@
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,26 +13,87 @@ import openvino
 import pytest
 import torch
 from openvino.properties import hint
+from tiny_bundle import put_graph, tiny_graph, write_tiny_bundle
 from torch.nn.modules.module import register_module_forward_pre_hook
+from triton_server import Server, serving
 
-from msal_deploy.bundle import CHECKPOINT, Bundle, artifact, write_manifest
-from msal_deploy.errors import BadInput, DeployError
+from msal_deploy.bundle import CHECKPOINT, Bundle
+from msal_deploy.errors import BadInput, DeployError, MissingRequirement
 from msal_deploy.export import GRAPH, example_images
 from msal_deploy.network import DeployedNetwork
+from msal_deploy.package import PackageOptions, write_package
+from msal_deploy.precision.calibrate import calibrate
+from msal_deploy.precision.calibration_tiles import Tile
+from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.runtimes import Engine, base, open_engine
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-IDS = ("torch:fp32", "onnxruntime:fp32", "openvino:fp32")
+# What OpenVINO computes in only where the CPU can; INT8 and FP32 it has on every one.
+OPTIONAL = {"openvino:bf16": "BF16", "openvino:fp16": "FP16"}
+CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+GRAPH_OF = {
+    "onnxruntime:fp32": GRAPH,
+    "onnxruntime:fp16": "model.fp16.onnx",
+    "onnxruntime:int8": "model.int8.onnx",
+    "openvino:fp32": GRAPH,
+    "openvino:int8": "model.int8.onnx",
+    **{name: GRAPH for name in ("openvino:bf16",) if OPTIONAL[name] in CAPABILITIES},
+    **{name: "model.fp16.onnx" for name in ("openvino:fp16",) if OPTIONAL[name] in CAPABILITIES},
+}
+FP32 = ("torch:fp32", "onnxruntime:fp32", "openvino:fp32")
+IDS = ("torch:fp32", *GRAPH_OF, "triton:http", "triton:grpc")
 TOLERANCE = 1e-5
+COARSE = {"fp16": 2e-3, "bf16": 1e-2, "int8": 2e-2}  # what a precision may differ from FP32 by
 
 
 @pytest.fixture(scope="module")
-def engines(bundle: Bundle):
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of graphs that are quickly compiled, with a real INT8 graph; it has no checkpoint for torch."""
+    tiny = write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+    for precision in ("fp32", "fp16"):
+        tiny = put_graph(tiny, f"model.{precision}.onnx", tiny_graph(precision, seed=3, gain=2 / 255))
+    source = tiny.file(GRAPH)
+    ranges = calibrate(source, [Tile("drawn", 0, 0, image) for image in example_images(2, 256, 256, seed=1)])
+    return put_graph(tiny, "model.int8.onnx", to_int8(source, ranges, quantisable(source)))
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real Triton that serves the FP32 graph with OpenVINO."""
+    folder = tmp_path_factory.mktemp("triton") / "served"
+    served = Bundle(Path(shutil.copytree(tiny.path, folder.with_name("bundle"))))
+    (served.path / "golden").mkdir()
+    images = example_images(2, 64, 64)
+    with open_engine(served, "onnxruntime:fp32", threads=1) as engine:
+        for name, array in (("image", images), ("probability", engine(images))):
+            np.save(folder.with_name("golden.npy"), array)
+            served = put_graph(served, f"golden/{name}.npy", folder.with_name("golden.npy"))
+    write_package(served, "triton", folder, PackageOptions(backend="openvino"))
+    with serving(folder, folder.with_name("log")) as server:
+        yield server
+
+
+Opener = Callable[[str], Engine]
+
+
+@pytest.fixture(scope="module")
+def open_any(bundle: Bundle, tiny: Bundle, request: pytest.FixtureRequest) -> Opener:
+    """Return an engine by its name in `IDS`, not yet entered. The server is started for the first that asks for it."""
+
+    def open_any(name: str) -> Engine:
+        runtime, _, way = name.partition(":")
+        if runtime == "triton":
+            return open_engine(tiny, f"triton:{getattr(request.getfixturevalue('server'), way)}/msal-net", threads=1)
+        return open_engine(bundle if runtime == "torch" else tiny, name, threads=1)
+
+    return open_any
+
+
+@pytest.fixture(scope="module")
+def engines(open_any: Opener) -> Iterator[dict[str, Engine]]:
     """All engines, open at once."""
-    opened = {name: open_engine(bundle, name, threads=1).__enter__() for name in IDS}
-    yield opened
-    for engine in reversed(opened.values()):
-        engine.__exit__(None, None, None)
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(open_any(name)) for name in IDS}
 
 
 @pytest.fixture(params=IDS)
@@ -46,16 +107,12 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture
-def changed(bundle: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
-    """Copy the bundle with another graph in it, and a manifest that describes this graph."""
+def changed(tiny: Bundle, tmp_path: Path) -> Callable[[str, bytes], Bundle]:
+    """Copy a bundle with another graph in it, and a manifest that describes this graph."""
 
-    def change(graph: bytes) -> Bundle:
-        folder = Path(shutil.copytree(bundle.path, tmp_path / "changed"))
-        (folder / GRAPH).write_bytes(graph)
-        manifest = Bundle(folder).manifest
-        manifest.artifacts[GRAPH] = artifact(folder, GRAPH, CHECKPOINT)
-        write_manifest(folder, manifest)
-        return Bundle(folder)
+    def change(name: str, graph: bytes) -> Bundle:
+        (tmp_path / "graph").write_bytes(graph)
+        return put_graph(Bundle(Path(shutil.copytree(tiny.path, tmp_path / "changed"))), name, tmp_path / "graph")
 
     return change
 
@@ -77,18 +134,42 @@ def test_unnamed_the_fastest_engine_is_taken(bundle, monkeypatch, graphs, missin
     assert open_engine(bundle).id == engine
 
 
-def test_all_engines_give_the_same_probabilities(engines, images):
-    expected = engines["torch:fp32"](images)
-    assert expected.std() > 1e-3
-    for engine in engines.values():
-        probability = engine(images)
-        assert type(probability) is np.ndarray
-        assert probability.dtype == np.float32 and probability.shape == (2, 1, 64, 96)
-        np.testing.assert_allclose(probability, expected, rtol=0, atol=TOLERANCE)
+def test_all_runtimes_give_the_same_probabilities_of_one_network(bundle, images):
+    with ExitStack() as stack:
+        found = [stack.enter_context(open_engine(bundle, name, threads=1))(images) for name in FP32]
+    assert found[0].std() > 1e-3
+    for probability in found[1:]:
+        np.testing.assert_allclose(probability, found[0], rtol=0, atol=TOLERANCE)
 
 
-def test_name_is_the_id(engines):
-    assert {name: engine.id for name, engine in engines.items()} == {name: name for name in IDS}
+@pytest.mark.parametrize("name", IDS[1:])
+def test_all_precisions_and_the_server_give_nearly_the_same_probabilities(engines, images, name):
+    expected, probability = engines["onnxruntime:fp32"](images), engines[name](images)
+    assert expected.std() > 0.05  # many times what a precision may cost on the average
+    tolerance = COARSE.get(name.partition(":")[2], TOLERANCE)
+    np.testing.assert_allclose(probability, expected, rtol=0, atol=tolerance)
+    assert np.abs(probability - expected).mean() < 5e-3
+    if tolerance > TOLERANCE:  # it does compute in that precision
+        assert np.abs(probability - expected).max() > TOLERANCE
+
+
+def test_probabilities_are_an_array_of_the_shape_of_the_images(engine, images):
+    probability = engine(images)
+    assert type(probability) is np.ndarray
+    assert probability.dtype == np.float32 and probability.shape == (2, 1, 64, 96)
+    assert probability.min() >= 0 and probability.max() <= 1
+
+
+def test_name_is_the_id(engines, server):
+    ids = {name: name for name in IDS if not name.startswith("triton")}
+    ids |= {f"triton:{way}": f"triton:{getattr(server, way)}/msal-net" for way in ("http", "grpc")}
+    assert {name: engine.id for name, engine in engines.items()} == ids
+
+
+@pytest.mark.parametrize("name", [name for name, capability in OPTIONAL.items() if capability not in CAPABILITIES])
+def test_a_precision_that_the_cpu_lacks_is_refused(tiny, name):
+    with pytest.raises(MissingRequirement, match=OPTIONAL[name]), open_engine(tiny, name):
+        pass
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (2, 2, 1), (4, 1)])
@@ -185,8 +266,8 @@ def test_what_is_no_array_is_refused(engines, images):
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_engine_is_open_only_inside_its_context(bundle, images, name):
-    engine = open_engine(bundle, name, threads=1)
+def test_engine_is_open_only_inside_its_context(open_any, images, name):
+    engine = open_any(name)
     with pytest.raises(RuntimeError, match="with statement"):
         engine(images)
     with engine as entered:
@@ -199,8 +280,8 @@ def test_engine_is_open_only_inside_its_context(bundle, images, name):
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_error_inside_the_context_closes_the_engine_and_passes(bundle, images, name):
-    engine = open_engine(bundle, name, threads=1)
+def test_error_inside_the_context_closes_the_engine_and_passes(open_any, images, name):
+    engine = open_any(name)
     with pytest.raises(KeyError, match="mine"), engine:
         raise KeyError("mine")
     with pytest.raises(RuntimeError, match="with statement"):
@@ -208,16 +289,16 @@ def test_error_inside_the_context_closes_the_engine_and_passes(bundle, images, n
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_two_engines_of_one_runtime_do_not_disturb_each_other(bundle, images, name):
-    with open_engine(bundle, name, threads=1) as one:
-        with open_engine(bundle, name, threads=1) as two:
+def test_two_engines_of_one_runtime_do_not_disturb_each_other(open_any, images, name):
+    with open_any(name) as one:
+        with open_any(name) as two:
             np.testing.assert_allclose(one(images), two(images), rtol=0, atol=TOLERANCE)
         assert one(images).shape == (2, 1, 64, 96)
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_engine_entered_twice_is_refused_or_closed_in_peace(bundle, name):
-    engine = open_engine(bundle, name, threads=1)
+def test_engine_entered_twice_is_refused_or_closed_in_peace(open_any, name):
+    engine = open_any(name)
     with engine:
         try:
             with engine:
@@ -278,9 +359,9 @@ def damage(bundle: Bundle, folder: Path, name: str) -> Bundle:
     return Bundle(copied)
 
 
-@pytest.mark.parametrize(("name", "file"), [("torch:fp32", CHECKPOINT), *((i, GRAPH) for i in IDS[1:])])
-def test_changed_file_is_refused(bundle, tmp_path, name, file):
-    engine = open_engine(damage(bundle, tmp_path, file), name)
+@pytest.mark.parametrize(("name", "file"), [("torch:fp32", CHECKPOINT), *GRAPH_OF.items()])
+def test_changed_file_is_refused(bundle, tiny, tmp_path, name, file):
+    engine = open_engine(damage(bundle if file == CHECKPOINT else tiny, tmp_path, file), name)
     with pytest.raises(BadInput, match="SHA-256 differs"), engine:
         pass
     with pytest.raises(RuntimeError, match="with statement"):
@@ -305,7 +386,7 @@ def test_unknown_id_is_refused(bundle, name, sentence):
         open_engine(bundle, name)
 
 
-def test_openvino_really_computes_in_fp32(bundle, images, monkeypatch):
+def test_openvino_really_computes_in_fp32(tiny, images, monkeypatch):
     compiled = []
     compile_model = openvino.Core.compile_model
 
@@ -314,7 +395,7 @@ def test_openvino_really_computes_in_fp32(bundle, images, monkeypatch):
         return compiled[-1]
 
     monkeypatch.setattr(openvino.Core, "compile_model", recorded)
-    with open_engine(bundle, "openvino:fp32", threads=1) as engine:
+    with open_engine(tiny, "openvino:fp32", threads=1) as engine:
         engine(images)
     (model,) = compiled
     assert model.get_property(hint.inference_precision) == openvino.Type.f32
@@ -336,27 +417,27 @@ def renamed(graph: Path, name: str) -> bytes:
 GRAPH_REASON = "what the runtime raises about a foreign or damaged graph goes uncaught; OpenVINO goes by position"
 
 
-@pytest.mark.parametrize("name", IDS[1:])
+@pytest.mark.parametrize(("name", "file"), GRAPH_OF.items())
 @pytest.mark.parametrize("tensor", ["image", "probability"])
-def test_graph_with_other_names_is_refused(bundle, changed, name, tensor):
-    other = changed(renamed(bundle.file(GRAPH), tensor))
+def test_graph_with_other_names_is_refused(tiny, changed, name, file, tensor):
+    other = changed(file, renamed(tiny.file(file), tensor))
     with pytest.raises(DeployError), open_engine(other, name, threads=1) as engine:
         engine(example_images(1, 32, 32))
 
 
-@pytest.mark.parametrize("name", IDS[1:])
+@pytest.mark.parametrize(("name", "file"), GRAPH_OF.items())
 @pytest.mark.parametrize("graph", [b"", b"no graph at all"])
-def test_damaged_graph_that_the_manifest_describes_is_refused(changed, name, graph):
-    other = changed(graph)
+def test_damaged_graph_that_the_manifest_describes_is_refused(changed, name, file, graph):
+    other = changed(file, graph)
     with pytest.raises(DeployError), open_engine(other, name, threads=1):
         pass
 
 
-def test_openvino_returns_the_output_by_its_name(bundle, changed, images):
-    model = onnx.load(bundle.file(GRAPH))
+def test_openvino_returns_the_output_by_its_name(tiny, changed, images):
+    model = onnx.load(tiny.file(GRAPH))
     logits = model.graph.node[-1].input[0]
     model.graph.output.insert(0, onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, None))
-    with open_engine(changed(model.SerializeToString()), "openvino:fp32", threads=1) as engine:
+    with open_engine(changed(GRAPH, model.SerializeToString()), "openvino:fp32", threads=1) as engine:
         probability = engine(images)
-    with open_engine(bundle, "onnxruntime:fp32", threads=1) as engine:
+    with open_engine(tiny, "onnxruntime:fp32", threads=1) as engine:
         np.testing.assert_allclose(probability, engine(images), rtol=0, atol=TOLERANCE)

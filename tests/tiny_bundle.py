@@ -51,7 +51,8 @@ def tiny_graph(precision: str, seed: int = 0, **changes: Any) -> onnx.ModelProto
     ]
     stored: list[onnx.TensorProto] = []
     for index, name in enumerate(CONVOLUTIONS):
-        weights = random.normal(0, 0.1, (CHANNELS[index + 1], CHANNELS[index], 3, 3)).astype(np.float32)
+        spread = 0.1 * (changes.get("gain", 1) if index == 0 else 1)
+        weights = random.normal(0, spread, (CHANNELS[index + 1], CHANNELS[index], 3, 3)).astype(np.float32)
         operands = _operands(precision, index, weights, nodes, stored)
         nodes.append(helper.make_node("Conv", operands, [f"y{index}"], name=name, kernel_shape=[3, 3], pads=[1] * 4))
         nodes.append(helper.make_node("Relu", [f"y{index}"], [f"x{index + 1}"], name=name.replace("Conv", "Relu")))

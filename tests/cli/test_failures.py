@@ -79,7 +79,7 @@ def test_truncated_tiff(broken_set: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "word"),
     [
-        (np.zeros((256, 256, 3), np.uint16), "16"),
+        (np.zeros((256, 256, 3), np.uint16), "16 bits"),
         (np.zeros((256, 256), np.uint8), "grey"),
         (np.zeros((256, 256, 4), np.uint8), "RGBA"),
     ],

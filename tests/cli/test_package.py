@@ -77,7 +77,7 @@ def test_a_failure_in_the_middle_leaves_nothing(bundle, tmp_path, monkeypatch):
 
 def test_a_full_disk(bundle, small_disk):
     result = package(bundle.path, "build-kit", "--gpu", "gtx-1080-ti", "--out", small_disk / "kit")
-    assert_refused(result, 3, "disk", "full")
+    assert_refused(result, 3, "is full")
     assert not list(small_disk.iterdir())
 
 

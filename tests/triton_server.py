@@ -14,7 +14,7 @@ from random import SystemRandom
 import pytest
 import tritonclient.http
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 SHARED_MEMORY = Path("/dev/shm")
 PATIENCE = 180.0  # seconds for a server to become ready: the machine may be busy
