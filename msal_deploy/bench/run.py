@@ -54,7 +54,9 @@ def bench(
     All settings of one batch size are open at the same time and timed interleaved, so they can be compared. More than
     `MAX_OPEN` settings are split into groups of that size, in the order of `engine_ids`.
 
-    >>> report = bench(Bundle("bundle"), ["openvino:fp32"], batches=(1,), size=(64, 64), seconds=0.01, windows=2)
+    >>> from pathlib import Path
+    >>> bundle = Bundle(Path("bundle"))
+    >>> report = bench(bundle, ["openvino:fp32"], batches=(1,), size=(64, 64), seconds=0.01, windows=2)
     >>> report.results[0].engine, report.results[0].batch
     ('openvino:fp32', 1)
 

@@ -71,7 +71,7 @@ def tune(
 
     ::
 
-        best = tune(Bundle("bundle"), ["openvino:int8", "onnxruntime:int8"])
+        best = tune(Bundle(Path("bundle")), ["openvino:int8", "onnxruntime:int8"])
         print(*best.messages(), sep="\\n")
 
     Args:

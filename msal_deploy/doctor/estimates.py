@@ -45,8 +45,9 @@ class BundleReport(msgspec.Struct, frozen=True):
 def inspect_bundle(bundle: Bundle, targets: Sequence[Target]) -> BundleReport:
     """Estimate the graphs of `bundle` on each target and check that each target's TensorRT can parse them.
 
+    >>> from pathlib import Path
     >>> from msal_deploy.targets import find_target
-    >>> report = inspect_bundle(Bundle("bundle"), [find_target("t4")])
+    >>> report = inspect_bundle(Bundle(Path("bundle")), [find_target("t4")])
     >>> [estimate.precision for estimate in report.estimates]
     ['fp32', 'fp16', 'int8']
     >>> report.parser_support[0].tensorrt
