@@ -84,8 +84,8 @@ def test_convolutions_compute_in_their_precision(precision, computed):
         core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    found = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
-    assert len(found) == limit.CONVOLUTIONS and set(found) <= computed
+    actual = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
+    assert len(actual) == limit.CONVOLUTIONS and set(actual) <= computed
     weights = [tensor.dims for tensor in model.graph.initializer if len(tensor.dims) == 4]
     assert limit.operations() == sum(2 * math.prod(shape) * limit.SIDE**2 for shape in weights)
 

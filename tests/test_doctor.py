@@ -202,10 +202,10 @@ class FakeNvml:
 
 def test_inspection_finds_gpus_and_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeNvml(monkeypatch)
-    found = inspect_machine()
-    assert found.gpus == (Gpu("Tesla T4", "7.5", 11.0), Gpu("NVIDIA GeForce GTX 1080 Ti", "6.1", 11.0))
-    assert (found.driver, found.driver_cuda, found.no_gpu) == ("580.95.05", "13.0", "")
-    assert local_target(found) == find_target("t4")
+    inspected = inspect_machine()
+    assert inspected.gpus == (Gpu("Tesla T4", "7.5", 11.0), Gpu("NVIDIA GeForce GTX 1080 Ti", "6.1", 11.0))
+    assert (inspected.driver, inspected.driver_cuda, inspected.no_gpu) == ("580.95.05", "13.0", "")
+    assert local_target(inspected) == find_target("t4")
 
 
 def raising(error: int) -> Callable[[], None]:
@@ -218,9 +218,9 @@ def raising(error: int) -> Callable[[], None]:
 @pytest.mark.parametrize("function", ["nvmlInit", "nvmlSystemGetDriverVersion"])
 def test_inspection_survives_a_failing_driver(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     FakeNvml(monkeypatch, **{function: raising(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)})
-    found = inspect_machine()
-    assert (found.gpus, found.driver) == ((), None)
-    assert "Driver Not Loaded" in found.no_gpu
+    inspected = inspect_machine()
+    assert (inspected.gpus, inspected.driver) == ((), None)
+    assert "Driver Not Loaded" in inspected.no_gpu
 
 
 def test_inspection_without_nvml_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,12 +231,12 @@ def test_inspection_without_nvml_names_its_package(monkeypatch: pytest.MonkeyPat
 
 
 def test_inspection_of_this_machine() -> None:
-    found = inspect_machine()
-    assert found.python.startswith("3.") and found.cores >= 1
-    assert found.memory_gib > 0 and found.free_disk_gib > 0
-    assert {"torch", "onnxruntime", "openvino"} <= set(found.packages)
-    assert "CPUExecutionProvider" in found.providers and "FP32" in found.openvino_capabilities
-    assert bool(found.gpus) != bool(found.no_gpu)
+    inspected = inspect_machine()
+    assert inspected.python.startswith("3.") and inspected.cores >= 1
+    assert inspected.memory_gib > 0 and inspected.free_disk_gib > 0
+    assert {"torch", "onnxruntime", "openvino"} <= set(inspected.packages)
+    assert "CPUExecutionProvider" in inspected.providers and "FP32" in inspected.openvino_capabilities
+    assert bool(inspected.gpus) != bool(inspected.no_gpu)
 
 
 def test_broken_package_is_reported_as_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,9 +246,9 @@ def test_broken_package_is_reported_as_a_fault(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(machine.importlib, "import_module", broken)
     monkeypatch.setattr(machine, "query_driver", NvidiaDriver)
     monkeypatch.setattr(machine, "_backend", lambda name, faults: None)
-    found = inspect_machine()
-    assert "libopenvino.so" in found.faults["openvino"]
-    assert not any(capability.able for capability in capabilities(found) if "openvino" in capability.what)
+    inspected = inspect_machine()
+    assert "libopenvino.so" in inspected.faults["openvino"]
+    assert not any(capability.able for capability in capabilities(inspected) if "openvino" in capability.what)
 
 
 def test_capabilities_without_a_gpu() -> None:

@@ -55,9 +55,9 @@ def served(bundle: Bundle, precision: str, python: Path) -> Iterator[Ports]:
         package = Path(folder) / "package"
         write_package(bundle, "triton", package, PackageOptions(precision, backend="openvino"))
         ports = Ports()
-        words = ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--exit-timeout", "5"]
+        options = ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--exit-timeout", "5"]
         with (Path(folder) / "log").open("w+b") as log:
-            command = [python.absolute(), "serve.py", "models", *words]
+            command = [python.absolute(), "serve.py", "models", *options]
             process = subprocess.Popen(command, cwd=package, stdout=log, stderr=log)
             try:
                 _wait(bundle, ports, process, Path(log.name))

@@ -148,7 +148,7 @@ def _advice(target: Target) -> Iterator[Text]:
     return (Text.assemble((f"{name}: ", "bold"), text) for name, text in lines.items())
 
 
-def _capability_table(machine: Machine, found: Sequence[Capability]) -> Table:
+def _capability_table(machine: Machine, capabilities: Sequence[Capability]) -> Table:
     gpus = ", ".join(f"{gpu.name} ({gpu.sm}) is not a known target" for gpu in machine.gpus)
     table = Table(
         title=Text(f"GPU: {gpus or machine.no_gpu}\nWhat this machine can do"),
@@ -159,7 +159,7 @@ def _capability_table(machine: Machine, found: Sequence[Capability]) -> Table:
         pad_edge=False,
         show_header=False,
     )
-    for capability in found:
+    for capability in capabilities:
         table.add_row(capability.what, _status("yes" if capability.able else "no"), Text(capability.how))
     return table
 
