@@ -1,69 +1,148 @@
-"""The processor and the GPUs that are here. Nothing is loaded to ask for them but NVIDIA's library of the driver."""
+"""This machine: processor, cores, memory, disk, GPUs, packages. Probes are read-only and import no runtime.
+
+GPUs are listed by NVML, the management library of NVIDIA's driver.
+"""
 
 import importlib
 import platform
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
-# What inference on a CPU gains from, as /proc/cpuinfo spells it.
+# The instructions that speed up inference on a CPU, under their names in /proc/cpuinfo.
 INSTRUCTIONS = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8", "asimddp"}
+GIB = 2**30
 
 
 def describe_processor() -> tuple[str, tuple[str, ...]]:
-    """Return the processor's name and which of `INSTRUCTIONS` it has; none where the system does not say."""
+    """Return the processor's name and which of `INSTRUCTIONS` it has.
+
+    The name is the architecture, and the tuple is empty, on systems without /proc/cpuinfo. psutil reports neither.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = fields.get("flags", fields.get("Features", "")).split()  # of x86, and of ARM
+    flags = fields.get("flags", fields.get("Features", "")).split()  # "flags" on x86, "Features" on ARM
     return fields.get("model name", platform.machine()), tuple(sorted(INSTRUCTIONS.intersection(flags)))
 
 
+def available_cores() -> int:
+    """Return the number of logical cores that this process may run on (its CPU affinity).
+
+    >>> available_cores() >= 1
+    True
+    """
+    return len(psutil.Process().cpu_affinity() or ())
+
+
+def memory_gib() -> float:
+    """Return the installed memory in GiB, rounded to 0.1."""
+    return round(psutil.virtual_memory().total / GIB, 1)
+
+
+def free_disk_gib(folder: Path) -> float:
+    """Return the free space on the disk of `folder` in GiB, rounded to 0.1."""
+    return round(psutil.disk_usage(str(folder)).free / GIB, 1)
+
+
+def load_average() -> tuple[float, float, float]:
+    """Return the mean number of runnable processes over the last 1, 5 and 15 minutes."""
+    one, five, fifteen = psutil.getloadavg()
+    return one, five, fifteen
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those `packages` that are installed, by name.
+
+    >>> sorted(installed_versions(["numpy", "not-a-package"]))
+    ['numpy']
+    """
+    return dict(_installed(packages))
+
+
+def _installed(packages: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            yield package, version(package)
+
+
 class Gpu(msgspec.Struct, frozen=True):
-    """A GPU as the driver tells it; `sm` is its compute capability, such as ``6.1``."""
+    """A GPU, as the driver reports it.
+
+    Attributes:
+        name: Product name, such as ``NVIDIA L4``.
+        sm: Compute capability, such as ``8.9``.
+        memory_gib: Device memory in GiB.
+    """
 
     name: str
     sm: str
     memory_gib: float
 
 
-def ask_driver() -> dict[str, Any]:
-    """Return driver and GPUs as NVML tells them, or why it does not."""
+class NvidiaDriver(msgspec.Struct, frozen=True):
+    """NVIDIA's driver and its GPUs.
+
+    Attributes:
+        gpus: The GPUs, in the driver's order.
+        version: Driver version, such as ``535.183.01``; None without a driver.
+        cuda: Newest CUDA version that the driver supports, such as ``12.2``; None without a driver.
+        problem: Why no GPU was found; empty if there is one.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    version: str | None = None
+    cuda: str | None = None
+    problem: str = ""
+
+
+def query_driver() -> NvidiaDriver:
+    """Ask NVML for the driver and its GPUs. A failure is returned as `NvidiaDriver.problem`, never raised.
+
+    ::
+
+        for gpu in query_driver().gpus:
+            print(gpu.name, gpu.sm)
+    """
     try:
         nvml = importlib.import_module("pynvml")
     except ModuleNotFoundError:
-        return {"no_gpu": "GPUs are found through nvidia-ml-py, which is not installed: pip install nvidia-ml-py"}
+        return NvidiaDriver(problem="nvidia-ml-py, which finds GPUs, is not installed: pip install nvidia-ml-py")
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return {"no_gpu": f"no NVIDIA driver answers (NVML: {error})"}
+        return NvidiaDriver(problem=f"no NVIDIA driver found (NVML: {error})")
     try:
-        return _nvml_answers(nvml)
+        return _query(nvml)
     except nvml.NVMLError as error:
-        return {"no_gpu": f"the NVIDIA driver does not tell its GPUs (NVML: {error})"}
+        return NvidiaDriver(problem=f"the NVIDIA driver cannot list its GPUs (NVML: {error})")
     finally:
         nvml.nvmlShutdown()
 
 
-def _nvml_answers(nvml: Any) -> dict[str, Any]:
+def _query(nvml: Any) -> NvidiaDriver:
     cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()  # 12040 for 12.4
     gpus = tuple(_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount()))
-    return {
-        "gpus": gpus,
-        "driver": _text(nvml.nvmlSystemGetDriverVersion()),
-        "driver_cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
-        "no_gpu": "" if gpus else "the NVIDIA driver has no GPU",
-    }
+    return NvidiaDriver(
+        gpus=gpus,
+        version=_text(nvml.nvmlSystemGetDriverVersion()),
+        cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        problem="" if gpus else "the NVIDIA driver lists no GPU",
+    )
 
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    memory = round(nvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30, 1)
+    memory = round(nvml.nvmlDeviceGetMemoryInfo(handle).total / GIB, 1)
     return Gpu(_text(nvml.nvmlDeviceGetName(handle)), f"{major}.{minor}", memory)
 
 
 def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value  # bytes before nvidia-ml-py 11.515
+    return value.decode() if isinstance(value, bytes) else value  # nvidia-ml-py before 11.515 returns bytes

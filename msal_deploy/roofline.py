@@ -1,47 +1,33 @@
-"""Roofline: the least time that a graph can take on a GPU. An estimate from data sheets; nothing is run.
+"""Roofline: a lower bound on the time that a graph takes on a GPU, estimated from data sheets. Nothing is run.
 
-A layer takes at least as long as its arithmetic does at the GPU's peak rate, and as long as its bytes do at the
-bandwidth of the memory; the larger of the two counts, and the layers come one after the other (Williams, Waterman and
-Patterson 2009). Real engines are slower: no layer reaches a peak, and activations, sums and casts that are not fused
-into a convolution come on top. A cache that keeps a layer's input can make one faster where memory is the limit.
+A layer takes at least as long as its arithmetic at the GPU's peak rate, and at least as long as moving its bytes at the
+memory bandwidth. The larger of the two counts, and the times of all layers add up (Williams, Waterman and Patterson,
+2009). Real engines are slower: no layer reaches the peak, and activations, additions and casts that are not fused into
+a convolution take extra time. A cache that keeps a layer's input can beat the bound of a memory-bound layer.
 """
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
+from msal_deploy.graph import Layer
 from msal_deploy.targets import Target
 
-LABEL = "Estimate (roofline from data sheets, nothing was run): a lower bound of the time"
+LABEL = "Estimate (roofline from data sheets; nothing was run): a lower bound on the time"
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-COMPUTES_IN = {"bf16": "fp16"}  # the rates of both are the same in tensor cores
-
-
-class Work(Protocol):
-    """What is asked of a layer; `msal_deploy.graph.Layer` is one."""
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates."""
-
-    @property
-    def moved_bytes(self) -> int:
-        """Bytes of input, weights and output at `precision`."""
-
-    @property
-    def precision(self) -> str:
-        """``fp32``, ``fp16``, ``bf16`` or ``int8``."""
+RATE_OF = {"bf16": "fp16"}  # tensor cores have the same rate for both
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """The least time of one image on one target at one precision.
+    """A lower bound on the time of one image on one target in one precision.
 
     Attributes:
+        target: Name of the target.
         precision: ``fp32``, ``tf32`` (FP32 tensors in tensor cores), ``fp16`` or ``int8``.
-        as_exported: whether the layers had their own precisions, or all of them were taken to have `precision`.
-        milliseconds: for one image.
-        memory_bound: share of that time in layers that the memory limits.
+        as_exported: True if each layer computes in its own precision, False if all of them compute in `precision`.
+        milliseconds: Time of one image in ms.
+        memory_bound: Share of that time (0 to 1) in layers that the memory bandwidth limits.
     """
 
     target: str
@@ -52,24 +38,30 @@ class Estimate(msgspec.Struct, frozen=True):
 
     @property
     def images_per_s(self) -> float:
-        """The most images a second, one after the other."""
+        """Upper bound on images per second, one image after the other."""
         return 1000 / self.milliseconds
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON types only, labelled."""
+        """Return the estimate as JSON types, with `LABEL`."""
         return {**msgspec.to_builtins(self), "images_per_s": self.images_per_s, "label": LABEL}
 
 
-def estimate(layers: Iterable[Work], target: Target, precision: str, *, as_exported: bool = False) -> Estimate:
-    """Return the least time of `layers` on `target`.
+def estimate(layers: Iterable[Layer], target: Target, precision: str, *, as_exported: bool = False) -> Estimate:
+    """Return a lower bound on the time of `layers` on `target`.
+
+    >>> from msal_deploy.targets import find_target
+    >>> conv = Layer("conv", "Conv", "encoder", macs=500_000_000_000, precision="fp32", moved_bytes=1_000_000)
+    >>> round(estimate([conv], find_target("t4"), "fp16").milliseconds, 1)  # 1 TFLOP at 65 TFLOP/s
+    15.4
 
     Args:
-        layers: of one image at batch 1; see `msal_deploy.graph.layers`.
-        precision: what all layers are taken to compute in.
-        as_exported: take the layers' own precisions instead, and use `precision` as the name only.
+        layers: Layers of one image, from `msal_deploy.graph.layers` with batch 1.
+        target: The GPU.
+        precision: Precision that all layers compute in.
+        as_exported: Use each layer's own precision instead; `precision` then only names the result.
 
     Raises:
-        ValueError: the target has no rate for a precision (``tf32`` before compute capability 8.0).
+        ValueError: The target has no peak rate for a precision (``tf32`` before compute capability 8.0).
     """
     times = [_time(layer, target, layer.precision if as_exported else precision) for layer in layers]
     total = sum(max(time) for time in times)
@@ -77,9 +69,9 @@ def estimate(layers: Iterable[Work], target: Target, precision: str, *, as_expor
     return Estimate(target.name, precision, as_exported, total * 1000, bound / total)
 
 
-def _time(layer: Work, target: Target, precision: str) -> tuple[float, float]:
-    """Return the seconds of a layer's arithmetic, and of its bytes."""
-    rate: float | None = getattr(target.peak, COMPUTES_IN.get(precision, precision))
+def _time(layer: Layer, target: Target, precision: str) -> tuple[float, float]:
+    """Return the times of a layer's arithmetic and of its memory traffic, in seconds."""
+    rate: float | None = getattr(target.peak, RATE_OF.get(precision, precision))
     if rate is None:
         raise ValueError(f"{target.name} has no rate for {precision}")
     moved = layer.moved_bytes * BYTES[precision] / BYTES[layer.precision]

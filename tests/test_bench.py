@@ -1,4 +1,4 @@
-"""Bench with engines whose latency is known: a clock goes on by what they take, and by nothing else."""
+"""Bench with engines of known latency: a fake clock advances by what they take, and by nothing else."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from msal_deploy.bench import run as stage
 from msal_deploy.bench.tuning import FINALISTS
 from msal_deploy.cli import app
 from msal_deploy.errors import BadInput
-from msal_deploy.hardware import Gpu
+from msal_deploy.hardware import Gpu, NvidiaDriver
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
 
@@ -100,7 +100,7 @@ def fake_engines(monkeypatch):
 
 def pretend_four_cores(patch):
     for module in ("run", "tuning"):
-        patch.setattr(f"msal_deploy.bench.{module}.logical_cores", lambda: 4)
+        patch.setattr(f"msal_deploy.bench.{module}.available_cores", lambda: 4)
 
 
 @pytest.fixture(scope="module")
@@ -231,13 +231,13 @@ def tuned():
 
 def test_tuning_finds_the_shortest_wait_and_the_most_images(tuned):
     report, _ = tuned
-    wait, most = report.shortest_wait, report.most_images
+    wait, most = report.lowest_latency, report.highest_throughput
     assert (wait.engine, wait.batch, wait.streams, wait.timing.latency_ms["p50"]) == ("slow:fp32", 1, 1, 4)
     assert (most.engine, most.batch, most.threads, most.streams) == ("parallel:fp32", 8, 4, 2)
-    quick, busy = report.sentences()
+    quick, busy = report.messages()
     assert quick.endswith(f'ms with open_engine(bundle, "slow:fp32", threads={wait.threads})')
-    assert busy.startswith(f"Most images a second: {most.images_per_s:.2f} with ")
-    assert busy.endswith('open_engine(bundle, "parallel:fp32", threads=4, streams=2) and 8 images a call')
+    assert busy.startswith(f"Highest throughput: {most.images_per_s:.2f} images/s with ")
+    assert busy.endswith('open_engine(bundle, "parallel:fp32", threads=4, streams=2) and 8 images per call')
 
 
 def test_tuning_screens_every_setting_in_which_a_stream_has_a_thread_and_an_image(tuned):
@@ -296,7 +296,7 @@ def test_the_command_tunes(bundle, monkeypatch, tmp_path):
     result = call(bundle.path, *words, "--json", tmp_path / "bench.json")
     assert result.exit_code == 0, result.output
     wait, most = (line for line in result.stdout.splitlines() if "open_engine" in line)
-    assert wait.startswith("Shortest wait for one image: ") and most.startswith("Most images a second: ")
+    assert wait.startswith("Lowest latency for one image: ") and most.startswith("Highest throughput: ")
     best = json.loads((tmp_path / "bench.json").read_text())["best"]
     assert best["shortest_wait"]["python"] in wait and best["most_images"]["python"] in most
 
@@ -304,12 +304,12 @@ def test_the_command_tunes(bundle, monkeypatch, tmp_path):
 def test_the_command_refuses_settings_beside_tune():
     result = call("nowhere", "--tune", "--threads", 2)
     assert result.exit_code == 2
-    assert "--tune chooses batch, threads and streams by itself" in result.stderr
+    assert "--tune cannot be combined with --batch, --threads or --streams" in result.stderr
 
 
 def test_environment_says_what_latencies_depend_on_and_not_whose_machine_it_is(monkeypatch):
     monkeypatch.setattr(
-        bench_machine, "ask_driver", lambda: {"gpus": (Gpu("Tesla T4", "7.5", 15.0),), "driver": "580.95"}
+        bench_machine, "query_driver", lambda: NvidiaDriver(gpus=(Gpu("Tesla T4", "7.5", 15.0),), version="580.95")
     )
     environment = describe_machine()
     assert environment["gpus"] == ["Tesla T4"] and environment["driver"] == "580.95"
@@ -327,23 +327,23 @@ def test_environment_says_what_latencies_depend_on_and_not_whose_machine_it_is(m
     [
         ([], {}, "at least one engine"),
         (["slow:fp32", "slow:fp32"], {}, "only once"),
-        (["slow:fp32"], {"batches": ()}, "at least one batch"),
+        (["slow:fp32"], {"batches": ()}, "at least one batch size"),
         (["slow:fp32"], {"batches": (2, 2)}, "only once"),
         (["slow:fp32"], {"batches": (0,)}, "The batch is 0"),
         (["slow:fp32"], {"batches": (65,)}, "The batch is 65"),
         (["slow:fp32"], {"size": (500, 512)}, "The height is 500, no multiple of 32"),
         (["slow:fp32"], {"size": (512, 8192)}, "The width is 8192"),
-        (["slow:fp32"], {"seconds": 0}, "0 s cannot be measured"),
-        (["slow:fp32"], {"seconds": -1}, "-1 s cannot be measured"),
-        (["slow:fp32"], {"seconds": float("inf")}, "inf s cannot be measured"),
-        (["slow:fp32"], {"windows": 1}, "The number of windows is 1"),
-        (["slow:fp32"], {"threads": ()}, "at least one number of threads"),
+        (["slow:fp32"], {"seconds": 0}, "time window of 0 s is not possible"),
+        (["slow:fp32"], {"seconds": -1}, "time window of -1 s is not possible"),
+        (["slow:fp32"], {"seconds": float("inf")}, "time window of inf s is not possible"),
+        (["slow:fp32"], {"windows": 1}, "at least 2 time windows, got 1"),
+        (["slow:fp32"], {"threads": ()}, "at least one thread count"),
         (["slow:fp32"], {"threads": (2, 2)}, "only once"),
         (["slow:fp32"], {"threads": (2000,)}, "2000 threads are no sensible number"),
-        (["parallel:fp32"], {"streams": ()}, "at least one number of streams"),
+        (["parallel:fp32"], {"streams": ()}, "at least one stream count"),
         (["parallel:fp32"], {"streams": (1, 1)}, "only once"),
         (["parallel:fp32"], {"streams": (0,)}, "0 streams"),
-        (["parallel:fp32"], {"streams": (2, 3), "threads": (1,)}, "2 streams need as many threads"),
+        (["parallel:fp32"], {"streams": (2, 3), "threads": (1,)}, "got 2 streams with fewer threads"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(engines, options, message):
@@ -356,7 +356,7 @@ def test_tuning_refuses_bad_input_too():
     for engines, options, message in [
         ([], {}, "at least one engine"),
         (["slow:fp32"], {"size": (500, 512)}, "The height is 500"),
-        (["slow:fp32"], {"windows": 1}, "The number of windows is 1"),
+        (["slow:fp32"], {"windows": 1}, "at least 2 time windows, got 1"),
     ]:
         with pytest.raises(BadInput, match=message):
             tune(BUNDLE, engines, **options)

@@ -1,4 +1,4 @@
-"""The program of benchmarks/cpu/: what it concludes from known times, and a run of it on a small bundle."""
+"""benchmarks/cpu/: its conclusions from known times, and a run on a small bundle."""
 
 import io
 import json
@@ -29,9 +29,9 @@ from msal_deploy.runtimes import open_engine
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "cpu"
 sys.path.insert(0, str(FOLDER))
 
-import contest  # noqa: E402
+import cpu_timing  # noqa: E402
 import limit  # noqa: E402
-from proof import BARE, INT8, LIMITS, TORCH, Proof  # noqa: E402
+from cpu_results import BARE, INT8, LIMITS, TORCH, CpuResults  # noqa: E402
 from prove import app  # noqa: E402
 
 OPENVINO = "openvino:fp32"
@@ -48,8 +48,8 @@ def timing(*medians: float) -> Timing:
     return Timing(tuple((value,) * 3 for value in medians))
 
 
-def make_proof(**times: tuple[float, ...]) -> Proof:
-    """By default the second window is twice as slow for all: the machine was busy, and no ratio is touched by it."""
+def make_results(**times: tuple[float, ...]) -> CpuResults:
+    """By default the second window is twice as slow for everything, as on a busy machine; ratios are unchanged."""
     known = {
         TORCH: (400.0, 800.0), OPENVINO: (300.0, 600.0), INT8: (80.0, 160.0), BARE: (79.0, 158.0),
         LIMITS["int8"]: (100.0, 200.0), LIMITS["fp32"]: (400.0, 800.0),
@@ -60,7 +60,7 @@ def make_proof(**times: tuple[float, ...]) -> Proof:
     throughput = BenchResult(
         engine=INT8, batch=4, threads=2, streams=2, size=(512, 512), microns_per_pixel=0.25, timing=timing(300, 300)
     )
-    return Proof(
+    return CpuResults(
         size=512, threads=2, operations={"int8": {"int8": count // 2, "fp32": count // 20}, "fp32": {"fp32": count}},
         timings={name: timing(*medians) for name, medians in known.items()}, pairs=pairs,
         throughput=BenchReport((throughput,), {}), left_out={"openvino:bf16": "This CPU does not compute in BF16"},
@@ -68,15 +68,15 @@ def make_proof(**times: tuple[float, ...]) -> Proof:
     )  # fmt: skip
 
 
-def printed(proof: Proof) -> str:
+def printed(results: CpuResults) -> str:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(proof.table())
+    console.print(results.table())
     return console.export_text()
 
 
 @pytest.mark.usefixtures("tiny_convolutions")
 @pytest.mark.parametrize(("precision", "computed"), [("int8", {"i8", "u8"}), ("fp32", {"f32"})])
-def test_the_convolutions_are_computed_in_their_precision(precision, computed):
+def test_convolutions_compute_in_their_precision(precision, computed):
     model = limit.convolutions(precision)
     onnx.checker.check_model(model, full_check=True)
     core = openvino.Core()
@@ -84,66 +84,66 @@ def test_the_convolutions_are_computed_in_their_precision(precision, computed):
         core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    found = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
-    assert len(found) == limit.CONVOLUTIONS and set(found) <= computed
+    actual = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
+    assert len(actual) == limit.CONVOLUTIONS and set(actual) <= computed
     weights = [tensor.dims for tensor in model.graph.initializer if len(tensor.dims) == 4]
     assert limit.operations() == sum(2 * math.prod(shape) * limit.SIDE**2 for shape in weights)
 
 
-def test_the_limit_is_the_time_of_the_operations_at_the_measured_rates():
-    proof = make_proof()
+def test_limit_is_the_time_of_the_operations_at_the_measured_rates():
+    results = make_results()
     # Half a run of INT8 convolutions and a twentieth of one in FP32: 50 + 20 ms, and twice that in the slow window.
-    assert proof.limit_ms("int8") == pytest.approx((70 + 140) / 2)
-    assert proof.limit_ms("fp32") == pytest.approx((400 + 800) / 2)
-    assert proof.over_limit(INT8, "int8") == pytest.approx(80 / 70)
-    assert proof.over_limit(OPENVINO, "fp32") == pytest.approx(300 / 400)
-    assert proof.rate("int8") == pytest.approx(limit.operations() / 0.150)
+    assert results.limit_ms("int8") == pytest.approx((70 + 140) / 2)
+    assert results.limit_ms("fp32") == pytest.approx((400 + 800) / 2)
+    assert results.over_limit(INT8, "int8") == pytest.approx(80 / 70)
+    assert results.over_limit(OPENVINO, "fp32") == pytest.approx(300 / 400)
+    assert results.rate("int8") == pytest.approx(limit.operations() / 0.150)
 
 
-def test_a_busy_spell_that_hits_all_changes_no_ratio():
-    proof = make_proof()
-    assert proof.times(TORCH, INT8) == pytest.approx(5)
-    assert proof.overheads == pytest.approx([80 / 79 - 1] * 6)
-    assert proof.fastest == INT8
+def test_ratios_ignore_a_slowdown_of_the_machine():
+    results = make_results()
+    assert results.speed_up(TORCH, INT8) == pytest.approx(5)
+    assert results.overheads == pytest.approx([80 / 79 - 1] * 6)
+    assert results.fastest == INT8
 
 
-def test_a_claim_that_is_not_met_says_by_how_much_and_what_is_possible():
-    fast, thin = make_proof().claims()
+def test_unmet_claim_gives_the_measured_value_and_the_limit():
+    fast, thin = make_results().claims()
     assert str(fast) == (
         "openvino:int8 is at least 6× as fast as torch:fp32: not met: 5.0× of 6× (about 95%: 5.0 to 5.0); "
-        "the INT8 limit itself allows 5.7×"
+        "the INT8 limit allows 5.7×"
     )
-    said = "openvino:int8 is within 3% of a bare loop over the same graph: met: +1.3% (about 95%: +1.3% to +1.3%)"
-    assert str(thin) == said
+    expected = "openvino:int8 is within 3% of a bare loop over the same graph: met: +1.3% (about 95%: +1.3% to +1.3%)"
+    assert str(thin) == expected
 
 
-def test_a_claim_that_is_met_and_one_that_is_not():
-    fast, thin = make_proof(torch=(480.0, 960.0), bare=[77.0] * 3 + [154.0] * 3).claims()
+def test_claims_are_met_or_not_met():
+    fast, thin = make_results(torch=(480.0, 960.0), bare=[77.0] * 3 + [154.0] * 3).claims()
     assert (fast.verdict, fast.found) == ("met", "6.0× of 6× (about 95%: 6.0 to 6.0)")
     assert (thin.verdict, thin.found) == ("not met", "+3.9% (about 95%: +3.9% to +3.9%)")
 
 
-def test_a_claim_that_times_on_both_sides_do_not_settle():
-    fast, thin = make_proof(torch=(400.0, 1200.0), bare=[77.0] * 3 + [158.0] * 3).claims()
+def test_claim_is_not_settled_if_its_interval_has_both_sides():
+    fast, thin = make_results(torch=(400.0, 1200.0), bare=[77.0] * 3 + [158.0] * 3).claims()
     assert (fast.verdict, thin.verdict) == ("not settled", "not settled")
     assert "(about 95%: 5.0 to 7.5)" in fast.found and "(about 95%: +1.3% to +3.9%)" in thin.found
 
 
 @pytest.mark.parametrize(("count", "cut"), [(2, 0), (5, 0), (8, 1), (100, 40)])
-def test_the_interval_leaves_out_as_many_ranks_as_the_sign_test(count, cut):
+def test_median_interval_matches_the_sign_test(count, cut):
     assert median_interval(range(count)) == (cut, count - 1 - cut)
-    # The median lies outside where at most `cut` of the values are on one side of it.
+    # The interval misses the median if at most `cut` values are on one side of it.
     missed = 2 * sum(math.comb(count, k) for k in range(cut + 1)) / 2**count
     assert missed < 0.075 or cut == 0
 
 
-def test_the_tables_fit_and_the_sentences_say_what_was_left_out():
-    proof = make_proof()
-    text = printed(proof)
+def test_tables_fit_and_messages_name_engines_left_out():
+    results = make_results()
+    text = printed(results)
     assert "limit of the INT8 graph" in text and "5.00×" in text and "…" not in text
     assert "Unstable" in text  # the second window was twice as slow
-    assert "openvino:bf16 was left out: This CPU does not compute in BF16" in proof.sentences()
-    json.dumps(proof.to_json(), allow_nan=False)
+    assert "openvino:bf16 was not measured: This CPU does not compute in BF16" in results.messages()
+    json.dumps(results.to_json(), allow_nan=False)
 
 
 @pytest.fixture(scope="session")
@@ -164,16 +164,16 @@ def call(*words: str | Path | float):
     return CliRunner().invoke(app, ["run", *(str(word) for word in words)])
 
 
-def test_the_bare_loop_computes_what_the_engine_does(quantised):
+def test_bare_loop_matches_the_engine(quantised):
     images = example_images(1, 64, 64)
-    bare = contest.bare_loop(quantised.file("model.int8.onnx"), quantised.spec, images, threads=1)
+    bare = cpu_timing.bare_loop(quantised.file("model.int8.onnx"), quantised.spec, images, threads=1)
     with open_engine(quantised, INT8, threads=1) as engine:
         np.testing.assert_array_equal(bare(), engine(images))
 
 
 @pytest.mark.usefixtures("tiny_convolutions")
-def test_a_run(quantised, tmp_path, monkeypatch):
-    monkeypatch.setattr(contest, "PAIRS", 3)
+def test_run_writes_json_and_plot(quantised, tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu_timing, "PAIRS", 3)
     monkeypatch.setattr("msal_deploy.bench.timing.MIN_RUNS", 1)
     words = ("--size", 64, "--threads", 1, "--seconds", 0.001)
     result = call(quantised.path, *words, "--json", tmp_path / "proof.json", "--plot", tmp_path / "proof.png")
@@ -189,10 +189,10 @@ def test_a_run(quantised, tmp_path, monkeypatch):
     assert (tmp_path / "proof.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_bundle_without_int8_is_refused(bundle, tmp_path):
+def test_run_rejects_a_bundle_without_int8(bundle, tmp_path):
     result = call(bundle.path, "--json", tmp_path / "proof.json")
     assert result.exit_code == 2
-    assert "holds no model.int8.onnx" in result.stderr and "--int8" in result.stderr
+    assert "model.int8.onnx is not in" in result.stderr and "--int8" in result.stderr
     assert not (tmp_path / "proof.json").exists()
 
 
@@ -201,18 +201,18 @@ def test_a_bundle_without_int8_is_refused(bundle, tmp_path):
     [
         (("--size", "500"), "480 or 512"),
         (("--seconds", "inf"), "--seconds"),
-        (("--plot", "proof.gif"), "no kind of picture"),
+        (("--plot", "proof.gif"), "not a supported image file"),
         (("--windows", "2"), "--windows"),
         (("--seconds", "0"), "--seconds"),
     ],
 )
-def test_bad_input(quantised, words, message):
+def test_run_rejects_bad_options(quantised, words, message):
     result = call(quantised.path, *words)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
 
 
-def test_the_readmes_commands_are_the_programs():
+def test_readme_commands_are_valid():
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("python ")]

@@ -1,14 +1,14 @@
-"""Targets: the table by compute capability that the design rests on, files of one's own, and the roofline."""
+"""Targets: the built-in table, users' own files, and the roofline estimate."""
 
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput
-from msal_deploy.graph import layers, load_graph
+from msal_deploy.graph import Layer, layers, load_graph
 from msal_deploy.roofline import LABEL, estimate
 from msal_deploy.targets import Target, find_target, target_names, target_of_sm, targets
 
@@ -18,30 +18,30 @@ NAMES = {
 }  # fmt: skip
 
 
-def test_every_gpu_of_the_list_has_a_target() -> None:
+def test_every_listed_gpu_has_a_target() -> None:
     assert set(target_names()) == NAMES
     assert {target.name for target in targets()} == NAMES
 
 
 @pytest.mark.parametrize("target", targets(), ids=lambda target: target.name)
-def test_the_table_by_compute_capability(target: Target) -> None:
-    """What the project's design says of each compute capability."""
+def test_target_matches_the_table_of_its_compute_capability(target: Target) -> None:
+    """The design's table: versions and preferred precisions of each compute capability."""
     if target.sm == "6.1":
         assert (target.tensorrt, target.cuda, target.opset) == ("8.6.1", "12.1", 17)
-        assert (target.auto, target.python[1], target.driver.last) == (("int8", "fp32"), "3.11", 580)
-        assert "fp16" in target.slow
+        assert (target.preferred, target.python[1], target.driver.last) == (("int8", "fp32"), "3.11", 580)
+        assert "fp16" in target.discouraged
         assert target.peak.fp16 == pytest.approx(target.peak.fp32 / 64, rel=0.01)
     elif target.sm == "7.0":
-        assert target.tensorrt.startswith("10.4") and target.auto[0] == "fp16"
+        assert target.tensorrt.startswith("10.4") and target.preferred[0] == "fp16"
     else:
-        assert target.tensorrt.startswith("11.") and target.auto[:2] == ("fp16", "int8")
+        assert target.tensorrt.startswith("11.") and target.preferred[:2] == ("fp16", "int8")
     assert target.tensorrt_rtx == (target.sm in ("7.5", "8.6", "8.9", "12.0"))
     assert (target.peak.tf32 is not None) == (target.sm_number >= (8, 0))
 
 
 @pytest.mark.parametrize("target", targets(), ids=lambda target: target.name)
-def test_the_pins_have_the_tensorrt_of_the_container(target: Target) -> None:
-    """A plan runs in Triton only where both have the same TensorRT."""
+def test_pins_have_the_tensorrt_of_the_container(target: Target) -> None:
+    """A plan loads in Triton only if both have the same TensorRT."""
     (pin,) = [pin for pin in target.pins if pin.startswith(("tensorrt==", "tensorrt-cu"))]
     assert pin.partition("==")[2].startswith(target.container.tensorrt)
     assert target.sources
@@ -58,19 +58,19 @@ def test_the_pins_have_the_tensorrt_of_the_container(target: Target) -> None:
         ("9.0", "NVIDIA H200", "h200"),
     ],
 )
-def test_the_target_of_a_gpu(sm: str, gpu: str, name: str) -> None:
+def test_target_of_sm_selects_by_capability_and_name(sm: str, gpu: str, name: str) -> None:
     assert target_of_sm(sm, gpu).name == name
 
 
-def test_a_capability_that_no_target_has() -> None:
-    with pytest.raises(BadInput, match=r"compute capability 5\.2 .*8\.9, 9\.0, 12\.0"):
+def test_target_of_sm_rejects_an_unsupported_capability() -> None:
+    with pytest.raises(BadInput, match=r"Compute capability 5\.2 is not .*8\.9, 9\.0, 12\.0"):
         target_of_sm("5.2")
 
 
-def test_a_mistyped_name_and_a_missing_file() -> None:
+def test_find_target_rejects_a_mistyped_name_and_a_missing_file() -> None:
     with pytest.raises(BadInput, match="did you mean 'gtx-1080-ti'"):
         find_target("gtx1080ti")
-    with pytest.raises(BadInput, match=r"no target file mine\.toml"):
+    with pytest.raises(BadInput, match=r"Target file mine\.toml is not found"):
         find_target("mine.toml")
 
 
@@ -87,7 +87,7 @@ int8 = 17.5
 """
 
 
-def test_a_file_of_ones_own_names_only_what_sets_it_apart(tmp_path: Path) -> None:
+def test_own_file_inherits_missing_keys(tmp_path: Path) -> None:
     path = tmp_path / "gtx-1060.toml"
     path.write_text(OWN)
     target = find_target(str(path))
@@ -103,17 +103,17 @@ def test_a_file_of_ones_own_names_only_what_sets_it_apart(tmp_path: Path) -> Non
         (("memory_gib = 6", "memory_gib = -6"), "memory_gib"),
         (("fp32 = 4.375\n", ""), "fp32"),
         (("memory_gib", "memory"), "memory"),
-        (('like = "gtx-1080-ti"\n', ""), "is no target"),
+        (('like = "gtx-1080-ti"\n', ""), "is not a valid target"),
     ],
 )
-def test_a_file_that_is_no_target(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+def test_find_target_rejects_an_invalid_file(tmp_path: Path, change: tuple[str, str], words: str) -> None:
     path = tmp_path / "own.toml"
     path.write_text(OWN.replace(*change))
     with pytest.raises(BadInput, match=words):
         find_target(str(path))
 
 
-def test_the_documented_example_is_a_target(tmp_path: Path) -> None:
+def test_documented_example_is_a_target(tmp_path: Path) -> None:
     from msal_deploy.targets import target as module
 
     example = (module.__doc__ or "").partition("::\n")[2].partition("\n\nEverything")[0]
@@ -122,17 +122,15 @@ def test_the_documented_example_is_a_target(tmp_path: Path) -> None:
     assert find_target(str(tmp_path / "own.toml")).name == tomllib.loads(lines)["name"]
 
 
-class Work(NamedTuple):
-    macs: int
-    moved_bytes: int
-    precision: str = "fp32"
+def layer(macs: int, moved_bytes: int) -> Layer:
+    return Layer("conv", "Conv", "encoder", macs, "fp32", moved_bytes)
 
 
-# 1 TFLOP of arithmetic, and 1 GB of bytes: on a GTX 1080 Ti 88 ms and 2 ms in FP32.
-HEAVY, WIDE = Work(500_000_000_000, 1), Work(1, 1_000_000_000)
+# 1 TFLOP of arithmetic, and 1 GB of memory traffic: 88 ms and 2 ms on a GTX 1080 Ti in FP32.
+HEAVY, WIDE = layer(500_000_000_000, 1), layer(1, 1_000_000_000)
 
 
-def test_arithmetic_limits_one_layer_and_memory_another() -> None:
+def test_estimate_takes_the_slower_of_arithmetic_and_memory() -> None:
     target = find_target("gtx-1080-ti")
     assert estimate([HEAVY], target, "fp32").milliseconds == pytest.approx(1000 / 11.3)
     assert estimate([WIDE], target, "fp32").milliseconds == pytest.approx(1000 / 484)
@@ -141,27 +139,27 @@ def test_arithmetic_limits_one_layer_and_memory_another() -> None:
     assert both.memory_bound == pytest.approx((1000 / 484) / both.milliseconds)
 
 
-def test_a_smaller_precision_moves_fewer_bytes() -> None:
+def test_estimate_moves_fewer_bytes_in_a_smaller_precision() -> None:
     target = find_target("gtx-1080-ti")
     assert estimate([WIDE], target, "int8").milliseconds == pytest.approx(250 / 484)
     assert estimate([WIDE], target, "fp16").milliseconds == pytest.approx(500 / 484)
 
 
-def test_layers_that_keep_their_own_precision() -> None:
+def test_estimate_as_exported_keeps_each_layers_precision() -> None:
     target = find_target("t4")
-    mixed = [HEAVY, HEAVY._replace(precision="int8")]
+    mixed = [HEAVY, replace(HEAVY, precision="int8")]
     assert estimate(mixed, target, "int8", as_exported=True).milliseconds == pytest.approx(1000 / 8.1 + 1000 / 130)
 
 
-def test_no_rate_for_tf32_before_ampere() -> None:
+def test_estimate_rejects_tf32_before_ampere() -> None:
     assert estimate([HEAVY], find_target("a100"), "tf32").milliseconds == pytest.approx(1000 / 156)
     with pytest.raises(ValueError, match="t4 has no rate for tf32"):
         estimate([HEAVY], find_target("t4"), "tf32")
 
 
-def test_int8_is_the_fastest_and_fp16_the_slowest_of_a_real_graph_on_pascal(bundle: Bundle) -> None:
-    found = layers(load_graph(bundle.file("model.fp32.onnx")))
-    times = {p: estimate(found, find_target("gtx-1080-ti"), p) for p in ("fp32", "fp16", "int8")}
+def test_estimate_orders_the_precisions_of_a_real_graph_on_pascal(bundle: Bundle) -> None:
+    graph_layers = layers(load_graph(bundle.file("model.fp32.onnx")))
+    times = {p: estimate(graph_layers, find_target("gtx-1080-ti"), p) for p in ("fp32", "fp16", "int8")}
     assert times["int8"].milliseconds < times["fp32"].milliseconds < times["fp16"].milliseconds
-    assert times["fp32"].milliseconds >= 2 * sum(layer.macs for layer in found) / 11.3e9
+    assert times["fp32"].milliseconds >= 2 * sum(layer.macs for layer in graph_layers) / 11.3e9
     assert times["fp32"].to_json()["label"] == LABEL and "stimate" in LABEL

@@ -1,4 +1,4 @@
-"""What this machine's arithmetic allows: the rate of large convolutions, and the network's time at that rate."""
+"""The limit of this machine's arithmetic: the rate of large convolutions, and the network's time at that rate."""
 
 from collections.abc import Mapping
 
@@ -6,21 +6,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-# Large enough that arithmetic is nearly all of the time; their weights stay in the cache.
+# Large enough that arithmetic takes nearly all of the time, small enough that the weights stay in the cache.
 CHANNELS, SIDE, CONVOLUTIONS = 512, 64, 4
 KERNEL = 3
 
 
 def operations() -> int:
-    """Return the operations of one run of `convolutions`: a multiplication and an addition are two."""
+    """Return the operations of one run of `convolutions`. A multiply-accumulate counts as two."""
     return CONVOLUTIONS * 2 * (CHANNELS * KERNEL * SIDE) ** 2
 
 
 def convolutions(precision: str) -> onnx.ModelProto:
-    """Return a chain of 3×3 convolutions, each with its ReLU: float32[1, C, side, side] in and out.
+    """Return a chain of 3×3 convolutions, each followed by a ReLU. Input and output are float32[1,C,SIDE,SIDE].
 
     Args:
-        precision: ``fp32``; or ``int8``: signed Q/DQ on both operands of each, weights per channel, as in our graphs.
+        precision: ``fp32``, or ``int8`` for signed Q/DQ on both operands with per-channel weights, as in our graphs.
     """
     random = np.random.default_rng(0)
     shape = (1, CHANNELS, SIDE, SIDE)
@@ -47,7 +47,7 @@ def convolutions(precision: str) -> onnx.ModelProto:
 def _quantise(
     k: int, data: str, weight: np.ndarray, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto]
 ) -> tuple[str, str]:
-    """Put Q/DQ before both operands of convolution `k`; return their names."""
+    """Put Q/DQ before both operands of convolution `k`, and return the names of the new operands."""
     scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
     constants = {
         f"q{k}": np.round(weight / scale[:, None, None, None]).astype(np.int8),
@@ -69,10 +69,10 @@ def _quantise(
 
 
 def milliseconds(network: Mapping[str, int], one_run: Mapping[str, float]) -> float:
-    """Return how long the operations of a network take at the rate of the convolutions.
+    """Return the time of a network's operations at the rate of the convolutions, in ms.
 
     Args:
-        network: precision -> operations.
-        one_run: precision -> ms of one run of the convolutions.
+        network: Operations of the network, by precision.
+        one_run: Time of one run of the convolutions in ms, by precision.
     """
     return sum(count * one_run[precision] / operations() for precision, count in network.items())

@@ -1,9 +1,8 @@
-"""Do all hosts compute the same? Python, C++ and a real Triton on golden tiles and MoNuSeg; C++ against the clock.
+"""Compare the integrations: Python, C++ and a real Triton on golden tiles and MoNuSeg, and the latency of C++.
 
 Example: python benchmarks/hosts/agree.py run bundle --data monuseg --json agree.json
 """
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,28 +14,30 @@ import typer
 from msal_deploy.cli.options import BundlePath
 from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 
-app = command_line("Do all hosts compute the same?")
-CALLS = 40  # in a window of the latencies
-PATCHES_AT_ONCE = 8
+app = command_line("Compare the results and latencies of Python, C++ and Triton.")
+CALLS = 40  # per window of the latency measurement
+PATCHES_PER_CALL = 8
 
 
 @app.command()
 def run(
     bundle: BundlePath,
     data: Annotated[
-        Path, typer.Option("--data", help="A MoNuSeg folder or zip; its test images are used.", show_default=False)
+        Path, typer.Option("--data", help="A MoNuSeg folder or zip file; its test images are used.", show_default=False)
     ],
     precision: Annotated[
-        list[str] | None, typer.Option(help="Which graphs of the bundle; repeatable. Default: fp32 and int8.")
+        list[str] | None, typer.Option(help="Precision of the graph; repeatable. Default: fp32 and int8.")
     ] = None,
-    size: Annotated[int, typer.Option(help="Side of the image that is timed, in pixels.")] = 512,
-    windows: Annotated[int, typer.Option(min=5, help="Windows of the latencies; Python and C++ take turns.")] = 11,
-    triton: Annotated[Path, typer.Option(help="The Python that has nvidia-pytriton.")] = Path(
+    size: Annotated[int, typer.Option(help="Side of the timed image in pixels.")] = 512,
+    windows: Annotated[
+        int, typer.Option(min=5, help="Number of time windows; Python and C++ are timed interleaved.")
+    ] = 11,
+    triton: Annotated[Path, typer.Option(help="The Python interpreter with nvidia-pytriton.")] = Path(
         ".venv-triton/bin/python"
     ),
-    json: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file as JSON.")] = None,
 ) -> None:
-    """Run the bundle in Python, in C++ and behind Triton, all through OpenVINO, and print how far they agree.
+    """Run the bundle in Python, C++ and Triton, all through OpenVINO, and compare their results.
 
     Example: python benchmarks/hosts/agree.py run bundle --data monuseg --json agree.json
     """
@@ -50,75 +51,78 @@ def run(
     opened, console = Bundle(bundle), Console(highlight=False)
     with open_dataset(data) as dataset:
         patches = patches_of(dataset.test)
-    found = []
+    results = []
     for one in precision or ("fp32", "int8"):
         opened.file(f"model.{one}.onnx")
-        found.append(_compare(opened, one, patches, size, windows, triton))
-        console.print(_table(found[-1]), _sentence(found[-1]["latency"]), sep="\n")
+        results.append(_compare(opened, one, patches, size, windows, triton))
+        console.print(_table(results[-1]), _message(results[-1]["latency"]), sep="\n")
     if json:
-        write_json(json, {"patches": len(patches), "environment": describe_machine(), "precisions": found})
+        write_json(json, {"patches": len(patches), "environment": describe_machine(), "precisions": results})
 
 
 def _compare(bundle: Any, precision: str, patches: Any, size: int, windows: int, triton: Path) -> dict[str, Any]:
-    from cpp import CppHost
+    from cpp import CppIntegration
     from served import served
 
     from msal_deploy.runtimes import open_engine
 
     with TemporaryDirectory(prefix="msal-deploy-") as folder, ExitStack() as stack:
         python = stack.enter_context(open_engine(bundle, f"openvino:{precision}"))
-        cpp = CppHost(bundle, precision, Path(folder) / "cpp")
+        cpp = CppIntegration(bundle, precision, Path(folder) / "cpp")
         latency = _latency(bundle, precision, cpp, size, windows)
         ports = stack.enter_context(served(bundle, precision, triton))
         by_triton = stack.enter_context(open_engine(bundle, ports.engine("grpc")))
-        hosts = {"python": python, "cpp": cpp, "triton": by_triton}
-        scores = _scores(bundle, hosts, patches, _golden(cpp.package, hosts, precision))
+        integrations = {"python": python, "cpp": cpp, "triton": by_triton}
+        scores = _scores(bundle, integrations, patches, _golden(cpp.package, integrations, precision))
     return {"precision": precision, "hosts": scores, "latency": latency}
 
 
-def _golden(package: Path, hosts: dict[str, Any], precision: str) -> dict[str, dict[str, Any]]:
-    """Return how far each host is from the golden tiles, and whether that is near enough."""
+def _golden(package: Path, integrations: dict[str, Any], precision: str) -> dict[str, dict[str, Any]]:
+    """Compare each integration with the golden tiles. Return the differences, and whether they are within tolerance."""
     import numpy as np
 
     from msal_deploy.package import check_golden
 
     images, results = np.load(package / "golden" / "image.npy"), package / "results"
     results.mkdir()
-    found = {}
-    for name, host in hosts.items():
-        np.save(results / f"{name}.npy", host(images))
+    comparisons = {}
+    for name, integration in integrations.items():
+        np.save(results / f"{name}.npy", integration(images))
         measured, passed = check_golden.compare(package / "golden", [results / f"{name}.npy"], precision)
-        found[name] = {"golden": measured, "golden_passed": passed}
-    return found
+        comparisons[name] = {"golden": measured, "golden_passed": passed}
+    return comparisons
 
 
-def _scores(bundle: Any, hosts: dict[str, Any], patches: Any, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Add the score of each host on the patches, beside the first host's."""
+def _scores(
+    bundle: Any, integrations: dict[str, Any], patches: Any, results: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Add the score of each integration on the patches, compared with the first integration."""
     import numpy as np
 
     from msal_deploy.scoring import score_engine
 
     images = np.stack([patch.image for patch in patches])
-    parts = [images[start : start + PATCHES_AT_ONCE] for start in range(0, len(images), PATCHES_AT_ONCE)]
+    parts = [images[start : start + PATCHES_PER_CALL] for start in range(0, len(images), PATCHES_PER_CALL)]
     first = None
-    for name, host in hosts.items():
-        probability = np.concatenate([host(part)[:, 0] for part in parts])
+    for name, integration in integrations.items():
+        probability = np.concatenate([integration(part)[:, 0] for part in parts])
         first = probability if first is None else first
         score = score_engine(patches, probability, first, bundle.spec.threshold, budget=0.0).to_json()
         kept = ("pixel_dice_mean", "pixel_iou_mean", "max_abs_delta_probability", "flipped_pixels")
-        found[name] |= {key: score[key] for key in kept} | {"bit_exact": bool(np.array_equal(probability, first))}
-    return found
+        results[name] |= {key: score[key] for key in kept} | {"bit_exact": bool(np.array_equal(probability, first))}
+    return results
 
 
 def _latency(bundle: Any, precision: str, cpp: Any, size: int, windows: int) -> dict[str, Any]:
-    """Time C++ and Python in turns, and return medians in ms and their ratio."""
+    """Time C++ and Python interleaved, and return the medians in ms and their ratio."""
     from statistics import median
 
     from msal_deploy.bench import median_interval
     from msal_deploy.export import example_images
+    from msal_deploy.hardware import available_cores
     from msal_deploy.runtimes import open_engine
 
-    image, threads = example_images(1, size, size), len(os.sched_getaffinity(0))
+    image, threads = example_images(1, size, size), available_cores()
     times: dict[str, list[float]] = {"python": [], "cpp": []}
     with open_engine(bundle, f"openvino:{precision}", threads=threads) as engine:
         for _ in range(windows):
@@ -130,14 +134,14 @@ def _latency(bundle: Any, precision: str, cpp: Any, size: int, windows: int) -> 
         "threads": threads,
         "calls_per_window": CALLS,
         "window_p50_ms": times,
-        "p50_ms": {name: median(found) for name, found in times.items()},
+        "p50_ms": {name: median(medians) for name, medians in times.items()},
         "cpp_over_python": median(ratios),
         "interval": list(median_interval(ratios)),
     }
 
 
 def _p50(call: Callable[[], object]) -> float:
-    """Return the median of a window in ms, warmed up as `msal-segment --bench` is."""
+    """Return the median of a window in ms, after the same warm-up as in `msal-segment --bench`."""
     from statistics import median
     from time import perf_counter
 
@@ -149,19 +153,19 @@ def _p50(call: Callable[[], object]) -> float:
     return median(times[5:])
 
 
-def _table(found: dict[str, Any]) -> Any:
+def _table(result: dict[str, Any]) -> Any:
     from rich import box
     from rich.table import Table
 
     table = Table(
-        title=f"{found['precision']}: golden tiles, and MoNuSeg's test patches beside Python",
+        title=f"{result['precision']}: golden tiles, and MoNuSeg test patches compared with Python",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
     for column in ("golden |Δp|", "", "Dice", "IoU", "|Δp|", "flipped", "bits"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, one in found["hosts"].items():
+    for name, one in result["hosts"].items():
         table.add_row(
             name,
             f"{one['golden']['largest']:.1e}",
@@ -175,11 +179,11 @@ def _table(found: dict[str, Any]) -> Any:
     return table
 
 
-def _sentence(latency: dict[str, Any]) -> str:
+def _message(latency: dict[str, Any]) -> str:
     low, high = latency["interval"]
     ms = latency["p50_ms"]
     return (
-        f"C++ {ms['cpp']:.1f} ms, Python {ms['python']:.1f} ms for one image of {latency['size']} px: C++ takes "
+        f"C++ {ms['cpp']:.1f} ms, Python {ms['python']:.1f} ms for one image of {latency['size']} px: C++ differs by "
         f"{latency['cpp_over_python'] - 1:+.1%} (about 95%: {low - 1:+.1%} to {high - 1:+.1%})"
     )
 

@@ -1,4 +1,4 @@
-"""The C++ library as somebody gets it: packaged, built with CMake, and run as a program."""
+"""The C++ integration as a user gets it: packaged, built with CMake, and run as a program."""
 
 import os
 import re
@@ -19,8 +19,14 @@ from msal_deploy.spec import Float32Maps, UInt8Images
 P50 = re.compile(r"ms: p50 ([0-9.]+)")
 
 
-class CppHost:
-    """`msal-segment` of a package of `bundle` in one precision, in the new folder `folder`."""
+class CppIntegration:
+    """`msal-segment` from a C++ package of `bundle`, built in a new folder.
+
+    Args:
+        bundle: The bundle to package.
+        precision: Precision of the graph, such as ``int8``.
+        folder: New folder for the package.
+    """
 
     def __init__(self, bundle: Bundle, precision: str, folder: Path) -> None:
         self.package = folder
@@ -29,21 +35,29 @@ class CppHost:
         _run("cmake", "--build", "build", "--parallel", "2", cwd=folder)
 
     def __call__(self, images: UInt8Images) -> Float32Maps:
-        """Return float32[N,1,H,W] of uint8[N,H,W,3], one image a call of the library."""
+        """Return the probabilities float32[N,1,H,W] of images uint8[N,H,W,3]. Each library call gets one image."""
         with TemporaryDirectory(prefix="msal-deploy-") as folder:
             result = Path(folder) / "result.raw"
             self._segment(_write(images, Path(folder)), "--probability", result)
-            number, height, width, _ = images.shape
-            return np.fromfile(result, np.float32).reshape(number, 1, height, width)
+            batch, height, width, _ = images.shape
+            return np.fromfile(result, np.float32).reshape(batch, 1, height, width)
 
     def p50(self, image: UInt8Images, calls: int, threads: int) -> float:
-        """Return the median latency in ms of `calls` calls with uint8[1,H,W,3], buffer to buffer, in a new process."""
+        """Return the median latency of `calls` calls in ms, end to end, measured in a new process.
+
+        Args:
+            image: uint8[1,H,W,3].
+            calls: Number of timed calls.
+            threads: Number of CPU threads.
+        """
         with TemporaryDirectory(prefix="msal-deploy-") as folder:
-            said = self._segment(_write(image, Path(folder)), "--bench", calls, "--threads", threads)
-        found = P50.search(said)
-        if found is None:
-            raise MissingRequirement(f"msal-segment --bench says something else than expected: {said}")
-        return float(found[1])
+            output = self._segment(_write(image, Path(folder)), "--bench", calls, "--threads", threads)
+        match = P50.search(output)
+        if match is None:
+            raise MissingRequirement(
+                f"Expected 'ms: p50 …' from msal-segment --bench, got {output!r}", "rebuild the package"
+            )
+        return float(match[1])
 
     def _segment(self, images: Sequence[Path], *options: object) -> str:
         return _run("build/msal-segment", "model", *images, *options, cwd=self.package)
@@ -57,10 +71,10 @@ def _write(images: UInt8Images, folder: Path) -> list[Path]:
 
 
 def _run(*words: object, cwd: Path) -> str:
-    """Run a program with the tools of this Python first, and return what it prints."""
+    """Run a program and return its output. Tools installed with this Python come first on the search path."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run([str(word) for word in words], cwd=cwd, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise MissingRequirement(f"{words[0]} failed ({''.join(last)}); README.md in {cwd} says what it needs")
+        raise MissingRequirement(f"{words[0]} failed ({''.join(last)})", f"see README.md in {cwd} for its requirements")
     return done.stdout

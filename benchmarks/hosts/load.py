@@ -1,4 +1,4 @@
-"""How many images a second go through engines that several clients call at once."""
+"""Throughput of engines that several clients call at the same time."""
 
 import threading
 import time
@@ -15,11 +15,14 @@ Call = Callable[[UInt8Images], object]
 Open = Callable[[], AbstractContextManager[Call]]
 
 
-class Contestant(msgspec.Struct, frozen=True):
-    """Something that clients call.
+class Load(msgspec.Struct, frozen=True):
+    """An engine under load.
 
     Attributes:
-        open: enters it, once for each client where every client has its own, or once for all.
+        name: Name in the table.
+        clients: Number of clients.
+        open: Opens the engine.
+        shared: Whether all clients share one engine. Otherwise each client opens its own.
     """
 
     name: str
@@ -29,7 +32,13 @@ class Contestant(msgspec.Struct, frozen=True):
 
 
 class Throughput(msgspec.Struct, frozen=True):
-    """Images a second in each window, all clients together; each client has one request under way."""
+    """Throughput of all clients together. Each client has one request in flight.
+
+    Attributes:
+        name: Name in the table.
+        clients: Number of clients.
+        windows: Images per second in each window.
+    """
 
     name: str
     clients: int
@@ -37,7 +46,7 @@ class Throughput(msgspec.Struct, frozen=True):
 
     @property
     def images_per_s(self) -> float:
-        """The mean over the windows."""
+        """Mean over the windows."""
         return fmean(self.windows)
 
     @property
@@ -46,7 +55,7 @@ class Throughput(msgspec.Struct, frozen=True):
         return stdev(self.windows) / self.images_per_s
 
     def to_json(self) -> dict[str, object]:
-        """Return JSON types only."""
+        """Return the throughput as JSON types."""
         return {
             "name": self.name,
             "clients": self.clients,
@@ -56,29 +65,27 @@ class Throughput(msgspec.Struct, frozen=True):
         }
 
 
-def throughputs(
-    contestants: Sequence[Contestant], image: UInt8Images, *, seconds: float, windows: int
-) -> list[Throughput]:
-    """Let contestants take turns, window by window; all are open all the time."""
-    found: list[list[float]] = [[] for _ in contestants]
+def throughputs(loads: Sequence[Load], image: UInt8Images, *, seconds: float, windows: int) -> list[Throughput]:
+    """Measure the loads interleaved, window by window. All engines stay open throughout."""
+    rates: list[list[float]] = [[] for _ in loads]
     with ExitStack() as stack:
-        opened = [_open(contestant, stack) for contestant in contestants]
+        opened = [_open(load, stack) for load in loads]
         for calls in opened:
-            _count(calls, image, seconds / 4)  # warm-up
+            _images_per_s(calls, image, seconds / 4)  # warm-up
         for _ in range(windows):
-            for calls, counts in zip(opened, found, strict=True):
-                counts.append(_count(calls, image, seconds))
-    return [Throughput(one.name, one.clients, tuple(counts)) for one, counts in zip(contestants, found, strict=True)]
+            for calls, measured in zip(opened, rates, strict=True):
+                measured.append(_images_per_s(calls, image, seconds))
+    return [Throughput(load.name, load.clients, tuple(measured)) for load, measured in zip(loads, rates, strict=True)]
 
 
-def _open(contestant: Contestant, stack: ExitStack) -> list[Call]:
-    if contestant.shared:
-        return [stack.enter_context(contestant.open())] * contestant.clients
-    return [stack.enter_context(contestant.open()) for _ in range(contestant.clients)]
+def _open(load: Load, stack: ExitStack) -> list[Call]:
+    if load.shared:
+        return [stack.enter_context(load.open())] * load.clients
+    return [stack.enter_context(load.open()) for _ in range(load.clients)]
 
 
-def _count(calls: Sequence[Call], image: UInt8Images, seconds: float) -> float:
-    """Return the images a second of clients that call for `seconds`, until the last has its answer."""
+def _images_per_s(calls: Sequence[Call], image: UInt8Images, seconds: float) -> float:
+    """Let all clients call for `seconds`, wait for the last result, and return the images per second."""
     done = np.zeros(len(calls), np.int64)
     errors: list[Exception] = []
     start = time.perf_counter()

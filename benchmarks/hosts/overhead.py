@@ -1,4 +1,4 @@
-"""What Triton costs: a request through it against the bare engine, and many clients against one.
+"""Measure the overhead of Triton over the bare engine, for one request and for many clients.
 
 Example: python benchmarks/hosts/overhead.py run bundle --precision int8 --json overhead.json
 """
@@ -11,8 +11,8 @@ import typer
 from msal_deploy.cli.options import BundlePath
 from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 
-app = command_line("What Triton costs: a request through it against the bare engine, and many clients against one.")
-WAYS = {
+app = command_line("Measure the overhead of Triton over the bare engine.")
+TRANSPORTS = {
     "http, shared memory": ("http", True),
     "http": ("http", False),
     "grpc, shared memory": ("grpc", True),
@@ -23,19 +23,19 @@ WAYS = {
 @app.command()
 def run(
     bundle: BundlePath,
-    precision: Annotated[str, typer.Option(help="Which graph of the bundle is served, in OpenVINO.")] = "int8",
+    precision: Annotated[str, typer.Option(help="Precision of the graph to serve with OpenVINO.")] = "int8",
     size: Annotated[
-        list[int] | None, typer.Option(help="Side of an image in pixels; repeatable. Default: 64 and 512.")
+        list[int] | None, typer.Option(help="Side of the image in pixels; repeatable. Default: 64 and 512.")
     ] = None,
-    clients: Annotated[int, typer.Option(min=1, max=64, help="Clients at once, for the throughput.")] = 8,
-    seconds: Annotated[float, typer.Option(min=0.01, max=600, help="Length of a time window.")] = 5.0,
-    windows: Annotated[int, typer.Option(min=2, max=100, help="Time windows; everything takes turns.")] = 5,
-    triton: Annotated[Path, typer.Option(help="The Python that has nvidia-pytriton.")] = Path(
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Number of parallel clients for the throughput.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0.01, max=600, help="Length of a time window in seconds.")] = 5.0,
+    windows: Annotated[int, typer.Option(min=2, max=100, help="Number of interleaved time windows.")] = 5,
+    triton: Annotated[Path, typer.Option(help="The Python interpreter with nvidia-pytriton.")] = Path(
         ".venv-triton/bin/python"
     ),
-    json: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file as JSON.")] = None,
 ) -> None:
-    """Serve the bundle with a real Triton, time it beside the bare engine in one run, and print both.
+    """Serve the bundle with a real Triton and time it and the bare engine in one run.
 
     Example: python benchmarks/hosts/overhead.py run bundle --precision int8 --json overhead.json
     """
@@ -51,7 +51,9 @@ def run(
     environment = describe_machine()
     results = []
     with served(opened, precision, triton) as ports:
-        engines = {name: ports.engine(way, shared_memory=shares) for name, (way, shares) in WAYS.items()}
+        engines = {
+            name: ports.engine(protocol, shared_memory=shares) for name, (protocol, shares) in TRANSPORTS.items()
+        }
         for side in size or (64, 512):
             results.append(_measure(opened, f"openvino:{precision}", engines, side, clients, seconds, windows))
     for result in results:
@@ -64,11 +66,11 @@ def run(
 def _measure(
     bundle: Any, bare: str, engines: dict[str, str], side: int, clients: int, seconds: float, windows: int
 ) -> dict[str, Any]:
-    """Return latencies of one caller and images a second of one and of many, as JSON types."""
+    """Return latencies of one client and throughputs of one and of many clients, as JSON types."""
     from contextlib import ExitStack
     from functools import partial
 
-    from load import Contestant, throughputs
+    from load import Load, throughputs
 
     from msal_deploy.bench import time_interleaved
     from msal_deploy.export import example_images
@@ -84,13 +86,15 @@ def _measure(
         {"name": name, **timing.to_json(), "overhead_ms": timing.latency_ms["p50"] - median}
         for name, timing in zip(everything, timings, strict=True)
     ]
-    contestants = [
-        Contestant("bare engine", 1, partial(open_engine, bundle, bare)),
-        Contestant("bare engine", clients, partial(open_engine, bundle, bare), shared=True),
-        *(Contestant(name, clients, partial(open_engine, bundle, one)) for name, one in engines.items()),
+    loads = [
+        Load("bare engine", 1, partial(open_engine, bundle, bare)),
+        Load("bare engine", clients, partial(open_engine, bundle, bare), shared=True),
+        *(Load(name, clients, partial(open_engine, bundle, one)) for name, one in engines.items()),
     ]
-    found = throughputs(contestants, image, seconds=seconds, windows=windows)
-    throughput = [{**one.to_json(), "of_the_bare_engine": one.images_per_s / found[0].images_per_s} for one in found]
+    measured = throughputs(loads, image, seconds=seconds, windows=windows)
+    throughput = [
+        {**one.to_json(), "of_the_bare_engine": one.images_per_s / measured[0].images_per_s} for one in measured
+    ]
     return {"size": side, "latency": latency, "throughput": throughput}
 
 
@@ -99,8 +103,8 @@ def _table(result: dict[str, Any], precision: str) -> Any:
     from rich.table import Table
 
     table = Table(
-        title=f"{precision}, one image of {result['size']} × {result['size']} px a request",
-        caption="Overhead: median latency less the bare engine's. !: the windows vary by more than 2.5%.",
+        title=f"{precision}, one image of {result['size']} × {result['size']} px per request",
+        caption="Overhead: median latency minus that of the bare engine. !: the windows vary by more than 2.5%.",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -109,17 +113,17 @@ def _table(result: dict[str, Any], precision: str) -> Any:
         table.add_column(column, justify="right", no_wrap=True)
     latency = {one["name"]: one for one in result["latency"]}
     for one in result["throughput"]:
-        alone = latency[one["name"]]
-        steady = alone["stable"] and one["coefficient_of_variation"] <= 0.025
-        cells = (alone["latency_ms"]["p50"], alone["overhead_ms"], one["clients"], one["images_per_s"])
+        single = latency[one["name"]]
+        stable = single["stable"] and one["coefficient_of_variation"] <= 0.025
+        cells = (single["latency_ms"]["p50"], single["overhead_ms"], one["clients"], one["images_per_s"])
         texts = ("{:.2f}", "{:+.2f}", "{}", "{:.1f}")
         shown = [text.format(cell) for text, cell in zip(texts, cells, strict=True)]
-        table.add_row(one["name"], *shown, f"{one['of_the_bare_engine']:.1%}", "" if steady else "[yellow]![/]")
+        table.add_row(one["name"], *shown, f"{one['of_the_bare_engine']:.1%}", "" if stable else "[yellow]![/]")
     return table
 
 
 def _triton_version(python: Path) -> str:
-    """Return the version of the wheel that Triton is out of."""
+    """Return the version of the wheel that contains Triton."""
     import subprocess
 
     question = "from importlib.metadata import version; print('nvidia-pytriton', version('nvidia-pytriton'))"

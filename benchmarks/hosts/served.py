@@ -1,4 +1,4 @@
-"""A package of the bundle on a real Triton, on loopback, for as long as a block lasts."""
+"""Serve a package of the bundle with a real Triton on loopback, as a context manager."""
 
 import socket
 import subprocess
@@ -13,21 +13,21 @@ from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.package import PackageOptions, write_package
 from msal_deploy.runtimes import open_engine
 
-PATIENCE = 180.0  # seconds for the server to become ready
-PAUSE = 0.3  # seconds between two looks
+START_TIMEOUT = 180.0  # seconds for the server to become ready
+POLL_INTERVAL = 0.3  # seconds
 
 
 class Ports:
-    """The ports of a server, as addresses that an engine's id begins with."""
+    """Two free ports for a server, and the ids of the engines that connect to them."""
 
     def __init__(self) -> None:
         with ExitStack() as held:
             self.http, self.grpc = (_free_port(held) for _ in range(2))
 
-    def engine(self, way: str, *, shared_memory: bool = True) -> str:
-        """Return the id of the engine that goes to the server by ``http`` or ``grpc``."""
-        port = getattr(self, way)
-        return f"triton:{way}://localhost:{port}{'' if shared_memory else '?shared-memory=off'}"
+    def engine(self, protocol: str, *, shared_memory: bool = True) -> str:
+        """Return the id of the engine that connects to the server by ``http`` or ``grpc``."""
+        port = getattr(self, protocol)
+        return f"triton:{protocol}://localhost:{port}{'' if shared_memory else '?shared-memory=off'}"
 
 
 def _free_port(held: ExitStack) -> int:
@@ -39,20 +39,25 @@ def _free_port(held: ExitStack) -> int:
 
 @contextmanager
 def served(bundle: Bundle, precision: str, python: Path) -> Iterator[Ports]:
-    """Package `bundle`, serve it with the Triton that `python` has, and yield where.
+    """Package `bundle`, serve it with Triton, and yield the server's ports. The server ends with the block.
+
+    Args:
+        bundle: The bundle to serve.
+        precision: Precision of the graph, such as ``int8``.
+        python: The Python interpreter with nvidia-pytriton, which contains Triton.
 
     Raises:
-        MissingRequirement: there is no such Triton, or it does not start.
+        MissingRequirement: Triton is not installed or does not start.
     """
     if not python.is_file():
-        raise MissingRequirement(f"There is no {python}, whose nvidia-pytriton brings Triton; run: make .venv-triton")
+        raise MissingRequirement(f"Triton is not installed ({python} not found)", "run: make .venv-triton")
     with TemporaryDirectory(prefix="msal-deploy-") as folder:
         package = Path(folder) / "package"
         write_package(bundle, "triton", package, PackageOptions(precision, backend="openvino"))
         ports = Ports()
-        words = ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--exit-timeout", "5"]
+        options = ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--exit-timeout", "5"]
         with (Path(folder) / "log").open("w+b") as log:
-            command = [python.absolute(), "serve.py", "models", *words]
+            command = [python.absolute(), "serve.py", "models", *options]
             process = subprocess.Popen(command, cwd=package, stdout=log, stderr=log)
             try:
                 _wait(bundle, ports, process, Path(log.name))
@@ -63,7 +68,7 @@ def served(bundle: Bundle, precision: str, python: Path) -> Iterator[Ports]:
 
 
 def _wait(bundle: Bundle, ports: Ports, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + START_TIMEOUT
     while True:
         try:
             with open_engine(bundle, ports.engine("grpc")):
@@ -71,5 +76,7 @@ def _wait(bundle: Bundle, ports: Ports, process: "subprocess.Popen[bytes]", log:
         except (MissingRequirement, BadInput) as error:
             if process.poll() is not None or time.monotonic() > end:
                 last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                raise MissingRequirement(f"Triton does not start ({error}); it says: {''.join(last)}") from error
-        time.sleep(PAUSE)
+                raise MissingRequirement(
+                    f"Triton did not start ({error}); its last message: {''.join(last)}"
+                ) from error
+        time.sleep(POLL_INTERVAL)

@@ -1,16 +1,16 @@
-"""Bench: how fast is an engine, and in which setting? Times engines on random images, and never scores them.
+"""Bench: measure the latency and throughput of engines on random images. Accuracy is not measured; see `validate`.
 
-A latency is host to host: from uint8 images in memory to float32 probabilities in memory, copies to and from a device
-included. What is compared takes turns, window by window, so that a machine that slows down for a while slows all of it;
-windows whose medians differ too much are flagged, not averaged away.
+A latency is end to end: from uint8 images in host memory to float32 probabilities in host memory, including copies to
+and from a device. Timing is interleaved, window by window, so that a temporary slowdown of the machine affects all
+engines alike. If the medians of the windows vary too much, the result is flagged as unstable.
 
-=========  ==========================================================================================
-`turns`    `time_interleaved`: times any calls, in turns
-`results`  a setting, what was measured with it, and the report
-`sweep`    `bench`: engines × batches × threads × streams
-`tuning`   `tune`: which setting has the shortest wait, and which the most images a second
-`machine`  `describe_machine`: what the figures hold for
-=========  ==========================================================================================
+=========  =========================================================================
+`timing`   `time_interleaved`: interleaved timing of any calls
+`results`  `Setting`, `BenchResult` and `BenchReport`
+`run`      the stage `bench`: engines × batches × threads × streams
+`tuning`   `tune`: the settings with the lowest latency and the highest throughput
+`machine`  `describe_machine`: the machine that the results hold for
+=========  =========================================================================
 """
 
 from msal_deploy.bench.machine import describe_machine

@@ -1,43 +1,42 @@
-"""The machine that figures hold for."""
+"""The machine that the results hold for."""
 
-import os
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from msal_deploy.hardware import ask_driver, describe_processor
+from msal_deploy.hardware import (
+    available_cores,
+    describe_processor,
+    installed_versions,
+    load_average,
+    memory_gib,
+    query_driver,
+)
 
 PACKAGES = ("msal-deploy", "numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch", "tritonclient")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what latencies depend on: processor, GPUs, cores, memory, load and versions. No host name, no path."""
+    """Return what latencies depend on, as JSON types: processor, GPUs, cores, memory (GiB), load and versions.
+
+    The result has no host name and no path, so it can be published.
+
+    >>> machine = describe_machine()
+    >>> machine["logical_cores"] >= 1
+    True
+    """
     processor, instructions = describe_processor()
-    nvidia = ask_driver()
+    nvidia = query_driver()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor,
         "instructions": list(instructions),
-        "gpus": [gpu.name for gpu in nvidia.get("gpus", ())],
-        "driver": nvidia.get("driver"),
-        "logical_cores": logical_cores(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "gpus": [gpu.name for gpu in nvidia.gpus],
+        "driver": nvidia.version,
+        "logical_cores": available_cores(),
+        "memory_gib": memory_gib(),
+        "load_average": [round(load, 2) for load in load_average()],
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": dict(_installed(PACKAGES)),
+        "versions": installed_versions(PACKAGES),
     }
-
-
-def logical_cores() -> int:
-    """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0))
-
-
-def _installed(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for package in packages:
-        with suppress(PackageNotFoundError):
-            yield package, version(package)

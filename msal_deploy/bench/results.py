@@ -1,4 +1,4 @@
-"""What bench measured, with which setting, and the table of it."""
+"""The results of bench, and their table."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,17 +10,20 @@ from rich.table import Table
 
 from msal_deploy.bench.timing import MAX_VARIATION, Timing
 
-RUNS_FOR_P99 = 100  # with fewer, the 99th percentile is little more than the slowest run
+RUNS_FOR_P99 = 100  # with fewer runs, the 99th percentile is close to the slowest run
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine and how it is used.
+    """An engine and its options.
+
+    >>> Setting(engine="openvino:int8", batch=4, threads=2).code
+    'open_engine(bundle, "openvino:int8", threads=2)'
 
     Attributes:
-        engine: its id, such as ``openvino:int8``.
-        batch: images in a call.
-        threads: CPU threads that are asked for, None for what the runtime takes by itself.
-        streams: how many images of a batch are computed side by side.
+        engine: Engine id, such as ``openvino:int8``.
+        batch: Images per call.
+        threads: Number of CPU threads; None lets the runtime choose.
+        streams: Images of a batch that are computed in parallel.
     """
 
     engine: str
@@ -30,19 +33,26 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def code(self) -> str:
-        """The Python that opens the engine so."""
+        """Python code that opens the engine with these options."""
         options = f", threads={self.threads}" if self.threads else ""
         options += f", streams={self.streams}" if self.streams > 1 else ""
         return f'open_engine(bundle, "{self.engine}"{options})'
 
 
 class BenchResult(Setting, frozen=True, kw_only=True):
-    """A setting, and how fast it was.
+    """A setting and its timing.
+
+    >>> timing = Timing(((9.0, 10.0, 11.0), (10.0, 10.0, 10.0)))
+    >>> result = BenchResult(
+    ...     engine="openvino:int8", batch=4, size=(512, 512), microns_per_pixel=0.25, timing=timing
+    ... )
+    >>> result.images_per_s
+    400.0
 
     Attributes:
-        size: height and width of the images in pixels.
-        microns_per_pixel: side of a pixel, for the tissue area a second.
-        timing: latencies of a call.
+        size: Height and width of the images in pixels.
+        microns_per_pixel: Side of a pixel in µm, for the tissue area per second.
+        timing: Latencies of a call.
     """
 
     size: tuple[int, int]
@@ -51,11 +61,11 @@ class BenchResult(Setting, frozen=True, kw_only=True):
 
     @property
     def images_per_s(self) -> float:
-        """Images a second, calls one after the other."""
+        """Images per second, with one call after the other."""
         return self.batch * 1000 / self.timing.latency_ms["mean"]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result under the keys that reports and the benchmark results keep."""
+        """Return the result as JSON types."""
         pixels_per_s = self.images_per_s * self.size[0] * self.size[1]
         return {
             "engine": self.engine,
@@ -71,24 +81,30 @@ class BenchResult(Setting, frozen=True, kw_only=True):
 
 
 class BenchReport(msgspec.Struct, frozen=True):
-    """Results by batch and engine, and the machine that they hold for."""
+    """Results by batch and engine, and the machine that they hold for.
+
+    Attributes:
+        results: One for each setting, ordered by batch, then engine.
+        environment: Description of the machine from `describe_machine`.
+    """
 
     results: tuple[BenchResult, ...]
     environment: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON types only."""
+        """Return the report as JSON types."""
         return {"results": [result.to_json() for result in self.results], "environment": self.environment}
 
     def table(self) -> Table:
-        """Return the report as a table for an 80-column terminal; the first engine at a batch has speed-up 1.
+        """Return the report as a table for an 80-column terminal.
 
-        Threads and streams have a column where more than one setting of them was measured.
+        Speed-ups are relative to the first engine of each batch. Threads and streams have a column if several values
+        were measured.
         """
         height, width = self.results[0].size
         swept = [name for name in ("threads", "streams") if len({getattr(one, name) for one in self.results}) > 1]
         table = Table(
-            title=f"Latency, host to host, {height} × {width} px, ms a batch",
+            title=f"Latency, end to end, {height} × {width} px, ms per batch",
             caption=_caption(self.results),
             box=box.SIMPLE_HEAD,
             pad_edge=False,
@@ -107,7 +123,7 @@ class BenchReport(msgspec.Struct, frozen=True):
 
 
 def _runs_column(swept: Sequence[str]) -> tuple[str, ...]:
-    return ("runs",) if len(swept) < 2 else ()  # there is no room for it beside both
+    return ("runs",) if len(swept) < 2 else ()  # the table has no room for it with both other columns
 
 
 def _cells(result: BenchResult, first: BenchResult, swept: Sequence[str]) -> list[str]:
@@ -127,9 +143,9 @@ def _cells(result: BenchResult, first: BenchResult, swept: Sequence[str]) -> lis
 def _caption(results: Sequence[BenchResult]) -> str | None:
     notes = []
     if any(result.timing.runs < RUNS_FOR_P99 for result in results):
-        notes.append(f"With fewer than {RUNS_FOR_P99} runs p99 is little more than the slowest run.")
+        notes.append(f"With fewer than {RUNS_FOR_P99} runs, p99 is close to the slowest run.")
     if not all(result.timing.stable for result in results):
         notes.append(
-            f"! Unstable: the windows' medians vary by more than {MAX_VARIATION:.1%}; repeat on a quiet machine."
+            f"! Unstable: the medians of the windows vary by more than {MAX_VARIATION:.1%}; repeat on an idle machine."
         )
     return " ".join(notes) or None

@@ -1,4 +1,4 @@
-"""Timing of any calls, which take turns window by window."""
+"""Interleaved timing: each call is timed for one window, then each for a second window, and so on."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-MIN_RUNS = 5  # in a window, however long they take
-MAX_VARIATION = 0.025  # of the windows' medians, above which a timing is flagged
+MIN_RUNS = 5  # per window, however long they take
+MAX_VARIATION = 0.025  # coefficient of variation of the windows' medians above which a timing is unstable
 
 Call = Callable[[], object]
 
@@ -19,22 +19,26 @@ Call = Callable[[], object]
 class Timing(msgspec.Struct, frozen=True):
     """Latencies of one call.
 
+    >>> timing = Timing(((10.0, 12.0, 11.0), (11.0, 11.0, 13.0)))
+    >>> timing.latency_ms["p50"], timing.runs, timing.stable
+    (11.0, 6, True)
+
     Attributes:
-        windows: latencies in ms, a tuple a time window; at least two windows.
+        windows: Latencies in ms, one tuple per time window; at least two windows.
     """
 
     windows: tuple[tuple[float, ...], ...]
 
     @property
     def latency_ms(self) -> dict[str, float]:
-        """Percentiles and mean over the runs of all windows, in ms."""
+        """Percentiles (``p50``, ``p90``, ``p95``, ``p99``) and ``mean`` over the runs of all windows, in ms."""
         runs = np.concatenate(self.windows)
         percentiles = {f"p{q}": float(np.percentile(runs, q)) for q in (50, 90, 95, 99)}
         return percentiles | {"mean": float(runs.mean())}
 
     @property
     def runs(self) -> int:
-        """Timed runs, all windows together."""
+        """Number of timed runs in all windows."""
         return sum(len(window) for window in self.windows)
 
     @property
@@ -49,11 +53,11 @@ class Timing(msgspec.Struct, frozen=True):
 
     @property
     def stable(self) -> bool:
-        """Whether the windows agree well enough to be one measurement."""
+        """Whether the medians of the windows vary by at most `MAX_VARIATION`."""
         return self.coefficient_of_variation <= MAX_VARIATION
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON types only; of the runs, what sums them up."""
+        """Return summary statistics as JSON types, without the single runs."""
         return {
             "latency_ms": self.latency_ms,
             "runs": self.runs,
@@ -71,26 +75,36 @@ def time_interleaved(
     min_runs: int | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> tuple[Timing, ...]:
-    """Time calls that take turns: the first window of each, then the second of each, and so on.
+    """Time calls in interleaved windows: the first window of each call, then the second of each, and so on.
+
+    Each call is warmed up before its first window.
+
+    >>> timings = time_interleaved([lambda: sum(range(10)), lambda: sum(range(10_000))], seconds=0.01, windows=2)
+    >>> len(timings), len(timings[0].windows)
+    (2, 2)
 
     Args:
-        seconds: length of a time window; a window goes on until it has `min_runs` runs.
-        windows: time windows for each call, at least two.
-        min_runs: `MIN_RUNS` unless given.
-        tick: called after each window, for a progress bar.
+        calls: The calls to compare.
+        seconds: Length of a time window in seconds. A window lasts longer if it has fewer than `min_runs` runs by then.
+        windows: Number of time windows per call, at least two.
+        min_runs: Minimum number of runs in a window; `MIN_RUNS` if None.
+        tick: Called after each window, for a progress bar.
+
+    Returns:
+        One `Timing` per call.
     """
-    timed: list[list[tuple[float, ...]]] = [[] for _ in calls]
+    latencies: list[list[tuple[float, ...]]] = [[] for _ in calls]
     for window in range(windows):
-        for call, found in zip(calls, timed, strict=True):
+        for call, timed in zip(calls, latencies, strict=True):
             if window == 0:
                 _warm_up(call, seconds)
-            found.append(_time_window(call, seconds, min_runs or MIN_RUNS))
+            timed.append(_time_window(call, seconds, min_runs or MIN_RUNS))
             tick()
-    return tuple(Timing(tuple(found)) for found in timed)
+    return tuple(Timing(tuple(timed)) for timed in latencies)
 
 
 def _warm_up(call: Call, seconds: float) -> None:
-    """Run until two runs take as long as the two before, within 5%, or for `seconds`; at least 2 runs."""
+    """Run at least twice, until two runs take as long as the two before (within 5%) or `seconds` have passed."""
     recent: deque[float] = deque(maxlen=4)
     end = perf_counter_ns() + seconds * 1e9
     while len(recent) < 2 or perf_counter_ns() < end:
@@ -100,8 +114,8 @@ def _warm_up(call: Call, seconds: float) -> None:
 
 
 def _time_window(call: Call, seconds: float, min_runs: int) -> tuple[float, ...]:
-    """Return the latencies in ms of at least `min_runs` runs and at least `seconds`."""
-    _time_run(call)  # another had the caches and the cores: not counted
+    """Return latencies in ms of at least `min_runs` runs that take at least `seconds` together."""
+    _time_run(call)  # not counted: the previous call has filled the caches
     latencies: list[float] = []
     end = perf_counter_ns() + seconds * 1e9
     while len(latencies) < min_runs or perf_counter_ns() < end:
@@ -117,9 +131,13 @@ def _time_run(call: Call) -> float:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the interval that holds the median with a confidence of about 95%: by ranks, whatever the distribution.
+    """Return a confidence interval of about 95% for the median, whatever the distribution of the values.
 
-    Of five values it is the smallest and the largest (94%); the ranks are the sign test's, by its normal approximation.
+    Its ends are two of the values, selected by rank with the normal approximation of the sign test. With five values
+    they are the smallest and the largest (94%).
+
+    >>> median_interval([5.0, 1.0, 3.0, 2.0, 4.0])
+    (1.0, 5.0)
     """
     cut = max(0, int(len(values) / 2 - 0.98 * sqrt(len(values))))
     ordered = sorted(values)

@@ -118,11 +118,12 @@ def first_preferred(bundle: Bundle, target: Target) -> str:
     Raises:
         BadInput: it holds none of them.
     """
-    for precision in target.auto:
+    for precision in target.preferred:
         if f"model.{precision}.onnx" in bundle.manifest.artifacts:
             return precision
     raise BadInput(
-        f"{bundle.path} holds none of the graphs that pay on {target.gpu} ({', '.join(target.auto)}); name a precision"
+        f"{bundle.path} holds none of the graphs that pay on {target.gpu} ({', '.join(target.preferred)}); "
+        "name a precision"
     )
 
 

@@ -121,7 +121,7 @@ def _keep(
 
 def _warnings(bundle: Bundle, request: BuildRequest, backend: Backend) -> list[str]:
     """Return what the user should know of such an request."""
-    slow = request.build_target.target.slow.get(request.precision)  # type: ignore[call-overload]
+    slow = request.build_target.target.discouraged.get(request.precision)  # type: ignore[call-overload]
     engines = " ".join(f"--engine {backend.name}:{precision}" for precision in (request.precision, "fp32"))
     beside = f"{slow}: time FP32 beside it with: msal-deploy bench {bundle.path} {engines}"
     return [*filter(None, [backend.warnings()]), *([beside] if slow else [])]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 from msgspec.structs import replace
 from rich.console import Console
@@ -63,11 +64,8 @@ def _gib(size: int) -> str:
 
 
 def _free_memory() -> int:
-    """Return what a new program can have, in bytes; no limit where the system does not say."""
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) << 10
-    return 1 << 62
+    """Return the memory that a new program can get without swapping, in bytes."""
+    return psutil.virtual_memory().available
 
 
 def timing_cache_path(bundle: Path, backend: Backend, sm: str) -> Path:

@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 def doctor(
     gpu: Annotated[
         str | None,
-        typer.Option(help="The GPU that is meant, such as gtx-1080-ti, or a .toml of your own. Default: the one here."),
+        typer.Option(
+            help="GPU to check for, such as gtx-1080-ti, or your own .toml file. Default: this machine's GPU."
+        ),
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Also estimate this bundle's graphs on the GPU, or on all, and check their operators."),
+        typer.Option(help="Also estimate this bundle's graphs on the GPU (or all GPUs) and check their operators."),
     ] = None,
     requirements: Annotated[
-        Path | None, typer.Option(help="Write the versions that work to this file, for pip.")
+        Path | None, typer.Option(help="Write compatible versions to this requirements file.")
     ] = None,
-    dockerfile: Annotated[Path | None, typer.Option(help="Write a Dockerfile to build and run in.")] = None,
-    compose: Annotated[Path | None, typer.Option(help="Write a compose file for that Dockerfile.")] = None,
+    dockerfile: Annotated[Path | None, typer.Option(help="Write a Dockerfile with these versions.")] = None,
+    compose: Annotated[Path | None, typer.Option(help="Write a Docker Compose file for that Dockerfile.")] = None,
     json: Json = None,
 ) -> None:
-    """Say what is here, what a GPU needs, and which versions work together; exit 3 where something lacks for --gpu.
+    """Check this machine and print versions that work together; exit 3 if it does not meet the requirements of --gpu.
 
     Example: msal-deploy doctor --gpu gtx-1080-ti --requirements requirements.txt --dockerfile Dockerfile
     """
@@ -42,17 +44,17 @@ def doctor(
 
     report = doctor(gpu, Bundle(bundle) if bundle else None)
     makers = {requirements: pip_file, dockerfile: docker_file, compose: compose_file}
-    files = {path: make(_known(report.target)) for path, make in makers.items() if path}
+    files = {path: make(_required(report.target)) for path, make in makers.items() if path}
     Console().print(report.table())
     for path, text in files.items():
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     if json:
         write_json(json, report.to_json())
-    report.require_served(requirements, dockerfile)
+    report.require_target(requirements, dockerfile)
 
 
-def _known(target: "Target | None") -> "Target":
+def _required(target: "Target | None") -> "Target":
     if target is None:
-        raise BadInput("LocalGpu is no GPU that a set of versions could be for; name the one that is meant with --gpu")
+        raise BadInput("No supported GPU found", "choose one with --gpu")
     return target

@@ -1,16 +1,18 @@
-"""Doctor: what is here, what a target needs, and a set of versions that works.
+"""Doctor: inspect this machine, check it against a target, and write versions that work together.
 
-===========  ==========================================================================================
-`machine`    what is here: GPUs and driver through NVML, packages, runtimes, processor, memory, disk
-`checks`   each of these against what a target needs
-`pins`       the set that works, as a requirements file, a Dockerfile and a compose file
-`estimates`  what the graphs of a bundle cost on the targets, and whether TensorRT reads them
-`report`     all of that, as tables and as JSON
-===========  ==========================================================================================
+==============  ======================================================================================
+`machine`       what this machine has: GPUs, driver, packages, runtimes, processor, memory, disk
+`capabilities`  what a machine can do without a GPU
+`checks`        each part of the machine compared with what a target needs
+`pins`          versions that work together, as a requirements file, a Dockerfile and a compose file
+`estimates`     roofline estimates for the graphs of a bundle, and whether TensorRT can parse them
+`report`        all results, as tables and as JSON
+`run`           the stage `doctor`
+==============  ======================================================================================
 """
 
 from msal_deploy.doctor.checks import Check, check_machine
-from msal_deploy.doctor.machine import Machine, describe
+from msal_deploy.doctor.machine import Machine, inspect_machine
 from msal_deploy.doctor.pins import compose_file, dockerfile, requirements
 from msal_deploy.doctor.report import DoctorReport
 from msal_deploy.doctor.run import doctor
@@ -23,8 +25,8 @@ __all__ = [
     "Machine",
     "check_machine",
     "compose_file",
-    "describe",
     "dockerfile",
     "doctor",
+    "inspect_machine",
     "requirements",
 ]

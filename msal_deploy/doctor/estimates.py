@@ -1,4 +1,4 @@
-"""What the graphs of a bundle cost on the targets, and whether the target's TensorRT reads them."""
+"""Roofline estimates for the graphs of a bundle on the targets, and whether each target's TensorRT can parse them."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,14 @@ PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 SIDE = 512  # pixels
 
 
-class Readable(msgspec.Struct, frozen=True):
-    """Whether one graph of a bundle can be read by one TensorRT; `problems` are sentences."""
+class ParserSupport(msgspec.Struct, frozen=True):
+    """Whether one TensorRT can parse one graph.
+
+    Attributes:
+        graph: File name of the graph.
+        tensorrt: TensorRT version.
+        problems: One message for each part of the graph that the parser does not support; empty if it can parse it.
+    """
 
     graph: str
     tensorrt: str
@@ -25,46 +31,62 @@ class Readable(msgspec.Struct, frozen=True):
 
 
 class BundleReport(msgspec.Struct, frozen=True):
-    """Of the graphs of a bundle: estimates for each target and precision, and what the targets' TensorRTs read."""
+    """Results for the graphs of a bundle.
+
+    Attributes:
+        estimates: One for each target and precision.
+        parser_support: One for each TensorRT version of the targets and each graph.
+    """
 
     estimates: tuple[Estimate, ...]
-    readable: tuple[Readable, ...]
+    parser_support: tuple[ParserSupport, ...] = msgspec.field(name="readable")  # the JSON key is older
 
 
-def judge_bundle(bundle: Bundle, targets: Sequence[Target]) -> BundleReport:
-    """Estimate the graphs of `bundle` on each of `targets`, and check them against each one's TensorRT.
+def inspect_bundle(bundle: Bundle, targets: Sequence[Target]) -> BundleReport:
+    """Estimate the graphs of `bundle` on each target and check that each target's TensorRT can parse them.
+
+    >>> from pathlib import Path
+    >>> from msal_deploy.targets import find_target
+    >>> report = inspect_bundle(Bundle(Path("bundle")), [find_target("t4")])
+    >>> [estimate.precision for estimate in report.estimates]
+    ['fp32', 'fp16', 'int8']
+    >>> report.parser_support[0].tensorrt
+    '11.4.0'
 
     Raises:
-        BadInput: the bundle has no FP32 graph, or a graph cannot be read.
+        BadInput: The bundle has no FP32 graph, or a graph cannot be read.
     """
     graphs = _graphs(bundle)
-    found = {precision: _layers(precision, graph) for precision, graph in graphs.items()}
+    layers_of = {precision: _layers(precision, graph) for precision, graph in graphs.items()}
     versions = dict.fromkeys(target.tensorrt for target in targets)
     return BundleReport(
-        tuple(guess for target in targets for guess in _estimates(found, target)),
-        tuple(_read(p, graph, tensorrt) for tensorrt in versions for p, graph in graphs.items()),
+        tuple(bound for target in targets for bound in _estimates(layers_of, target)),
+        tuple(_check_parser(p, graph, tensorrt) for tensorrt in versions for p, graph in graphs.items()),
     )
 
 
 def _graphs(bundle: Bundle) -> dict[str, onnx.ModelProto]:
     names = {precision: f"model.{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
-    held = {p: name for p, name in names.items() if name in bundle.manifest.artifacts or p == "fp32"}
-    return {precision: load_graph(bundle.file(name)) for precision, name in held.items()}
+    present = {p: name for p, name in names.items() if name in bundle.manifest.artifacts or p == "fp32"}
+    return {precision: load_graph(bundle.file(name)) for precision, name in present.items()}
 
 
 def _layers(precision: str, graph: onnx.ModelProto) -> tuple[Layer, ...]:
-    found = layers(graph, batch=1, height=SIDE, width=SIDE)
-    if not found:
-        raise BadInput(f"model.{precision}.onnx holds no convolution and no product; export the bundle again")
-    return found
+    counted = layers(graph, batch=1, height=SIDE, width=SIDE)
+    if not counted:
+        raise BadInput(
+            f"model.{precision}.onnx is not a segmentation network (no convolution, no matrix product)",
+            "export the bundle again",
+        )
+    return counted
 
 
-def _estimates(found: dict[str, tuple[Layer, ...]], target: Target) -> list[Estimate]:
-    able = [p for p in PRECISIONS if getattr(target.peak, p) is not None]
-    # Where the bundle has no such graph, FP32's layers are taken at that precision, all of them.
-    return [estimate(found.get(p, found["fp32"]), target, p, as_exported=p in found) for p in able]
+def _estimates(layers_of: dict[str, tuple[Layer, ...]], target: Target) -> list[Estimate]:
+    supported = [p for p in PRECISIONS if getattr(target.peak, p) is not None]
+    # If the bundle lacks a graph, assume that all layers of the FP32 graph compute in its precision.
+    return [estimate(layers_of.get(p, layers_of["fp32"]), target, p, as_exported=p in layers_of) for p in supported]
 
 
-def _read(precision: str, graph: onnx.ModelProto, tensorrt: str) -> Readable:
+def _check_parser(precision: str, graph: onnx.ModelProto, tensorrt: str) -> ParserSupport:
     problems = check_operators(graph, tensorrt)
-    return Readable(f"model.{precision}.onnx", tensorrt, tuple(map(str, problems)))
+    return ParserSupport(f"model.{precision}.onnx", tensorrt, tuple(map(str, problems)))

@@ -1,14 +1,12 @@
-"""What is here. Nothing is changed, and whatever cannot be asked is told instead of raised."""
+"""Inspect this machine, read-only. A failed probe is recorded in `Machine.faults`, never raised."""
 
 import importlib
-import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +14,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from msal_deploy.errors import MissingExtra, MissingRequirement
-from msal_deploy.hardware import Gpu, ask_driver, describe_processor
+from msal_deploy.hardware import (
+    Gpu,
+    available_cores,
+    describe_processor,
+    free_disk_gib,
+    installed_versions,
+    memory_gib,
+    query_driver,
+)
 from msal_deploy.trt.bindings import load_backend
 
 T = TypeVar("T")
@@ -36,25 +42,35 @@ CUDA_RUNTIMES = ("nvidia-cuda-runtime-cu11", "nvidia-cuda-runtime-cu12", "nvidia
 
 
 class Torch(msgspec.Struct, frozen=True):
-    """What torch was built with."""
+    """How torch was built: its CUDA version, and the GPU architectures that it has code for."""
 
     cuda: str | None = None
     architectures: tuple[str, ...] = ()
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What this machine has.
+    """What a machine has.
 
     Attributes:
-        driver: NVIDIA's, such as ``535.183.01``; None where there is none.
-        driver_cuda: the newest CUDA that the driver serves.
-        no_gpu: why no GPU is told.
-        packages: name -> version of those that are installed.
-        faults: name -> why what is installed cannot be used.
-        cuda: the versions of CUDA's runtime and compiler that are installed, by where they are.
-        torch_cuda, torch_architectures: what torch was built with; the latter such as ``sm_75``.
-        instructions: of the processor, those that inference gains from.
-        free_disk_gib: where this runs.
+        gpus: NVIDIA GPUs.
+        driver: Version of NVIDIA's driver, such as ``535.183.01``; None without one.
+        driver_cuda: Newest CUDA version that the driver supports.
+        no_gpu: Why no GPU was found; empty if there is one.
+        python: Version of Python.
+        packages: Versions of the installed packages, by name.
+        faults: Why an installed package cannot be used, by name.
+        cuda: Versions of the installed CUDA runtimes and compilers, by package or program.
+        tensorrt: Version of TensorRT; None if it is missing or fails to load.
+        tensorrt_rtx: Version of TensorRT-RTX; None if it is missing or fails to load.
+        providers: Execution providers of ONNX Runtime.
+        torch_cuda: CUDA version that torch was built with; None for a CPU build.
+        torch_architectures: GPU architectures that torch has code for, such as ``sm_75``.
+        openvino_capabilities: Precisions and features that OpenVINO reports for the CPU.
+        processor: Name of the processor.
+        instructions: Those of its instructions that speed up inference.
+        cores: Logical cores that this process may use.
+        memory_gib: Memory in GiB.
+        free_disk_gib: Free space on the disk of the working directory in GiB.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -78,54 +94,57 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     free_disk_gib: float = 0.0
 
 
-def describe() -> Machine:
-    """Return what this machine has; torch, ONNX Runtime, OpenVINO and TensorRT are imported where they are here."""
+def inspect_machine() -> Machine:
+    """Return what this machine has. Imports torch, ONNX Runtime, OpenVINO and TensorRT if they are installed.
+
+    >>> machine = inspect_machine()
+    >>> "openvino" in machine.packages
+    True
+    """
     faults: dict[str, str] = {}
-    torch = _ask("torch", _torch, faults, Torch())
+    torch = _probe("torch", _torch, faults, Torch())
     processor, instructions = describe_processor()
+    nvidia = query_driver()
     return Machine(
-        **ask_driver(),
+        gpus=nvidia.gpus,
+        driver=nvidia.version,
+        driver_cuda=nvidia.cuda,
+        no_gpu=nvidia.problem,
         python=platform.python_version(),
-        packages=dict(_installed(PACKAGES)),
+        packages=installed_versions(PACKAGES),
         faults=faults,
-        cuda={**dict(_installed(CUDA_RUNTIMES)), **_compiler()},
+        cuda=installed_versions(CUDA_RUNTIMES) | _compiler(),
         tensorrt=_backend("tensorrt", faults),
         tensorrt_rtx=_backend("tensorrt-rtx", faults),
-        providers=_ask("onnxruntime", _providers, faults, ()),
+        providers=_probe("onnxruntime", _providers, faults, ()),
         torch_cuda=torch.cuda,
         torch_architectures=torch.architectures,
-        openvino_capabilities=_ask("openvino", _openvino, faults, ()),
+        openvino_capabilities=_probe("openvino", _openvino, faults, ()),
         processor=processor,
         instructions=instructions,
-        cores=len(os.sched_getaffinity(0)),
-        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        free_disk_gib=round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        cores=available_cores(),
+        memory_gib=memory_gib(),
+        free_disk_gib=free_disk_gib(Path.cwd()),
     )
 
 
-def _ask(module: str, question: Callable[[Any], T], faults: dict[str, str], otherwise: T) -> T:
-    """Ask a module that may be missing or broken; what it fails with is kept in `faults`."""
+def _probe(module: str, question: Callable[[Any], T], faults: dict[str, str], default: T) -> T:
+    """Return what `question` finds in a module, or `default` if it is missing or fails; a failure goes to `faults`."""
     if find_spec(module) is None:
-        return otherwise
+        return default
     try:
         return question(importlib.import_module(module))
-    except Exception as error:  # a broken installation raises what it likes, and is what a doctor is asked about
+    except Exception as error:  # a broken installation can raise anything, and reporting it is this command's purpose
         faults[module] = _one_line(error)
-        return otherwise
+        return default
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _installed(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for package in packages:
-        with suppress(PackageNotFoundError):
-            yield package, version(package)
-
-
 def _backend(name: str, faults: dict[str, str]) -> str | None:
-    """Return the version of a TensorRT whose libraries load."""
+    """Return the version of a TensorRT backend whose libraries load."""
     try:
         return load_backend(name).version
     except MissingExtra:
@@ -136,7 +155,7 @@ def _backend(name: str, faults: dict[str, str]) -> str | None:
 
 
 def _torch(torch: Any) -> Torch:
-    # torch.cuda.get_arch_list() is empty without a driver; what it reads is there all the same.
+    # torch.cuda.get_arch_list() is empty without a driver; this flag string, which it reads, is always filled.
     flags = getattr(torch._C, "_cuda_getArchFlags", lambda: "")
     return Torch(torch.version.cuda, tuple((flags() or "").split()))
 
@@ -150,12 +169,12 @@ def _openvino(openvino: Any) -> tuple[str, ...]:
 
 
 def _compiler() -> dict[str, str]:
-    """Return the version of the CUDA compiler on the path."""
+    """Return the version of the CUDA compiler on the search path."""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         return {}
     with suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
-        if found := re.search(r"release (\d+\.\d+)", told):
-            return {"nvcc": found[1]}
+        text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+        if release := re.search(r"release (\d+\.\d+)", text):
+            return {"nvcc": release[1]}
     return {}

@@ -1,4 +1,4 @@
-"""What the doctor found, as tables for a terminal and as JSON."""
+"""The results of `doctor`, as tables for a terminal and as JSON."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,20 +20,26 @@ from msal_deploy.roofline import LABEL, Estimate
 from msal_deploy.targets import Target, targets
 
 ESTIMATES = (
-    f"{LABEL}; at batch 1. tf32: FP32 tensors in tensor cores. * no such graph in the bundle: the FP32 graph's layers, "
-    "all taken at that precision."
+    f"{LABEL}; batch 1. tf32: FP32 tensors in tensor cores. *: not in the bundle; estimated from the layers of the "
+    "FP32 graph, all in that precision."
 )
-BROUGHT_BY_PIP = {"TensorRT", "CUDA", "ONNX Runtime"}
+INSTALLED_BY_PIP = {"TensorRT", "CUDA", "ONNX Runtime"}
 
 
 class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What is here, and how it stands to a target.
+    """What this machine has, and how it compares with a target.
+
+    >>> report = DoctorReport(machine=Machine(python="3.11.9", no_gpu="no NVIDIA driver found"))
+    >>> report.unmet_requirements
+    ()
 
     Attributes:
-        asked_for: the target as it was asked for, a name or a file; empty where it is that of the GPU here.
-        target: None where none was asked for and there is no GPU that one is for.
-        checks: a part each; empty without a target.
-        capabilities: what the machine can do without a GPU.
+        machine: What the machine has.
+        asked_for: Name or file of the requested target; empty if it is the target of this machine's GPU.
+        target: The target; None if none was requested and no target matches this machine's GPU.
+        checks: One for each part of the machine; empty without a target. JSON key: ``verdicts``.
+        capabilities: What the machine can do without a GPU; empty with a target. JSON key: ``abilities``.
+        bundle: Results for the graphs of a bundle; None if none was given.
     """
 
     machine: Machine
@@ -44,75 +50,79 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
     bundle: BundleReport | None = None
 
     @property
-    def lacking(self) -> tuple[Check, ...]:
-        """The parts for want of which the target is not served here."""
-        return tuple(check for check in self.checks if check.lacks)
+    def unmet_requirements(self) -> tuple[Check, ...]:
+        """Required components that are missing or unsuitable for the target."""
+        return tuple(check for check in self.checks if not check.is_met)
 
-    def require_served(self, requirements: Path | None = None, dockerfile: Path | None = None) -> None:
-        """Raise unless this machine serves the target that was asked for.
+    def require_target(self, requirements: Path | None = None, dockerfile: Path | None = None) -> None:
+        """Raise unless this machine can build and run plans for the requested target.
 
         Args:
-            requirements, dockerfile: where these were written just now, for the command that mends it.
+            requirements: Where the requirements file was written, for the command in the error; None if it was not.
+            dockerfile: Where the Dockerfile was written, likewise.
 
         Raises:
-            MissingRequirement: with all that lacks, and the command.
+            MissingRequirement: A requirement is not met. The error lists all of them and the command to run.
         """
-        if self.target is None or not self.asked_for or not self.lacking:
+        if self.target is None or not self.asked_for or not self.unmet_requirements:
             return
-        lacks = ", ".join(check.want for check in self.lacking)
-        mend = self._mend(self.target.name, requirements, dockerfile)
-        raise MissingRequirement(f"For {self.target.name} this machine lacks {lacks}; {mend}")
+        unmet = ", ".join(check.requirement for check in self.unmet_requirements)
+        raise MissingRequirement(
+            f"This machine does not meet the requirements of {self.target.name}: {unmet}",
+            self._remedy(self.target.name, requirements, dockerfile),
+        )
 
-    def _mend(self, name: str, requirements: Path | None, dockerfile: Path | None) -> str:
+    def _remedy(self, name: str, requirements: Path | None, dockerfile: Path | None) -> str:
         doctor = f"msal-deploy doctor --gpu {self.asked_for}"
-        if {check.part for check in self.lacking} <= BROUGHT_BY_PIP:
+        if {check.part for check in self.unmet_requirements} <= INSTALLED_BY_PIP:
             file = requirements or Path("requirements.txt")
             write = "" if requirements else f"{doctor} --requirements {file}; "
             constraint = file if file.is_absolute() else f"$PWD/{file}"
             return f'run: {write}PIP_CONSTRAINT="{constraint}" pip install --no-cache-dir -r {file}'
         file = dockerfile or Path("Dockerfile")
         write = "" if dockerfile else f"{doctor} --dockerfile {file}; "
-        return f"where the GPU is, run: {write}docker build --file {file} --tag msal-deploy:{name} ."
+        return f"on a machine with the GPU, run: {write}docker build --file {file} --tag msal-deploy:{name} ."
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON types only."""
+        """Return the report as JSON types."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         bundle = self.bundle
         return values | {
-            "lacking": [check.part for check in self.lacking],
+            "lacking": [check.part for check in self.unmet_requirements],
             "bundle": bundle
             and {
-                "estimates": [guess.to_json() for guess in bundle.estimates],
-                "readable": msgspec.to_builtins(bundle.readable),
+                "estimates": [estimate.to_json() for estimate in bundle.estimates],
+                "readable": msgspec.to_builtins(bundle.parser_support),
             },
         }
 
     def table(self) -> RenderableType:
-        """Return the report for an 80-column terminal."""
+        """Return the report as tables for an 80-column terminal."""
         parts: list[RenderableType] = []
         if self.target:
             parts += [_check_table(self.target, self.checks), *_notes(self.checks), Text(), *_advice(self.target)]
         else:
             parts += [_capability_table(self.machine, self.capabilities)]
         if self.bundle:
-            parts += [Text(), _estimates(self.bundle.estimates), Text(ESTIMATES), *_readable(self.bundle)]
+            parts += [Text(), _estimates(self.bundle.estimates), Text(ESTIMATES), *_parser_support(self.bundle)]
         return Group(*parts)
 
 
 COLOURS = {"ok": "green", "yes": "green", "no": "dim", "not needed": "dim"}
+ON_SCREEN = {"another": "unsuitable"}  # the JSON keeps the old value
 
 
 def _status(status: str, required: bool = True) -> Text:
-    return Text(status, style=COLOURS.get(status, "red" if required else "yellow"))
+    return Text(ON_SCREEN.get(status, status), style=COLOURS.get(status, "red" if required else "yellow"))
 
 
 def _check_table(target: Target, checks: Sequence[Check]) -> Table:
-    title = f"{target.name}: {target.gpu}, capability {target.sm}, {target.memory_gib:g} GiB"
+    title = f"{target.name}: {target.gpu}, compute capability {target.sm}, {target.memory_gib:g} GiB"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "here", "needed", "check"):
+    for column in ("", "found", "needed", "status"):
         table.add_column(column)
     for check in checks:
-        cells = map(Text, (check.part, check.found, check.needed))  # as they are: "[…]" is no markup
+        cells = map(Text, (check.part, check.found, check.needed))  # Text, so that brackets are not read as markup
         table.add_row(*cells, _status(check.status, check.required))
     return table
 
@@ -125,38 +135,38 @@ def _notes(checks: Sequence[Check]) -> Iterator[Text]:
 
 def _advice(target: Target) -> Iterator[Text]:
     container = target.container
-    slow = "".join(f"; {name} does not: {why}" for name, why in target.slow.items())
-    images = f"-py3 (TensorRT {container.tensorrt}, CUDA {container.cuda})"
+    discouraged = "".join(f"; discouraged: {name} ({why})" for name, why in target.discouraged.items())
+    versions = f"(TensorRT {container.tensorrt}, CUDA {container.cuda})"
     lines = {
-        "Last TensorRT": f"{target.tensorrt}. {target.why_last or 'Newer ones may follow.'}",
-        "Pays": ", then ".join(target.auto) + slow,
-        "Works": f"Python {pythons(target)}, driver {drivers(target)}, {', '.join(target.pins)}",
-        "Build in": f"nvcr.io/nvidia/tensorrt:{container.tag}{images}",
-        "Serve with": f"nvcr.io/nvidia/tritonserver:{container.tag}-py3",
-        "As files": "--requirements FILE, --dockerfile FILE, --compose FILE",
+        "Newest TensorRT": f"{target.tensorrt}. {target.why_last or 'No newer release has been checked.'}",
+        "Preferred precisions": ", then ".join(target.preferred) + discouraged,
+        "Compatible versions": f"Python {pythons(target)}, driver {drivers(target)}, {', '.join(target.pins)}",
+        "Build image": f"nvcr.io/nvidia/tensorrt:{container.tag}-py3 {versions}",
+        "Serving image": f"nvcr.io/nvidia/tritonserver:{container.tag}-py3",
+        "Write these versions with": "--requirements FILE, --dockerfile FILE, --compose FILE",
     }
     return (Text.assemble((f"{name}: ", "bold"), text) for name, text in lines.items())
 
 
-def _capability_table(machine: Machine, found: Sequence[Capability]) -> Table:
-    gpus = ", ".join(f"{gpu.name} ({gpu.sm}), for which there is no target" for gpu in machine.gpus)
+def _capability_table(machine: Machine, capabilities: Sequence[Capability]) -> Table:
+    gpus = ", ".join(f"{gpu.name} ({gpu.sm}) is not a known target" for gpu in machine.gpus)
     table = Table(
-        title=Text(f"What this machine can do: {gpus or machine.no_gpu}"),
+        title=Text(f"GPU: {gpus or machine.no_gpu}\nWhat this machine can do"),
         title_justify="left",
-        caption="For a GPU elsewhere: msal-deploy doctor --gpu NAME, with " + ", ".join(t.name for t in targets()),
+        caption="Check a GPU with msal-deploy doctor --gpu NAME, where NAME is " + ", ".join(t.name for t in targets()),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_header=False,
     )
-    for ability in found:
-        table.add_row(ability.what, _status("yes" if ability.able else "no"), Text(ability.how))
+    for capability in capabilities:
+        table.add_row(capability.what, _status("yes" if capability.able else "no"), Text(capability.how))
     return table
 
 
 def _estimates(estimates: Sequence[Estimate]) -> Table:
     table = Table(
-        title=f"Estimate: least ms of a {SIDE} px image (most images/s)",
+        title=f"Estimate: lower bound in ms for one {SIDE} px image (upper bound in images/s)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -164,22 +174,22 @@ def _estimates(estimates: Sequence[Estimate]) -> Table:
     table.add_column("")
     for precision in PRECISIONS:
         table.add_column(precision, justify="right")
-    cells = {(guess.target, guess.precision): _cell(guess) for guess in estimates}
-    for target in dict.fromkeys(guess.target for guess in estimates):
+    cells = {(estimate.target, estimate.precision): _cell(estimate) for estimate in estimates}
+    for target in dict.fromkeys(estimate.target for estimate in estimates):
         table.add_row(target, *(cells.get((target, precision), "–") for precision in PRECISIONS))
     return table
 
 
-def _cell(guess: Estimate) -> str:
-    star = "" if guess.as_exported or guess.precision == "tf32" else "*"
-    return f"{guess.milliseconds:.3g} ({guess.images_per_s:.0f}){star}"
+def _cell(estimate: Estimate) -> str:
+    star = "" if estimate.as_exported or estimate.precision == "tf32" else "*"
+    return f"{estimate.milliseconds:.3g} ({estimate.images_per_s:.0f}){star}"
 
 
-def _readable(bundle: BundleReport) -> Iterator[Text]:
-    for found in bundle.readable:
-        if found.problems:
-            more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
-            sentence = f"✗ TensorRT {found.tensorrt} does not read {found.graph}: {found.problems[0]}{more}"
-            yield Text(sentence, style="red")
+def _parser_support(bundle: BundleReport) -> Iterator[Text]:
+    for support in bundle.parser_support:
+        if support.problems:
+            more = f" (and {len(support.problems) - 1} more)" if len(support.problems) > 1 else ""
+            message = f"✗ TensorRT {support.tensorrt} cannot parse {support.graph}: {support.problems[0]}{more}"
+            yield Text(message, style="red")
         else:
-            yield Text(f"✓ TensorRT {found.tensorrt} reads {found.graph}", style="green")
+            yield Text(f"✓ TensorRT {support.tensorrt} can parse {support.graph}", style="green")

@@ -1,6 +1,12 @@
-"""Targets: classes of GPU, one TOML file each, with what serves them and what pays on them.
+"""Targets: GPU classes, one TOML file each, with the versions that support them and their preferred precisions.
 
-A file names only what sets its GPU apart: `like` takes everything else from another target. So does your own::
+>>> target = find_target("gtx-1080-ti")
+>>> target.sm, target.tensorrt, target.preferred
+('6.1', '8.6.1', ('int8', 'fp32'))
+>>> target.discouraged["fp16"]
+'FP16 runs at 1/64 of the FP32 rate on compute capability 6.1'
+
+A file lists only what differs from the target named by `like`. You can write your own::
 
     name = "gtx-1060"
     like = "gtx-1080-ti"
@@ -12,8 +18,8 @@ A file names only what sets its GPU apart: `like` takes everything else from ano
     fp16 = 0.068
     int8 = 17.5
 
-Everything here is data of the vendor's, checked against `sources`; a number that nobody publishes is marked
-``# estimate`` in its file.
+Everything in the built-in files comes from the vendors' documents listed in `sources`. A number that nobody publishes
+is marked ``# estimate`` in its file.
 """
 
 import tomllib
@@ -33,13 +39,14 @@ Dotted = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)+$")]
 
 
 class Peak(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Dense peak rates in TFLOP/s, and in TOPS for INT8; a multiply-accumulate is two operations.
+    """Dense peak rates. A multiply-accumulate counts as two operations.
 
     Attributes:
-        fp32: of the CUDA cores.
-        fp16: of the tensor cores where there are any, accumulating as TensorRT may choose (the higher rate).
-        int8: likewise; dp4a where there are no INT8 tensor cores.
-        tf32: of the tensor cores for FP32 tensors, which TensorRT uses unless it is told not to; None without them.
+        fp32: FP32 rate of the CUDA cores in TFLOP/s.
+        fp16: FP16 rate in TFLOP/s, of the tensor cores if the GPU has them. The accumulator is the faster of those that
+            TensorRT may choose.
+        int8: INT8 rate in TOPS, of the tensor cores if they support INT8, otherwise of dp4a.
+        tf32: Rate in TFLOP/s of tensor cores on FP32 tensors, which TensorRT uses by default; None without TF32.
     """
 
     fp32: Positive
@@ -49,7 +56,12 @@ class Peak(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Drivers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Branches of the driver that serve GPU and TensorRT: from `first`, and up to `last` where support ended."""
+    """Driver branches that support the GPU and its TensorRT.
+
+    Attributes:
+        first: Oldest branch, such as 535.
+        last: Newest branch, if support has ended; otherwise None.
+    """
 
     first: int
     last: int | None = None
@@ -58,11 +70,13 @@ class Drivers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Container(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The newest NGC release for the GPU: ``tensorrt:<tag>-py3`` to build in, ``tritonserver:<tag>-py3`` to serve.
 
-    A plan runs in Triton only where both have the same TensorRT, so the pins follow `tensorrt`.
+    A plan loads in Triton only if both have the same TensorRT version, so the pins follow `tensorrt`.
 
     Attributes:
-        tag: such as ``23.07``.
-        tensorrt, cuda, python: what the images bring.
+        tag: Release, such as ``23.07``.
+        tensorrt: TensorRT version in the images.
+        cuda: CUDA version in the images.
+        python: Python version in the images.
     """
 
     tag: Annotated[str, msgspec.Meta(pattern=r"^\d\d\.\d\d$")]
@@ -75,25 +89,29 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A class of GPU.
 
     Attributes:
-        like: the target that the file takes everything else from.
-        gpu: the name as the driver tells it.
-        sm: compute capability, such as ``6.1``.
-        memory_gib: of the device.
-        bandwidth_gb_s: of its memory, in 10⁹ bytes a second.
-        auto: the precisions that pay, the best first; ``--auto`` takes the first that the bundle has.
-        slow: precision -> why it is allowed and does not pay.
-        tensorrt: the last TensorRT that serves the GPU.
-        tensorrt_first: the first that serves it, of those that msal-deploy works with.
-        tensorrt_rtx: whether TensorRT-RTX serves it.
-        cuda: the last CUDA that this TensorRT and the GPU work with.
-        python: the smallest and the largest Python that both TensorRT's bindings and msal-deploy work with.
-        opset: the largest ONNX opset that this TensorRT's parser reads.
-        torch: the last PyTorch with kernels for the GPU, with the CUDA of its wheel, such as ``2.13.0+cu126``.
-        onnxruntime: the last onnxruntime-gpu that serves the GPU.
-        container: of NGC, for TensorRT and Triton.
-        pins: what to install with pip, in the order of importance.
-        why_last: why nothing newer than `tensorrt` works, None where it is the newest.
-        sources: what these numbers rest on.
+        name: Name for ``--gpu``.
+        like: The target that all keys missing in the file are taken from.
+        gpu: Product name, as the driver reports it.
+        architecture: Name of the architecture, such as ``Pascal``.
+        sm: Compute capability, such as ``6.1``.
+        memory_gib: Device memory in GiB.
+        bandwidth_gb_s: Bandwidth of the device memory in 10⁹ bytes per second.
+        peak: Dense peak rates.
+        preferred: Preferred precisions, best first. ``--auto`` takes the first that the bundle has. TOML key: ``auto``.
+        discouraged: Supported precisions that are not worth building, with the reason. TOML key: ``slow``.
+        tensorrt: Newest TensorRT that supports the GPU.
+        tensorrt_first: Oldest TensorRT that supports the GPU, of those that msal-deploy supports.
+        tensorrt_rtx: Whether TensorRT-RTX supports the GPU.
+        cuda: Newest CUDA that supports both this TensorRT and the GPU.
+        driver: Driver branches that support the GPU.
+        python: Oldest and newest Python that both TensorRT's bindings and msal-deploy support.
+        opset: Newest ONNX opset that this TensorRT's parser reads.
+        torch: Newest PyTorch with kernels for the GPU, with the CUDA version of its wheel, such as ``2.13.0+cu126``.
+        onnxruntime: Newest onnxruntime-gpu that supports the GPU.
+        container: NGC images with TensorRT and Triton.
+        pins: Requirements for pip, most important first.
+        why_last: Why nothing newer than `tensorrt` works; None if it is the newest release.
+        sources: Documents that these values come from.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -104,8 +122,9 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     memory_gib: Positive
     bandwidth_gb_s: Positive
     peak: Peak
-    auto: tuple[Precision, ...]
-    slow: dict[Precision, str] = {}
+    # The TOML keys are older than the attribute names; users' files have them.
+    preferred: tuple[Precision, ...] = msgspec.field(name="auto")
+    discouraged: dict[Precision, str] = msgspec.field(name="slow", default_factory=dict)
     tensorrt: Dotted
     tensorrt_first: Dotted
     tensorrt_rtx: bool = False
@@ -121,90 +140,115 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sources: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.auto:
-            raise ValueError("auto names at least one precision")
+        if not self.preferred:
+            raise ValueError("auto must list at least one precision")
 
     @property
     def sm_number(self) -> tuple[int, int]:
-        """The compute capability as major and minor, to compare with."""
+        """The compute capability as (major, minor), for comparisons."""
         major, minor = self.sm.split(".")
         return int(major), int(minor)
 
 
 def target_names() -> tuple[str, ...]:
-    """Return the names of the targets that come with the package."""
+    """Return the names of the built-in targets in alphabetical order.
+
+    >>> target_names()
+    ('a100', 'gtx-1070', 'gtx-1080-ti', ..., 'v100')
+    """
     files = resources.files("msal_deploy.targets").iterdir()
     return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
 
 
 def find_target(name_or_path: str) -> Target:
-    """Return a target by its name, or the one in a TOML file of your own.
+    """Return a built-in target by its name, or the target in a TOML file.
+
+    >>> find_target("l4").gpu
+    'NVIDIA L4'
+    >>> find_target("l40")
+    Traceback (most recent call last):
+        ...
+    msal_deploy.errors.BadInput: 'l40' is not a known GPU; did you mean 'l4'?
 
     Raises:
-        BadInput: no such name or file, no TOML, an unknown key or a value out of range.
+        BadInput: The name is unknown, or the file is missing, is not TOML, or has an unknown key or a bad value.
     """
     if name_or_path in target_names():
         return _built_in(name_or_path)
     path = Path(name_or_path)
     if path.suffix != ".toml":
-        raise BadInput(
-            f"No GPU is called {name_or_path!r} here and it is no .toml file; {suggest(name_or_path, target_names())}"
-        )
+        raise BadInput(f"{name_or_path!r} is not a known GPU", suggest(name_or_path, target_names()))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise BadInput(f"There is no target file {path}") from error
+        raise BadInput(f"Target file {path} is not found", "check the path") from error
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not valid TOML: {error}") from error
-    return _read(str(path), text)
+        raise BadInput(f"{path} is not valid TOML ({error})", "save it as UTF-8") from error
+    return _parse(str(path), text)
 
 
 def targets() -> tuple[Target, ...]:
-    """Return the targets that come with the package: the oldest compute capability first, then what others are like."""
+    """Return the built-in targets by compute capability, oldest first; of one capability, those without `like` first.
 
-    def place(target: Target) -> tuple[tuple[int, int], bool, str]:
+    >>> targets()[0].name
+    'gtx-1080-ti'
+    """
+
+    def order(target: Target) -> tuple[tuple[int, int], bool, str]:
         return target.sm_number, target.like is not None, target.name
 
-    return tuple(sorted(map(_built_in, target_names()), key=place))
+    return tuple(sorted(map(_built_in, target_names()), key=order))
 
 
 def target_of_sm(sm: str, gpu: str = "") -> Target:
-    """Return the target of a compute capability: the one whose GPU is `gpu`, or else the first of `targets`.
+    """Return the built-in target of a compute capability.
+
+    >>> target_of_sm("6.1").name
+    'gtx-1080-ti'
+    >>> target_of_sm("6.1", "NVIDIA GeForce GTX 1070").name
+    'gtx-1070'
+
+    Args:
+        sm: Compute capability, such as ``8.9``.
+        gpu: Product name; selects among targets of the same capability. The first of `targets` if none has that name.
 
     Raises:
-        BadInput: no target has that compute capability.
+        BadInput: No target has that compute capability.
     """
     same = [target for target in targets() if target.sm == sm]
     if not same:
         known = ", ".join(sorted({target.sm for target in targets()}, key=lambda text: [*map(int, text.split("."))]))
         raise BadInput(
-            f"No target has compute capability {sm} (known: {known}); write a .toml of your own, with like = a target"
+            f"Compute capability {sm} is not supported by any target (supported: {known})",
+            "write your own .toml file with like = TARGET",
         )
-    plain = gpu.removeprefix("NVIDIA ")  # older drivers leave the maker out
+    plain = gpu.removeprefix("NVIDIA ")  # older drivers leave the manufacturer out
     return next((target for target in same if target.gpu.removeprefix("NVIDIA ") == plain), same[0])
 
 
 @cache
 def _built_in(name: str) -> Target:
     file = resources.files("msal_deploy.targets").joinpath(f"{name}.toml")
-    return _read(file.name, file.read_text(encoding="utf-8"))
+    return _parse(file.name, file.read_text(encoding="utf-8"))
 
 
-def _read(file: str, text: str) -> Target:
+def _parse(file: str, text: str) -> Target:
     try:
         values = tomllib.loads(text)
-        return msgspec.convert(_completed(values), Target)
+        return msgspec.convert(_with_defaults(values), Target)
     except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{file} is not valid TOML: {error}") from error
+        raise BadInput(f"{file} is not valid TOML ({error})", "correct that line") from error
     except msgspec.ValidationError as error:
-        raise BadInput(f"{file} is no target: {error}") from error
+        raise BadInput(
+            f"{file} is not a valid target ({error})", "correct the file, or add like = TARGET for missing keys"
+        ) from error
 
 
-def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with what they leave out taken from the target that `like` names."""
+def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values`, with missing keys taken from the target that `like` names."""
     if "like" not in values:
         return dict(values)
     if values["like"] not in target_names():
-        raise BadInput(f"like = {values['like']!r} names no target; {suggest(str(values['like']), target_names())}")
+        raise BadInput(f"like = {values['like']!r} is not a target", suggest(str(values["like"]), target_names()))
     base: dict[str, Any] = msgspec.to_builtins(_built_in(values["like"]))
     return base | dict(values)

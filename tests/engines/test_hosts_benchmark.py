@@ -1,4 +1,4 @@
-"""The programs of benchmarks/hosts/, on a small bundle and drawn images."""
+"""benchmarks/hosts/ on a small bundle and synthetic images."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ INTEGRATIONS = ("python", "cpp", "triton")
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory):
-    """Run a program of benchmarks/hosts/ and return what it wrote with --json."""
+    """Run a program of benchmarks/hosts/ and return its JSON."""
     result = tmp_path_factory.mktemp("hosts") / "result.json"
 
     def program(name: str, bundle: Bundle, *options: object) -> dict:
@@ -28,23 +28,23 @@ def program(tmp_path_factory: pytest.TempPathFactory):
     return program
 
 
-def test_all_hosts_compute_the_same_bits(program, int8_bundle: Bundle, tmp_path: Path) -> None:
+def test_all_integrations_compute_the_same_bits(program, int8_bundle: Bundle, tmp_path: Path) -> None:
     synthesize(tmp_path / "data", train=2, test=2, size=512, seed=4)
-    (found,) = program(
+    (result,) = program(
         "agree.py", int8_bundle, "--data", tmp_path / "data", "--precision", "int8", "--size", 64, "--windows", 5
     )["precisions"]
-    assert tuple(found["hosts"]) == INTEGRATIONS
-    assert all(host["bit_exact"] and host["golden_passed"] for host in found["hosts"].values())
-    assert len({host["pixel_dice_mean"] for host in found["hosts"].values()}) == 1
-    low, high = found["latency"]["interval"]
-    assert 0 < low <= found["latency"]["cpp_over_python"] <= high
+    assert tuple(result["hosts"]) == INTEGRATIONS
+    assert all(one["bit_exact"] and one["golden_passed"] for one in result["hosts"].values())
+    assert len({one["pixel_dice_mean"] for one in result["hosts"].values()}) == 1
+    low, high = result["latency"]["interval"]
+    assert 0 < low <= result["latency"]["cpp_over_python"] <= high
 
 
-def test_what_triton_costs(program, bundle: Bundle) -> None:
+def test_overhead_of_triton_is_relative_to_the_bare_engine(program, bundle: Bundle) -> None:
     options = ("--precision", "fp32", "--size", 64, "--seconds", 0.1, "--windows", 2, "--clients", 2)
-    (found,) = program("overhead.py", bundle, *options)["results"]
-    bare, *served = found["latency"]
+    (result,) = program("overhead.py", bundle, *options)["results"]
+    bare, *served = result["latency"]
     assert bare["overhead_ms"] == 0 and len(served) == 4
     median = bare["latency_ms"]["p50"]
     assert all(one["overhead_ms"] == one["latency_ms"]["p50"] - median for one in served)
-    assert [one["clients"] for one in found["throughput"]] == [1, 2, 2, 2, 2, 2]
+    assert [one["clients"] for one in result["throughput"]] == [1, 2, 2, 2, 2, 2]

@@ -191,7 +191,7 @@ def test_onnx_runtime_on_the_cpu_gets_the_int8_that_is_its_own(int8_bundle: Bund
         (("--backend", "tensort"), "no backend 'tensort' here; did you mean 'tensorrt'"),
         (("--backend", "tensorrt"), "no fp32 plan of TensorRT to serve; build it with: msal-deploy build-trt"),
         (("--gpu", "t4"), "--gpu t4"),
-        (("--gpu", "t5"), "No GPU is called 't5'"),
+        (("--gpu", "t5"), "'t5' is not a known GPU"),
         (("--backend", "openvino", "--gpu", "t4"), "openvino computes on the CPU and not on t4"),
         (("--precision", "int8"), "model.int8.onnx"),
     ],

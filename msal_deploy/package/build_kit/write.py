@@ -55,7 +55,7 @@ def write(bundle: Bundle, folder: Path, options: "PackageOptions") -> str:
     profile = DEFAULT_PROFILE.widened(golden)
     graphs = {precision: _put_graph(bundle, folder, precision, target, profile) for precision in precisions}
     write_json(folder / "kit.json", _about(target, graphs, golden))
-    warnings = [target.slow[precision] for precision in precisions if precision in target.slow]
+    warnings = [target.discouraged[precision] for precision in precisions if precision in target.discouraged]
     _render(bundle, folder, target, precisions, profile, golden, warnings)
     shutil.copyfile(str(resources.files(__package__).joinpath("kit.py")), folder / "kit.py")
     (folder / ".dockerignore").write_text("*\n", encoding="utf-8")  # the image needs none of these files
@@ -73,12 +73,12 @@ def choose_precisions(bundle: Bundle, target: Target, asked: str) -> tuple[str, 
     """
     there = [name for name in ("fp32", "fp16", "int8") if f"model.{name}.onnx" in bundle.manifest.artifacts]
     if asked != PREFERRED:
-        return (asked, "fp32") if asked in target.slow and "fp32" in there else (asked,)
-    found = tuple(precision for precision in target.auto if precision in there)
+        return (asked, "fp32") if asked in target.discouraged and "fp32" in there else (asked,)
+    found = tuple(precision for precision in target.preferred if precision in there)
     if not found:
         raise BadInput(
-            f"{bundle.path} holds none of the graphs that pay on {target.gpu} ({', '.join(target.auto)}); make one "
-            "with msal-deploy export, or name a --precision"
+            f"{bundle.path} holds none of the graphs that pay on {target.gpu} ({', '.join(target.preferred)}); make "
+            "one with msal-deploy export, or name a --precision"
         )
     return found
 

@@ -1,6 +1,7 @@
-"""What was measured, what follows from it, and which claims it meets.
+"""The measurements of one run, the ratios and limits derived from them, and the claims that they support.
 
-A ratio is taken window by window, and its median is given: what takes turns is slowed down together.
+A ratio is the median over the windows of the ratio within a window: timing is interleaved, so a temporary slowdown of
+the machine affects both sides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +17,23 @@ from rich.table import Table
 from msal_deploy.bench import BenchReport, Timing, median_interval
 
 TORCH, INT8, BARE = "torch:fp32", "openvino:int8", "openvino:int8, a bare loop"
-# Order of the table, and of the turns: the bare loop comes right after openvino:int8.
+# Order of the table and of the timing: the bare loop comes right after openvino:int8.
 ENGINES = (TORCH, "onnxruntime:fp32", "onnxruntime:int8", "openvino:fp32", "openvino:bf16", INT8)
-OPTIONAL = ("openvino:bf16",)  # left out where the chip has no bf16
+OPTIONAL = ("openvino:bf16",)  # skipped if the CPU has no BF16 instructions
 LIMITS = {"int8": "convolutions, int8", "fp32": "convolutions, fp32"}
 
-SPEED_UP = 6.0  # over torch in eager mode
-OVERHEAD = 0.03  # over the bare loop
+SPEED_UP = 6.0  # relative to torch in eager mode
+OVERHEAD = 0.03  # relative to the bare loop
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A claim, what became of it, and what was found. Not settled: the times vary too much to say."""
+    """A claim and the evidence for it.
+
+    Attributes:
+        claim: The claim.
+        verdict: ``met``, ``not met``, or ``not settled`` if the confidence interval includes both.
+        found: The measured value with its confidence interval.
+    """
 
     claim: str
     verdict: Literal["met", "not met", "not settled"]
@@ -36,18 +43,18 @@ class Claim(msgspec.Struct, frozen=True):
         return f"{self.claim}: {self.verdict}: {self.found}"
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
+class CpuResults(msgspec.Struct, frozen=True, kw_only=True):
     """The measurements of one run.
 
     Attributes:
-        size: side of the image in pixels.
-        threads: CPU threads of everything.
-        operations: graph (``int8``, ``fp32``) -> precision -> operations of one image.
-        timings: name -> latencies of one image; and those of the limit's convolutions.
-        pairs: the INT8 engine and the bare loop once more, in windows of one run: each next to one of the other.
-        throughput: the INT8 engine by batch and streams.
-        left_out: engine -> why it was not measured.
-        environment: the machine that this holds for.
+        size: Side of the image in pixels.
+        threads: CPU threads of every measurement.
+        operations: Operations of one image, by graph (``int8``, ``fp32``) and precision.
+        timings: Latencies of one image by engine, and latencies of the limit's convolutions.
+        pairs: Latencies of the INT8 engine and the bare loop, alternating run by run.
+        throughput: Results of the INT8 engine by batch and streams.
+        left_out: Why an engine was not measured, by engine.
+        environment: Description of the machine.
     """
 
     size: int
@@ -61,36 +68,36 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """What ran the network, in the order of the table."""
+        """Everything that ran the network, in the order of the table."""
         return tuple(name for name in self.timings if name not in LIMITS.values())
 
     @property
     def fastest(self) -> str:
-        """The engine with the smallest median latency."""
+        """The engine with the lowest median latency."""
         return min((name for name in self.engines if name != BARE), key=lambda name: self.p50(name))
 
     def p50(self, name: str) -> float:
         """Return the median latency in ms."""
         return self.timings[name].latency_ms["p50"]
 
-    def times(self, slow: str, fast: str) -> float:
-        """Return how many times as long `slow` takes as `fast`."""
+    def speed_up(self, slow: str, fast: str) -> float:
+        """Return the latency of `slow` divided by that of `fast`."""
         return median(_divide(self.timings[slow].medians, self.timings[fast].medians))
 
     def limit_ms(self, graph: str) -> float:
-        """Return how long the operations of a graph (``int8``, ``fp32``) take at the measured rates, in ms."""
+        """Return the time of a graph's operations (``int8``, ``fp32``) at the measured rates, in ms."""
         return median(self._limits(graph))
 
     def over_limit(self, engine: str, graph: str) -> float:
-        """Return how many times the limit of a graph an engine takes."""
+        """Return the latency of an engine divided by the limit of a graph."""
         return median(_divide(self.timings[engine].medians, self._limits(graph)))
 
     def rate(self, precision: str) -> float:
-        """Return the rate of the large convolutions in operations a second."""
+        """Return the rate of the large convolutions in operations per second."""
         return limit.operations() * 1000 / median(self.timings[LIMITS[precision]].medians)
 
     def _limits(self, graph: str) -> tuple[float, ...]:
-        """Return the limit of each window in ms."""
+        """Return the limit in each window in ms."""
         windows = zip(*(self.timings[name].medians for name in LIMITS.values()), strict=True)
         return tuple(
             limit.milliseconds(self.operations[graph], dict(zip(LIMITS, medians, strict=True))) for medians in windows
@@ -98,11 +105,11 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def overheads(self) -> tuple[float, ...]:
-        """Return what our engine takes longer than the bare loop, as a share, pair by pair."""
+        """Latency of our engine relative to the bare loop, minus 1, for each pair."""
         return tuple(ratio - 1 for ratio in _divide(self.pairs[INT8].medians, self.pairs[BARE].medians))
 
     def claims(self) -> tuple[Claim, Claim]:
-        """Return the claims of the project about a CPU."""
+        """Return the project's two claims about CPU engines."""
         return self._speed_claim(), self._overhead_claim()
 
     def _speed_claim(self) -> Claim:
@@ -110,12 +117,12 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         speed_ups = _divide(torch, self.timings[self.fastest].medians)
         low, high = median_interval(speed_ups)
         verdict = "met" if low >= SPEED_UP else "not met" if high < SPEED_UP else "not settled"
-        found = f"{median(speed_ups):.1f}× of {SPEED_UP:g}× (about 95%: {low:.1f} to {high:.1f})"
+        measured = f"{median(speed_ups):.1f}× of {SPEED_UP:g}× (about 95%: {low:.1f} to {high:.1f})"
         possible = median(_divide(torch, self._limits("int8")))
         return Claim(
             f"{self.fastest} is at least {SPEED_UP:g}× as fast as {TORCH}",
             verdict,
-            found if verdict == "met" else f"{found}; the INT8 limit itself allows {possible:.1f}×",
+            measured if verdict == "met" else f"{measured}; the INT8 limit allows {possible:.1f}×",
         )
 
     def _overhead_claim(self) -> Claim:
@@ -126,30 +133,30 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
             f"{median(self.overheads):+.1%} (about 95%: {low:+.1%} to {high:+.1%})",
         )
 
-    def sentences(self) -> tuple[str, ...]:
-        """Return the claims, and how far the network is from what the machine allows."""
+    def messages(self) -> tuple[str, ...]:
+        """Return the claims, the limits, and the engines that were left out, one message each."""
         return (
             *map(str, self.claims()),
             *(self._about_limit(graph) for graph in LIMITS),
-            *(f"{engine} was left out: {why}" for engine, why in self.left_out.items()),
+            *(f"{engine} was not measured: {why}" for engine, why in self.left_out.items()),
         )
 
     def _about_limit(self, graph: str) -> str:
         engine = f"openvino:{graph}"
         return (
             f"{engine} takes {self.over_limit(engine, graph):.2f} times its limit of {self.limit_ms(graph):.1f} ms: "
-            f"{sum(self.operations[graph].values()) / 1e9:.1f} G operations at the {self.rate(graph) / 1e9:.0f} G a "
-            f"second of large {graph.upper()} convolutions"
+            f"{sum(self.operations[graph].values()) / 1e9:.1f} G operations at {self.rate(graph) / 1e9:.0f} G "
+            f"operations/s, the rate of large {graph.upper()} convolutions"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON types only."""
+        """Return the results as JSON types."""
         return {
             "size": self.size,
             "threads": self.threads,
             "operations": msgspec.to_builtins(self.operations),
             "timings": {name: timing.to_json() for name, timing in self.timings.items()},
-            "speed_up": {name: self.times(TORCH, name) for name in self.engines},
+            "speed_up": {name: self.speed_up(TORCH, name) for name in self.engines},
             "convolution_operations": limit.operations(),
             "operations_per_s": {precision: self.rate(precision) for precision in LIMITS},
             "limit_ms": {graph: self.limit_ms(graph) for graph in LIMITS},
@@ -162,7 +169,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def table(self) -> Group:
-        """Return the tables for an 80-column terminal: latency, then throughput."""
+        """Return the tables of latency and throughput for an 80-column terminal."""
         table = Table(
             title=f"One image of {self.size} × {self.size} px, {self.threads} threads, ms", box=box.SIMPLE_HEAD
         )
@@ -177,7 +184,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
             speed_up = median(_divide(self.timings[TORCH].medians, self._limits(graph)))
             table.add_row(f"limit of the {graph.upper()} graph", f"{ms:.1f}", "", f"{speed_up:.2f}×")
         if not all(timing.stable for timing in self.timings.values()):
-            table.caption = "! Unstable: the windows' medians vary; repeat on a quiet machine."
+            table.caption = "! Unstable: the medians of the windows vary too much; repeat on an idle machine."
         return Group(table, self.throughput.table())
 
     def _cells(self, name: str) -> tuple[str, ...]:
@@ -186,12 +193,12 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         return (
             f"{latency['p50']:.1f}",
             f"{latency['p90']:.1f}",
-            f"{self.times(TORCH, name):.2f}×",
+            f"{self.speed_up(TORCH, name):.2f}×",
             str(timing.runs),
             "" if timing.stable else "[yellow]![/]",
         )
 
 
 def _divide(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, ...]:
-    """Return for each window how many times as long `slow` takes."""
+    """Return the ratio of the latencies in each window."""
     return tuple(a / b for a, b in zip(slow, fast, strict=True))
