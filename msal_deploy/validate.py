@@ -114,8 +114,8 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
         """Return a table for an 80-column terminal. Each engine has two lines, as the header has."""
         table = Table(
             title=f"Parity with {self.reference} on {len(self.patches)} patches of {self.images} images",
-            caption=f"First line: mean over patches. Second line: pooled over all pixels, or the {CONFIDENCE:.0%} lower "
-            f"bound.\n✓ if the lower bound of ΔDice is at least −{self.budget:g}.",
+            caption=f"Above: mean over patches. Below: pooled over all pixels; {CONFIDENCE:.0%} lower bound of ΔDice.\n"
+            f"✓ if the lower bound of ΔDice is at least −{self.budget:g}.",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,

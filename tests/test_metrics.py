@@ -21,7 +21,6 @@ from msal_deploy.metrics import (
     signed,
 )
 
-
 THEIRS = {dice: f1_score, iou: jaccard_score, precision: precision_score, recall: recall_score}
 
 

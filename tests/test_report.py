@@ -343,7 +343,8 @@ def test_page_shows_the_first_nodes_of_the_ranking_and_collapses_the_rest(page):
         "Precision: INT8 and FP16", "40 tiles of 21 training images; min-max method",
         f"2: {HOSTILE}, {node(7)}", "60,123, in /network/add; the FP16 maximum is 65,504", "3.8e−03 from FP32",
         "94.7% of the multiply-accumulates", "24 patches of 6 images held out from training; budget 0.0005 Dice",
-        f"3: {node(0)}, {node(1)}, {node(2)}", "on 5 disjoint sets of tiles: the best and the worst Dice differ by 0.00040",
+        f"3: {node(0)}, {node(1)}, {node(2)}",
+        "on 5 disjoint sets of tiles: the best and the worst Dice differ by 0.00040",
     ],
 )  # fmt: skip
 def test_page_shows_the_precision_report(page, text):

@@ -138,7 +138,7 @@ def test_gate_failure_has_both_causes():
     with pytest.raises(GateFailed) as caught:
         report.require_passed()
     assert re.fullmatch(
-        r"Dice loss exceeds the budget of 0\.002 .*: shifted:fp32 \([^)]*\)\. Probabilities are not finite: broken:fp32",
+        r"Dice loss exceeds .*: shifted:fp32 \([^)]*\)\. Probabilities are not finite: broken:fp32",
         caught.value.cause,
     )
     assert caught.value.remedy == "use a higher precision or validate on more images"

@@ -33,7 +33,8 @@ def run(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("msal-deploy-run"),
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Train with this recipe first: paper, fast, demo, or a TOML file.")
+        str | None,
+        typer.Option("--recipe", "-r", help="Recipe to train first: paper, fast, demo, or a TOML file."),
     ] = None,
     encoder: Encoder = None,
     epochs: Epochs = None,

@@ -7,8 +7,8 @@ from typing import Any
 
 from msal_deploy import __version__, metrics
 from msal_deploy.files import atomic_file
-from msal_deploy.report import overlays as pictures
 from msal_deploy.report import formatting, plots
+from msal_deploy.report import overlays as pictures
 from msal_deploy.report.formatting import Json, count, patches_of_images, signed
 from msal_deploy.report.overlays import Overlay
 from msal_deploy.report.precision import precision_section
