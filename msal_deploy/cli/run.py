@@ -76,7 +76,7 @@ def run(
     bundle = Bundle(out / "bundle")
     validation = _validate(bundle, engine or available_engines(bundle), patches, budget, convention)
     timings = _bench(bundle, engine or available_engines(bundle, timed=True), seconds)
-    reports = {
+    reports: dict[str, Any] = {
         "validate": validation.to_json(),
         "bench": timings.to_json(),
         "precision": precision.to_json() if precision else None,
