@@ -144,8 +144,8 @@ class Metric(msgspec.Struct, frozen=True):
         return self.mean_key if average == "mean" else self.pooled_key
 
 
-# A new metric needs a function above and an entry here. The keys of precision and recall have no _mean: reports of
-# earlier versions have them like this.
+# A new metric needs a function above and an entry here. The mean keys of precision and recall have no _mean because
+# the JSON of released versions has none.
 METRICS: tuple[Metric, ...] = (
     Metric(
         "pixel_dice",

@@ -114,8 +114,8 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
         """Return a table for an 80-column terminal. Each engine has two lines, as the header has."""
         table = Table(
             title=f"Parity with {self.reference} on {len(self.patches)} patches of {self.images} images",
-            caption=f"Above: mean over patches. Below: pooled over all pixels; {CONFIDENCE:.0%} lower bound of ΔDice.\n"
-            f"✓ if the lower bound of ΔDice is at least −{self.budget:g}.",
+            caption=f"Above: mean over patches. Below: pooled; for ΔDice the {CONFIDENCE:.0%} lower bound.\n"
+            f"✓ if that bound is at least −{self.budget:g}.",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,
@@ -207,8 +207,8 @@ def _check(engine_ids: Sequence[str], patches: Sequence[Patch], budget: float, b
     if images < 2:
         raise BadInput(f"Expected patches of at least two images, got {images}", "add images to the test set")
     if len(sizes := {patch.image.shape[:2] for patch in patches}) > 1:
-        sizes_found = " and ".join(f"{height}×{width}" for height, width in sorted(sizes))
-        raise BadInput(f"Expected patches of the same size, got {sizes_found}", "cut all patches to one size")
+        actual = " and ".join(f"{height}×{width}" for height, width in sorted(sizes))
+        raise BadInput(f"Expected patches of the same size, got {actual}", "cut all patches to one size")
     if repeated := sorted({engine for engine in engine_ids if list(engine_ids).count(engine) > 1}):
         raise BadInput(f"Expected each engine once, got {', '.join(repeated)} more than once", "list it once")
     if not budget >= 0:

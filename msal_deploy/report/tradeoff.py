@@ -82,7 +82,7 @@ def _row(engine: str, score: Json, timed: Json, reference: Json | None) -> dict[
 
 
 def accuracy_latency_table(validation: Json, bench: Json) -> Table:
-    """Return the rows of `accuracy_latency` as a table for an 80-column terminal; arguments as there."""
+    """Return the rows of `accuracy_latency` as a table for an 80-column terminal, with the same arguments."""
     from rich import box
     from rich.table import Table
 
