@@ -1,15 +1,20 @@
-"""How well a mask agrees with the truth, and how sure one can be that an engine did not make it worse.
+"""Segmentation metrics of binary masks, and a confidence bound for the difference between two engines.
 
-Scores follow equations (1) to (4) of the MSAL-Net paper, written with counts of pixels: true positives (tp), false
-positives (fp) and false negatives (fn). A score of a *set* of patches comes in two forms, which differ:
-the mean of the patches' scores (the paper's), and the score of the pooled counts, in which large nuclei weigh more.
+Metrics follow equations (1) to (4) of the MSAL-Net paper. They are functions of the number of true positive (tp), false
+positive (fp) and false negative (fn) pixels. `METRICS` lists them; reports and tables show what is in that list.
 
-Conventions where a formula divides by zero: an empty prediction of an empty truth scores 1 in all four; otherwise
-an empty truth or an empty prediction scores 0 in all four.
+A set of patches has two averages, and they differ:
+
+- mean: the mean of the patches' scores, as in the paper. Each patch has the same weight.
+- pooled: the score of the summed pixel counts. Patches with more nuclei have more weight.
+
+Where a denominator is zero: if truth and prediction are both empty, every metric is 1. If only one of them is empty,
+every metric is 0.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,10 +23,20 @@ from numpy.typing import ArrayLike, NDArray
 from msal_deploy.errors import BadInput
 
 BoolMask = NDArray[np.bool_]
+Average = Literal["mean", "pooled"]
 
 
 class Confusion(msgspec.Struct, frozen=True):
-    """Pixels of a prediction by what they are: true positives, false positives, false negatives."""
+    """Pixel counts of a predicted mask against the true mask.
+
+    >>> Confusion(tp=6, fp=2, fn=4) + Confusion(tp=1, fp=0, fn=0)
+    Confusion(tp=7, fp=2, fn=4)
+
+    Attributes:
+        tp: Nucleus in both masks.
+        fp: Nucleus in the prediction only.
+        fn: Nucleus in the truth only.
+    """
 
     tp: int
     fp: int
@@ -32,42 +47,150 @@ class Confusion(msgspec.Struct, frozen=True):
 
 
 def confusion(truth: BoolMask, prediction: BoolMask) -> Confusion:
-    """Count the pixels of `prediction` (bool[H,W]) against `truth` (bool[H,W])."""
+    """Count the pixels of two masks of the same shape.
+
+    >>> confusion(np.array([[True, True, False]]), np.array([[True, False, False]]))
+    Confusion(tp=1, fp=0, fn=1)
+
+    Args:
+        truth: bool[H,W], True in nuclei.
+        prediction: bool[H,W].
+
+    Raises:
+        ValueError: The shapes differ.
+    """
     if truth.shape != prediction.shape:
-        raise ValueError(f"the truth is {truth.shape}, the prediction {prediction.shape}")
+        raise ValueError(f"Expected masks of the same shape, got {truth.shape} and {prediction.shape}")
     tp = int(np.count_nonzero(truth & prediction))
     return Confusion(tp, int(np.count_nonzero(prediction)) - tp, int(np.count_nonzero(truth)) - tp)
 
 
 def pooled(confusions: Iterable[Confusion]) -> Confusion:
-    """Return the sum of `confusions`: the counts of the whole set."""
+    """Return the sum of the counts.
+
+    >>> pooled([Confusion(tp=6, fp=2, fn=4), Confusion(tp=1, fp=0, fn=0)])
+    Confusion(tp=7, fp=2, fn=4)
+    """
     return sum(confusions, Confusion(0, 0, 0))
 
 
 def dice(counts: Confusion) -> float:
-    """2·tp / (2·tp + fp + fn): the Dice coefficient, which is the F1 score. Paper, equation (1)."""
-    return _share(counts, 2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
+    """Dice coefficient, or F1 score: 2·tp / (2·tp + fp + fn), from 0 to 1. Equation (1) of the paper.
+
+    >>> dice(Confusion(tp=6, fp=2, fn=4))
+    0.6666666666666666
+    """
+    return _ratio(counts, 2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
 
 
 def iou(counts: Confusion) -> float:
-    """tp / (tp + fp + fn): intersection over union, the Jaccard index. Paper, equation (2)."""
-    return _share(counts, counts.tp, counts.tp + counts.fp + counts.fn)
+    """Intersection over union, or Jaccard index: tp / (tp + fp + fn), from 0 to 1. Equation (2) of the paper.
+
+    >>> iou(Confusion(tp=6, fp=2, fn=4))
+    0.5
+    """
+    return _ratio(counts, counts.tp, counts.tp + counts.fp + counts.fn)
 
 
 def precision(counts: Confusion) -> float:
-    """tp / (tp + fp): the share of the prediction that is right. Paper, equation (3)."""
-    return _share(counts, counts.tp, counts.tp + counts.fp)
+    """Share of the predicted pixels that are correct: tp / (tp + fp), from 0 to 1. Equation (3) of the paper.
+
+    >>> precision(Confusion(tp=6, fp=2, fn=4))
+    0.75
+    """
+    return _ratio(counts, counts.tp, counts.tp + counts.fp)
 
 
 def recall(counts: Confusion) -> float:
-    """tp / (tp + fn): the share of the truth that was found. Paper, equation (4)."""
-    return _share(counts, counts.tp, counts.tp + counts.fn)
+    """Share of the true pixels that are predicted: tp / (tp + fn), from 0 to 1. Equation (4) of the paper.
+
+    >>> recall(Confusion(tp=6, fp=2, fn=4))
+    0.6
+    """
+    return _ratio(counts, counts.tp, counts.tp + counts.fn)
 
 
-def _share(counts: Confusion, part: int, whole: int) -> float:
-    if whole:
-        return part / whole
+def _ratio(counts: Confusion, numerator: int, denominator: int) -> float:
+    if denominator:
+        return numerator / denominator
     return 1.0 if counts == Confusion(0, 0, 0) else 0.0
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """An entry of `METRICS`: how to compute a metric, and how reports show it.
+
+    Attributes:
+        name: Stem of the JSON keys in the results of ``benchmarks/paper``.
+        label: Table header.
+        score: Function of the pixel counts, larger is better.
+        mean_key: JSON key of the mean over patches.
+        pooled_key: JSON key of the score of the pooled counts.
+        meaning: One sentence for the legend of the HTML page.
+        page: Averages with a column on the HTML page.
+        terminal: Whether the terminal table has a column. Its 80 characters have room for four metrics.
+    """
+
+    name: str
+    label: str
+    score: Callable[[Confusion], float]
+    mean_key: str
+    pooled_key: str
+    meaning: str
+    page: tuple[Average, ...] = ("mean", "pooled")
+    terminal: bool = True
+
+    def key(self, average: Average) -> str:
+        """Return the JSON key of an average."""
+        return self.mean_key if average == "mean" else self.pooled_key
+
+
+# A new metric needs a function above and an entry here. The mean keys of precision and recall have no _mean because
+# the JSON of released versions has none.
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "pixel_dice",
+        "Dice",
+        dice,
+        "pixel_dice_mean",
+        "pixel_dice_pooled",
+        "Twice the overlap of prediction and truth, divided by the sum of their areas.",
+    ),
+    Metric(
+        "pixel_iou",
+        "IoU",
+        iou,
+        "pixel_iou_mean",
+        "pixel_iou_pooled",
+        "Overlap of prediction and truth, divided by their union.",
+    ),
+    Metric(
+        "precision",
+        "precision",
+        precision,
+        "precision",
+        "precision_pooled",
+        "Share of the predicted pixels that are correct; mean over patches.",
+        page=("mean",),
+    ),
+    Metric(
+        "recall",
+        "recall",
+        recall,
+        "recall",
+        "recall_pooled",
+        "Share of the true pixels that are predicted; mean over patches.",
+        page=("mean",),
+    ),
+)
+
+
+def averages(score: Callable[[Confusion], float], confusions: Sequence[Confusion]) -> dict[Average, float]:
+    """Return both averages of a metric over patches.
+
+    >>> averages(dice, [Confusion(tp=6, fp=2, fn=4), Confusion(tp=0, fp=0, fn=0)])
+    {'mean': 0.8333333333333333, 'pooled': 0.6666666666666666}
+    """
+    return {"mean": fmean(map(score, confusions)), "pooled": score(pooled(confusions))}
 
 
 def clustered_lower_bound(
@@ -78,47 +201,58 @@ def clustered_lower_bound(
     resamples: int = 9999,
     seed: int = 0,
 ) -> float:
-    """Return the one-sided lower confidence bound of the mean of `deltas`, by a bootstrap over clusters.
+    """Return a one-sided lower confidence bound of the mean of `deltas`, by a bootstrap over clusters.
 
-    Whole clusters are drawn with replacement, since patches of one image resemble each other: patches drawn one by
-    one would promise more than so few images can tell. Percentile method (Efron and Tibshirani, An Introduction to
-    the Bootstrap, chapter 13; Davison and Hinkley, Bootstrap Methods, section 3.8 for clusters), computed by
+    The bootstrap resamples whole images, because patches of one image are correlated; resampling patches would give
+    a bound that is too high. Percentile method (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13;
+    for clusters Davison and Hinkley, Bootstrap Methods and their Application, section 3.8), computed by
     `scipy.stats.bootstrap`.
 
+    >>> bound = clustered_lower_bound([0.01, 0.02, -0.01, 0.0], ["a", "a", "b", "c"])
+    >>> round(bound, 4)  # the mean is 0.005
+    -0.0067
+
     Args:
-        deltas: float[K], paired differences, one a patch.
-        clusters: K names; patches of one image have the same name.
+        deltas: float[K], a paired difference for each patch.
+        clusters: K names. Patches of the same image have the same name.
+        confidence: Between 0 and 1.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the random generator. The same seed gives the same bound.
 
     Raises:
-        BadInput: all patches are of one cluster, from which no spread between clusters can be told.
+        BadInput: All patches are from one image, so the spread between images is unknown.
     """
     from scipy.stats import bootstrap
 
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
     if len(names) < 2:
-        raise BadInput("A confidence bound needs patches of at least two images; give more images")
+        raise BadInput("Expected patches of at least two images, got patches of one image", "add images")
     sums, counts = np.bincount(index, weights=np.asarray(deltas, float)), np.bincount(index)
     result = bootstrap(
         (sums, counts),
-        _ratio,
+        _mean_over_patches,
         paired=True,
         vectorized=True,
         n_resamples=resamples,
         confidence_level=confidence,
         alternative="greater",
         method="percentile",
-        random_state=np.random.default_rng(seed),  # called rng from SciPy 1.15 on, which still takes this name
+        random_state=np.random.default_rng(seed),  # SciPy 1.15 renamed it to rng and still accepts this name
     )
     return float(result.confidence_interval.low)
 
 
-def _ratio(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int = -1) -> Any:
-    # Mean over patches, not over images: images may have different numbers of patches.
+def _mean_over_patches(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int = -1) -> Any:
+    # Not the mean of image means: images may have different numbers of patches.
     return sums.sum(axis=axis) / counts.sum(axis=axis)
 
 
 def signed(value: float) -> str:
-    """Write a difference with its sign, such as ``+0.0012``, or ``-3.1e-06`` where four digits would show zero."""
+    """Format a difference with its sign: four decimals, or an exponent if they would all be zero.
+
+    >>> signed(0.00123), signed(-3.14e-06), signed(0)
+    ('+0.0012', '-3.1e-06', '0')
+    """
     if value == 0:
         return "0"
     return f"{value:+.4f}" if abs(value) >= 5e-5 else f"{value:+.1e}"

@@ -1,7 +1,7 @@
-"""Parity: how an engine's probabilities compare with a reference's on labelled patches. Scores, and never times.
+"""Scoring: the metrics of an engine on labelled patches, and its differences from a reference engine. No timing.
 
-What decides is paired: ΔDice of a patch is the engine's Dice minus the reference's on the same patch, and the bound of
-its mean is by a bootstrap over images (`msal_deploy.metrics.clustered_lower_bound`).
+Differences are paired: ΔDice of a patch is the engine's Dice minus the reference's Dice on the same patch. The lower
+bound of the mean comes from a bootstrap over images (`msal_deploy.metrics.clustered_lower_bound`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from msal_deploy import metrics
 from msal_deploy.data import Patch
-from msal_deploy.metrics import (
-    Confusion,
-    clustered_lower_bound,
-    confusion,
-    dice,
-    iou,
-    pooled,
-    precision,
-    recall,
-)
+from msal_deploy.metrics import Confusion, clustered_lower_bound, confusion, dice, iou
 from msal_deploy.runtimes import Engine
 
 if TYPE_CHECKING:
@@ -37,20 +29,30 @@ CONFIDENCE = 0.95
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Engine minus reference: the mean over patches, and the one-sided lower bound of that mean."""
+    """A metric's difference, engine minus reference.
+
+    Attributes:
+        mean: Mean over patches.
+        lower: One-sided lower bound of the mean, at `CONFIDENCE`.
+    """
 
     mean: float
     lower: float
 
 
 class EngineScore(msgspec.Struct, frozen=True, eq=False):
-    """How one engine did.
+    """The scores of one engine on K patches.
 
     Attributes:
-        predictions: bool[K,H,W], probability at or above the threshold, for overlays; not in the JSON.
-        max_abs_delta_probability: largest |Δp| of any pixel; NaN where a probability is NaN.
-        flipped_pixels: share of pixels that the reference puts on the other side of the threshold.
-        finite: whether every probability is a finite number.
+        predictions: bool[K,H,W], True where the probability is at or above the threshold. Not in the JSON.
+        confusions: Pixel counts of each patch.
+        delta_dice: Dice, engine minus reference.
+        delta_iou: IoU, engine minus reference.
+        max_abs_delta_probability: Largest absolute difference in probability of any pixel, from 0 to 1. NaN if any
+            probability is NaN.
+        flipped_pixels: Share of the pixels, from 0 to 1, whose mask differs from the reference's.
+        finite: Whether all probabilities are finite.
+        passed: Whether all probabilities are finite and ``delta_dice.lower`` is at least −budget.
     """
 
     predictions: BoolMask
@@ -63,17 +65,9 @@ class EngineScore(msgspec.Struct, frozen=True, eq=False):
     passed: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores under the keys that reports and the benchmark results keep."""
-        total, largest = pooled(self.confusions), self.max_abs_delta_probability
-        return {
-            "pixel_dice_mean": fmean(dice(c) for c in self.confusions),
-            "pixel_dice_pooled": dice(total),
-            "pixel_iou_mean": fmean(iou(c) for c in self.confusions),
-            "pixel_iou_pooled": iou(total),
-            "precision": fmean(precision(c) for c in self.confusions),
-            "precision_pooled": precision(total),
-            "recall": fmean(recall(c) for c in self.confusions),
-            "recall_pooled": recall(total),
+        """Return JSON types: both averages of each entry of `METRICS`, then the differences."""
+        largest = self.max_abs_delta_probability
+        return self._averages() | {
             "delta_dice": msgspec.to_builtins(self.delta_dice),
             "delta_iou": msgspec.to_builtins(self.delta_iou),
             "smallest_detectable_drop": self.delta_dice.mean - self.delta_dice.lower,
@@ -83,9 +77,28 @@ class EngineScore(msgspec.Struct, frozen=True, eq=False):
             "passed": self.passed,
         }
 
+    def _averages(self) -> dict[str, Any]:
+        return {
+            metric.key(average): value
+            for metric in metrics.METRICS
+            for average, value in metrics.averages(metric.score, self.confusions).items()
+        }
+
 
 def probabilities(engine: Engine, patches: Sequence[Patch], batch: int, progress: bool) -> Float32Maps:
-    """Return what `engine` makes of the patches, float32[K,H,W]; the engine is entered and left."""
+    """Open `engine`, run it on the patches in batches, and close it.
+
+    >>> from pathlib import Path
+    >>> from msal_deploy.bundle import Bundle
+    >>> from msal_deploy.runtimes import open_engine
+    >>> patch = Patch("a", "top-left", np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), bool))
+    >>> engine = open_engine(Bundle(Path("bundle")), "onnxruntime:fp32")
+    >>> probabilities(engine, [patch] * 3, batch=2, progress=False).shape
+    (3, 64, 64)
+
+    Returns:
+        float32[K,H,W], one map for each patch.
+    """
     starts = range(0, len(patches), batch)
     with engine:
         return np.concatenate(
@@ -99,7 +112,26 @@ def probabilities(engine: Engine, patches: Sequence[Patch], batch: int, progress
 def score_engine(
     patches: Sequence[Patch], probability: Float32Maps, expected: Float32Maps, threshold: float, budget: float
 ) -> EngineScore:
-    """Score an engine's float32[K,H,W] against the patches' masks, beside what the reference `expected`."""
+    """Score an engine's probabilities against the true masks, and compare them with the reference's.
+
+    >>> truth = np.zeros((32, 32), bool)
+    >>> truth[8:24, 8:24] = True
+    >>> patches = [Patch(stem, "top-left", np.zeros((32, 32, 3), np.uint8), truth) for stem in ("a", "b")]
+    >>> expected = np.stack([truth, truth]).astype(np.float32)
+    >>> shifted = np.roll(expected, 1, axis=2)
+    >>> score_engine(patches, shifted, expected, threshold=0.5, budget=0.002).delta_dice
+    Difference(mean=-0.0625, lower=-0.0625)
+
+    Args:
+        patches: K patches with masks, of at least two images.
+        probability: float32[K,H,W] of the engine.
+        expected: float32[K,H,W] of the reference.
+        threshold: Probability from which a pixel is a nucleus.
+        budget: Largest acceptable loss of mean Dice.
+
+    Raises:
+        BadInput: All patches are from one image.
+    """
     prediction, reference = probability >= threshold, expected >= threshold
     counts, reference_counts = _confusions(patches, prediction), _confusions(patches, reference)
     delta_dice = _difference(patches, [dice(a) - dice(b) for a, b in zip(counts, reference_counts, strict=True)])
@@ -109,7 +141,7 @@ def score_engine(
         confusions=counts,
         delta_dice=delta_dice,
         delta_iou=_difference(patches, [iou(a) - iou(b) for a, b in zip(counts, reference_counts, strict=True)]),
-        max_abs_delta_probability=_largest_difference(probability, expected),
+        max_abs_delta_probability=_max_abs_delta(probability, expected),
         flipped_pixels=float(np.mean(prediction != reference)),
         finite=finite,
         passed=finite and delta_dice.lower >= -budget,
@@ -125,7 +157,7 @@ def _difference(patches: Sequence[Patch], deltas: list[float]) -> Difference:
     return Difference(fmean(deltas), clustered_lower_bound(deltas, stems, confidence=CONFIDENCE))
 
 
-def _largest_difference(probability: Float32Maps, expected: Float32Maps) -> float:
-    # Patch by patch: the difference of a whole set would be a third array of that size.
+def _max_abs_delta(probability: Float32Maps, expected: Float32Maps) -> float:
+    # Patch by patch: the difference of the whole set would be a third array of the same size.
     with np.errstate(invalid="ignore"):
         return float(np.max([np.abs(a - b).max() for a, b in zip(probability, expected, strict=True)]))

@@ -1,8 +1,8 @@
-"""Validate: does an engine segment as well as the reference? Scores engines on labelled patches, and never times them.
+"""Validate: compare the segmentation of engines with a reference engine on labelled patches. No timing.
 
-The gate is paired: ΔDice of a patch is the engine's Dice minus the reference's on the same patch. An engine passes
-where the one-sided 95% lower bound of the mean ΔDice, by a bootstrap over images, is no lower than −budget. So too
-few images fail an engine that a larger set might pass; they never pass one that nobody could judge.
+The gate is on paired differences: ΔDice of a patch is the engine's Dice minus the reference's Dice on the same patch.
+An engine passes if the one-sided 95% lower bound of its mean ΔDice, from a bootstrap over images, is at least −budget.
+With few images the bound is low, so an engine can fail that would pass on a larger set.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from rich import box
 from rich.table import Table
 
+from msal_deploy import metrics
 from msal_deploy.bundle import Bundle
 from msal_deploy.data import Patch
 from msal_deploy.errors import BadInput, GateFailed
@@ -23,10 +24,15 @@ from msal_deploy.scoring import CONFIDENCE, EngineScore, probabilities, score_en
 
 
 class ValidationReport(msgspec.Struct, frozen=True, eq=False):
-    """Engine id -> score, the reference first, with what was measured and how.
+    """The scores of all engines on the same patches.
 
     Attributes:
-        patches: (stem, corner) of each patch, in the order of `EngineScore.confusions` and `predictions`.
+        reference: Id of the reference engine.
+        engines: Engine id -> score, the reference first.
+        patches: (stem, corner) of each patch, in the order of `EngineScore.confusions` and `EngineScore.predictions`.
+        budget: Largest acceptable loss of mean Dice.
+        threshold: Probability from which a pixel is a nucleus.
+        label_convention: How the true masks were drawn.
     """
 
     reference: str
@@ -38,36 +44,51 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def passed(self) -> bool:
-        """Whether every engine passed."""
+        """Whether all engines passed."""
         return all(score.passed for score in self.engines.values())
 
     @property
     def images(self) -> int:
-        """The number of images that the patches are of."""
+        """Number of images that the patches were cut from."""
         return len({stem for stem, _ in self.patches})
 
     def require_passed(self) -> None:
-        """Raise `GateFailed`, naming the engines that did not pass, unless all did."""
-        failures = [f"{name} ({_why(score)})" for name, score in self.engines.items() if not score.passed]
-        if failures:
-            raise GateFailed(
-                f"Not within the budget of {self.budget:g} Dice of {self.reference}: {', '.join(failures)}; "
-                "use a higher precision, or more images"
-            )
+        """Check that all engines passed.
+
+        Raises:
+            GateFailed: An engine's Dice loss exceeds the budget, or a probability is not finite.
+        """
+        if not self.passed:
+            losses, not_finite = self._losses(), self._not_finite()
+            remedy = "use a higher precision" + (" or validate on more images" if losses else "")
+            raise GateFailed(". ".join(filter(None, (losses, not_finite))), remedy)
+
+    def _losses(self) -> str:
+        bounds = [
+            f"{name} (lower bound of the mean ΔDice: {signed(score.delta_dice.lower)})"
+            for name, score in self.engines.items()
+            if score.finite and not score.passed
+        ]
+        against = f"Dice loss exceeds the budget of {self.budget:g} compared with {self.reference}"
+        return f"{against}: {', '.join(bounds)}" if bounds else ""
+
+    def _not_finite(self) -> str:
+        names = [name for name, score in self.engines.items() if not score.finite]
+        return f"Probabilities are not finite: {', '.join(names)}" if names else ""
 
     def pick(self) -> dict[Literal["best", "median", "worst"], int]:
-        """Return the index of the best, median and worst patch, by the Dice of the first engine after the reference."""
-        scores = [dice(counts) for counts in self.engines[self.judged].confusions]
+        """Return the indices of the patches with the best, median and worst Dice of the engine `example_engine`."""
+        scores = [dice(counts) for counts in self.engines[self.example_engine].confusions]
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
         return {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
 
     @property
-    def judged(self) -> str:
-        """The first engine that is not the reference, or the reference where it ran alone."""
+    def example_engine(self) -> str:
+        """The first engine after the reference, or the reference if it is the only engine."""
         return next((engine for engine in self.engines if engine != self.reference), self.reference)
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON types only; a number that is not finite is null."""
+        """Return JSON types; numbers that are not finite are null."""
         return {
             "reference": self.reference,
             "patches": len(self.patches),
@@ -90,35 +111,31 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
         ]
 
     def table(self) -> Table:
-        """Return the report as a table for an 80-column terminal, two lines an engine as in the header."""
+        """Return a table for an 80-column terminal. Each engine has two lines, as the header has."""
         table = Table(
             title=f"Parity with {self.reference} on {len(self.patches)} patches of {self.images} images",
-            caption=f"An engine passes where the lower bound of ΔDice ({CONFIDENCE:.0%}) is at least −{self.budget:g}.",
+            caption=f"Above: mean over patches. Below: pooled; for ΔDice the {CONFIDENCE:.0%} lower bound.\n"
+            f"✓ if that bound is at least −{self.budget:g}.",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,
         )
         table.add_column("engine", no_wrap=True)
-        for column in ("Dice", "IoU", "precision", "recall"):
-            table.add_column(f"{column}\npooled", justify="right")
-        for column in ("ΔDice\nlower", "flipped\npixels", ""):
+        columns = [f"{metric.label}\npooled" for metric in metrics.METRICS if metric.terminal]
+        for column in (*columns, "ΔDice\nlower", "flipped\npixels", ""):
             table.add_column(column, justify="right")
         for engine, score in self.engines.items():
             table.add_row(engine, *_cells(score.to_json()))
         return table
 
 
-def _why(score: EngineScore) -> str:
-    if not score.finite:
-        return "its probabilities are not all finite"
-    return f"the lower bound of its mean ΔDice is {signed(score.delta_dice.lower)}"
-
-
 def _cells(score: dict[str, Any]) -> list[str]:
-    keys = [("pixel_dice_mean", "pixel_dice_pooled"), ("pixel_iou_mean", "pixel_iou_pooled")]
-    keys += [("precision", "precision_pooled"), ("recall", "recall_pooled")]
     return [
-        *(f"{score[mean]:.4f}\n{score[total]:.4f}" for mean, total in keys),
+        *(
+            f"{score[metric.mean_key]:.4f}\n{score[metric.pooled_key]:.4f}"
+            for metric in metrics.METRICS
+            if metric.terminal
+        ),
         f"{signed(score['delta_dice']['mean'])}\n{signed(score['delta_dice']['lower'])}",
         f"{score['flipped_pixels']:.3%}",
         "[green]✓[/]" if score["passed"] else "[red]✗[/]" if score["finite"] else "[red]✗ NaN[/]",
@@ -137,24 +154,37 @@ def validate(
     label_convention: str = "",
     progress: bool = False,
 ) -> ValidationReport:
-    """Score engines on labelled patches, beside the reference.
+    """Score engines on labelled patches and compare each with the reference.
+
+    >>> from pathlib import Path
+    >>> from msal_deploy.data import open_dataset, patches_of
+    >>> with open_dataset(Path("monuseg")) as dataset:
+    ...     patches = patches_of(dataset.test)
+    >>> bundle = Bundle(Path("bundle"))
+    >>> report = validate(bundle, ["onnxruntime:fp16"], patches, reference="onnxruntime:fp32")
+    >>> report.passed, report.images
+    (True, 2)
 
     Args:
-        engine_ids: engines to judge; the reference runs first, named here or not. One is open at a time.
-        patches: of at least two images and all of one size.
-        budget: the loss of Dice that is allowed.
-        batch: patches given to the engine at once.
-        threads: CPU threads of each engine, or None for what its runtime takes by itself.
-        label_convention: a sentence on how the masks were drawn, kept in the report.
-        progress: show a progress bar on stderr.
+        bundle: Bundle with the graphs and plans of the engines.
+        engine_ids: Engines to score. The reference always runs, first. One engine is open at a time.
+        patches: Patches of the same size, of at least two images.
+        budget: Largest acceptable loss of mean Dice.
+        batch: Patches per inference call.
+        threads: CPU threads of each engine; None for the runtime's default.
+        reference: Engine to compare with.
+        label_convention: How the true masks were drawn; the report includes it.
+        progress: Show a progress bar on stderr.
 
     Raises:
-        BadInput: patches of fewer than two images, an engine named twice or unknown, or a number out of range.
+        BadInput: The patches are of fewer than two images, an engine is unknown or listed twice, an argument is out
+            of range, or the reference predicts no nuclei.
+        MissingRequirement: An engine cannot be opened on this machine. Raised before the reference runs.
     """
     _check(engine_ids, patches, budget, batch)
     ids = [reference, *(engine for engine in engine_ids if engine != reference)]
     engines = {engine: open_engine(bundle, engine, threads=threads) for engine in ids}
-    # The reference may compute for minutes: what another engine lacks, a driver or a graph, is told before.
+    # The reference may run for minutes, so first check that the other engines can be opened.
     for name in ids[1:]:
         with engines[name]:
             pass
@@ -162,7 +192,7 @@ def validate(
     threshold = bundle.spec.threshold
     if not (expected >= threshold).any():
         raise BadInput(
-            f"{reference} finds no nucleus in any patch, so there is nothing to lose; train the checkpoint first"
+            f"{reference} predicts no nucleus in any patch, so parity cannot be judged", "train the checkpoint first"
         )
     scores = {reference: score_engine(patches, expected, expected, threshold, budget)}
     for name, engine in engines.items():
@@ -173,13 +203,15 @@ def validate(
 
 
 def _check(engine_ids: Sequence[str], patches: Sequence[Patch], budget: float, batch: int) -> None:
-    if len({patch.stem for patch in patches}) < 2:
-        raise BadInput("The patches to validate on must be of at least two images; give more images")
-    if len({patch.image.shape for patch in patches}) > 1:
-        raise BadInput("The patches to validate on have different sizes; cut them to one size")
-    if repeated := {engine for engine in engine_ids if list(engine_ids).count(engine) > 1}:
-        raise BadInput(f"{', '.join(sorted(repeated))} is named more than once; name each engine once")
+    images = len({patch.stem for patch in patches})
+    if images < 2:
+        raise BadInput(f"Expected patches of at least two images, got {images}", "add images to the test set")
+    if len(sizes := {patch.image.shape[:2] for patch in patches}) > 1:
+        actual = " and ".join(f"{height}×{width}" for height, width in sorted(sizes))
+        raise BadInput(f"Expected patches of the same size, got {actual}", "cut all patches to one size")
+    if repeated := sorted({engine for engine in engine_ids if list(engine_ids).count(engine) > 1}):
+        raise BadInput(f"Expected each engine once, got {', '.join(repeated)} more than once", "list it once")
     if not budget >= 0:
-        raise BadInput(f"The budget is {budget:g}; give the loss of Dice that is allowed, such as 0.002")
+        raise BadInput(f"Expected a budget of at least 0, got {budget:g}", "set the acceptable loss, such as 0.002")
     if batch < 1:
-        raise BadInput(f"The batch is {batch}; it must be at least 1")
+        raise BadInput(f"Expected a batch of at least 1, got {batch}", "set a positive number")

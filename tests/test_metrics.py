@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, their algebra, and the bootstrap against simulated data whose truth is known."""
+"""Metrics against scikit-learn and their identities; the bootstrap bound against simulated data with a known mean."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,9 @@ from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_sco
 
 from msal_deploy.errors import BadInput
 from msal_deploy.metrics import (
+    METRICS,
     Confusion,
+    averages,
     clustered_lower_bound,
     confusion,
     dice,
@@ -19,12 +21,12 @@ from msal_deploy.metrics import (
     signed,
 )
 
-SCORES = (dice, iou, precision, recall)
+THEIRS = {dice: f1_score, iou: jaccard_score, precision: precision_score, recall: recall_score}
 
 
 @st.composite
 def mask_pairs(draw):
-    """Two masks of one shape, empty ones and full ones included."""
+    """Two masks of the same shape, including empty and full masks."""
     shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     return tuple(rng.random(shape) < draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])) for _ in range(2))
@@ -32,33 +34,32 @@ def mask_pairs(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(mask_pairs())
-def test_scores_agree_with_scikit_learn(masks):
+def test_metrics_match_scikit_learn(masks):
     truth, prediction = masks
     if not truth.any() and not prediction.any():
-        return  # our convention, tested below
+        return  # our own convention, see test_metrics_of_empty_masks
     counts = confusion(truth, prediction)
-    theirs = (f1_score, jaccard_score, precision_score, recall_score)
-    for ours, score in zip(SCORES, theirs, strict=True):
+    for ours, score in THEIRS.items():
         expected = score(truth.ravel(), prediction.ravel(), zero_division=0)
         assert ours(counts) == pytest.approx(expected, abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(mask_pairs())
-def test_dice_and_iou_have_their_algebra(masks):
+def test_metrics_satisfy_their_identities(masks):
     truth, prediction = masks
     counts, swapped = confusion(truth, prediction), confusion(prediction, truth)
     assert dice(counts) == dice(swapped)
     assert iou(counts) == iou(swapped)
     assert precision(counts) == recall(swapped)
     assert dice(counts) == pytest.approx(2 * iou(counts) / (1 + iou(counts)))
-    assert all(0 <= score(counts) <= 1 for score in SCORES)
+    assert all(0 <= score(counts) <= 1 for score in THEIRS)
     assert 0 <= iou(counts) <= dice(counts)
 
 
 @settings(max_examples=30, deadline=None)
 @given(mask_pairs())
-def test_scores_do_not_change_when_both_masks_are_flipped(masks):
+def test_confusion_is_invariant_to_flips(masks):
     truth, prediction = masks
     expected = confusion(truth, prediction)
     assert confusion(truth[::-1], prediction[::-1]) == expected
@@ -66,8 +67,8 @@ def test_scores_do_not_change_when_both_masks_are_flipped(masks):
     assert confusion(truth.T, prediction.T) == expected
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_conventions_for_empty_masks(score):
+@pytest.mark.parametrize("score", THEIRS)
+def test_metrics_of_empty_masks(score):
     empty, full = np.zeros((4, 4), bool), np.ones((4, 4), bool)
     assert score(confusion(empty, empty)) == 1
     assert score(confusion(full, empty)) == 0
@@ -75,25 +76,41 @@ def test_conventions_for_empty_masks(score):
     assert score(confusion(full, full)) == 1
 
 
-def test_pooled_scores_weigh_patches_by_their_nuclei():
+def test_pooled_dice_weights_patches_by_their_pixels():
     small, large = Confusion(tp=1, fp=1, fn=0), Confusion(tp=90, fp=0, fn=0)
     assert pooled([small, large]) == Confusion(91, 1, 0)
     assert dice(pooled([small, large])) == pytest.approx(182 / 183)
     assert dice(pooled([small, large])) > (dice(small) + dice(large)) / 2
 
 
-def test_masks_of_different_shapes_are_refused():
+def test_averages_are_the_mean_over_patches_and_the_pooled_score():
+    patches = [Confusion(tp=6, fp=2, fn=4), Confusion(tp=0, fp=1, fn=1)]
+    assert averages(iou, patches) == {"mean": 0.25, "pooled": pytest.approx(6 / 14)}
+
+
+def test_metrics_have_distinct_names_and_json_keys():
+    assert [metric.score for metric in METRICS] == [dice, iou, precision, recall]
+    assert {(metric.mean_key, metric.pooled_key) for metric in METRICS} == {
+        ("pixel_dice_mean", "pixel_dice_pooled"),
+        ("pixel_iou_mean", "pixel_iou_pooled"),
+        ("precision", "precision_pooled"),
+        ("recall", "recall_pooled"),
+    }
+    assert len({metric.name for metric in METRICS}) == len({metric.label for metric in METRICS}) == len(METRICS)
+
+
+def test_confusion_rejects_masks_of_different_shapes():
     with pytest.raises(ValueError, match=r"\(2, 2\)"):
         confusion(np.zeros((2, 2), bool), np.zeros((1, 2), bool))
 
 
 def simulated(images, rng):
-    """Four correlated patches of each image, of true mean 0."""
+    """Four correlated patches per image; the true mean is 0."""
     deltas = np.repeat(rng.normal(size=images), 4) + 0.5 * rng.normal(size=4 * images)
     return deltas, np.repeat([f"image {k}" for k in range(images)], 4)
 
 
-def test_bound_covers_the_true_mean_as_often_as_it_says():
+def test_bound_has_its_nominal_coverage():
     rng = np.random.default_rng(7)
     clustered, unclustered = [], []
     for seed in range(250):
@@ -102,31 +119,31 @@ def test_bound_covers_the_true_mean_as_often_as_it_says():
         patches = [str(k) for k in range(len(deltas))]
         unclustered.append(clustered_lower_bound(deltas, patches, resamples=499, seed=seed) <= 0)
     assert 0.90 <= np.mean(clustered) <= 0.985
-    assert np.mean(unclustered) < 0.88  # what the clusters are for: patches taken one by one promise too much
+    assert np.mean(unclustered) < 0.88  # without clusters the coverage is too low
 
 
-def test_correlated_patches_give_a_lower_bound():
+def test_bound_is_lower_with_clusters():
     deltas, images = simulated(14, np.random.default_rng(0))
     assert clustered_lower_bound(deltas, images) < clustered_lower_bound(deltas, [str(k) for k in range(56)])
 
 
-def test_bound_lies_between_the_least_cluster_and_the_mean_over_patches():
-    deltas, images = [0.0, 0.0, 0.0, -0.4], ["a", "a", "a", "b"]  # images of different numbers of patches
+def test_bound_is_between_the_worst_image_and_the_mean():
+    deltas, images = [0.0, 0.0, 0.0, -0.4], ["a", "a", "a", "b"]  # a different number of patches per image
     assert -0.4 <= clustered_lower_bound(deltas, images) <= -0.1
 
 
 @pytest.mark.parametrize("value", [0.0, -0.25])
-def test_identical_deltas_give_just_that_value(value):
+def test_bound_of_identical_deltas_is_that_value(value):
     assert clustered_lower_bound([value] * 8, list("aabbccdd")) == value
 
 
-def test_bound_is_the_same_every_time_and_falls_with_the_confidence():
+def test_bound_is_reproducible_and_decreases_with_confidence():
     deltas, images = simulated(14, np.random.default_rng(1))
     assert clustered_lower_bound(deltas, images) == clustered_lower_bound(deltas, images)
     assert clustered_lower_bound(deltas, images, confidence=0.99) < clustered_lower_bound(deltas, images)
 
 
-def test_one_image_is_refused():
+def test_bound_needs_two_images():
     with pytest.raises(BadInput, match="at least two images"):
         clustered_lower_bound([0.1, 0.2], ["a", "a"])
 

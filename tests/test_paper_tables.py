@@ -1,4 +1,4 @@
-"""The program of benchmarks/paper/: its rows are the paper's, and no number stands where nothing was run."""
+"""The program of benchmarks/paper/: the rows of the paper, their costs and scores, and the tables."""
 
 import re
 import shlex
@@ -23,8 +23,8 @@ sys.path.insert(0, str(FOLDER))
 
 import costs as costs_module  # noqa: E402
 import scores as scores_module  # noqa: E402
-from parity import Proof  # noqa: E402
-from render import NOT_RUN, as_markdown, load  # noqa: E402
+from agreement import Agreement  # noqa: E402
+from render import NONE, as_markdown, load  # noqa: E402
 from rows import ROWS, TABLE_1, TABLE_2, Published  # noqa: E402
 from tables import app  # noqa: E402
 
@@ -54,7 +54,7 @@ def measure(path: Path, *words: str):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> Path:
-    """The costs of one row, not to be changed by a test."""
+    """A file with the costs of one row; tests must not change it."""
     path = tmp_path_factory.mktemp("costs") / "costs.json"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -69,8 +69,8 @@ def make_score(key: str, recipe: Recipe | None = None):
     counts = [Confusion(80, 20, 10), Confusion(8, 2, 4)]
     return scores_module.RowScore(
         key=key, recipe=recipe, data="monuseg", training=scores_module.Training(1, 0.8, 9.0, 24, (), ""),
-        proof=Proof("quick", 17, 100, 1e-4, 0.1, ()), engine="onnxruntime:fp32", threshold=0.5, label_convention="",
-        images=2, scores=scores_module.summary(counts),
+        agreement=Agreement("quick", 17, 100, 1e-4, 0.1, ()), engine="onnxruntime:fp32", threshold=0.5,
+        label_convention="", images=2, scores=scores_module.summary(counts),
         patches=tuple(scores_module.PatchScore(str(i), "top-left", c) for i, c in enumerate(counts)), environment={},
     )  # fmt: skip
 
@@ -85,7 +85,7 @@ def cells(markdown: str, label: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
-def test_every_row_of_both_tables_is_there():
+def test_rows_are_those_of_both_tables():
     assert (len(TABLE_1), len(TABLE_2), len(ROWS)) == (11, 9, 19)
     assert TABLE_2[-1].key in {row.key for row in TABLE_1}
     assert len({row.label for row in (*TABLE_1, *TABLE_2)}) == 20
@@ -108,12 +108,12 @@ def test_every_row_of_both_tables_is_there():
         ("t2-cnn3", Published(0.804, 0.498, None, None)),
     ],
 )
-def test_published_numbers(key, paper):
+def test_rows_have_the_published_scores(key, paper):
     assert ROWS[key].paper == paper
 
 
 @pytest.mark.parametrize("row", TABLE_1[1:], ids=lambda row: row.key)
-def test_the_blocks_are_those_of_the_label(row):
+def test_row_network_has_the_blocks_of_its_label(row):
     whole = row.label.startswith("MSAL-Net")
     depth = re.search(r"Res-(\d+)", row.label)
     assert row.network == NetworkRecipe(
@@ -125,84 +125,119 @@ def test_the_blocks_are_those_of_the_label(row):
     )
 
 
-def test_only_readings_of_an_abstract_or_a_name_are_marked():
+def test_rows_without_a_full_paper_are_marked():
     assert {row.key for row in ROWS.values() if row.reading} == {"t2-asspu-net", "t2-mdc-net"}
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.key)
-def test_every_network_can_be_built(row):
+def test_row_network_can_be_built(row):
     with torch.device("meta"):
         assert sum(parameter.numel() for parameter in build_network(row.network).parameters()) > 1e6
 
 
-def test_the_schedule_is_the_recipes_and_the_network_the_rows():
+def test_recipe_of_combines_a_schedule_with_the_network_of_a_row():
     recipe = Recipe()
     unet, linknet = (scores_module.recipe_of(ROWS[key], recipe) for key in ("t1-unet-r18", "t2-linknet"))
     assert unet.train == linknet.train == recipe.train
     assert (unet.network.weights, linknet.network.weights) == ("imagenet", "random")
 
 
-def test_costs_go_on_where_they_were_stopped(measured, tmp_path, monkeypatch):
+def test_costs_skips_measured_rows(measured, tmp_path, monkeypatch):
     path = tmp_path / "costs.json"
     path.write_bytes(measured.read_bytes())
-    monkeypatch.setattr(costs_module, "measure", None)  # calling it would fail
+    monkeypatch.setattr(costs_module, "measure", None)  # a call would fail
     result = measure(path, "--row", SMALL)
     assert result.exit_code == 0
-    assert "1 of 1 rows are done already" in result.stderr
+    assert "1 of 1 rows are already done" in result.stderr
     assert path.read_bytes() == measured.read_bytes()
 
 
-def test_costs_are_measured_and_compared(measured):
-    found = costs_module.load_costs(measured).rows[SMALL]
-    assert 11.4e6 < found.parameters < 11.8e6
-    assert {one.engine for one in found.proof.comparisons} == {"onnxruntime:fp32", "openvino:fp32"}
-    assert 0 <= found.proof.worst <= found.proof.tolerance
-    assert found.proof.spread > 0.01
-    assert found.milliseconds("onnxruntime:fp32") > 0
-    assert found.environment["logical_cores"] > 0
+def test_costs_measures_and_compares_a_row(measured):
+    cost = costs_module.load_costs(measured).rows[SMALL]
+    assert 11.4e6 < cost.parameters < 11.8e6
+    assert {one.engine for one in cost.agreement.engines} == {"onnxruntime:fp32", "openvino:fp32"}
+    assert 0 <= cost.agreement.max_abs_delta <= cost.agreement.tolerance
+    assert cost.agreement.spread > 0.01
+    assert cost.milliseconds("onnxruntime:fp32") > 0
+    assert cost.environment["logical_cores"] > 0
 
 
-def test_costs_of_another_size_are_refused(measured):
+def test_costs_rejects_another_size(measured):
     result = call("costs", "--json", measured, "--size", "128", "--row", SMALL)
     assert result.exit_code == 2
-    assert "was measured at 64 px" in result.stderr
+    assert "got 64 px" in result.stderr
 
 
-def test_a_row_that_fails_does_not_stop_the_others(measured, tmp_path, monkeypatch):
-    found = costs_module.load_costs(measured).rows[SMALL]
+def test_costs_continues_after_a_failed_row(measured, tmp_path, monkeypatch):
+    cost = costs_module.load_costs(measured).rows[SMALL]
 
     def fake(row, *_):
         if row.key == "t1-ddc":
-            raise GateFailed("no")
-        return msgspec.structs.replace(found, network=row.network)
+            raise GateFailed("it differs", "fix it")
+        return msgspec.structs.replace(cost, network=row.network)
 
     monkeypatch.setattr(costs_module, "measure", fake)
     result = measure(tmp_path / "costs.json", "--row", "t1-ddc", "--row", "t1-eca")
     assert result.exit_code == 1
-    assert "t1-ddc: no" in result.stderr
+    assert "t1-ddc: it differs; fix it" in result.stderr
     assert set(costs_module.load_costs(tmp_path / "costs.json").rows) == {"t1-eca"}
 
 
-def test_an_unknown_row():
+def test_costs_rejects_an_unknown_row():
     result = call("costs", "--json", "costs.json", "--row", "t1-dcc")
     assert result.exit_code == 2
     assert "did you mean 't1-ddc'" in result.stderr
 
 
-def test_what_was_not_run_says_so(measured, tmp_path):
+def test_show_leaves_out_rows_and_columns_without_results(measured, tmp_path):
     result = call("show", "--costs", measured, "--scores", tmp_path, "--markdown", tmp_path / "tables.md")
     assert result.exit_code == 0
-    assert NOT_RUN in result.stdout
     markdown = (tmp_path / "tables.md").read_text(encoding="utf-8")
-    assert cells(markdown, "LinkNet")[0] == "not run / 0.767"
-    assert all(NOT_RUN not in cell for cell in cells(markdown, "LinkNet")[4:])
-    for row in (*TABLE_1, *TABLE_2[:-1]):
-        found = cells(markdown, row.label + (" (our reading)" if row.reading else ""))
-        assert all(cell.startswith(NOT_RUN) for cell in (found[:4] if row.key == SMALL else found))
-    assert "Scores: not run." in markdown
+    header, _, *rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert header.startswith("| Table 2: other networks | DC, paper | IOU, paper |")
+    assert [row.split("|")[1].strip() for row in rows] == ["LinkNet"]
+    assert cells(markdown, "LinkNet")[:4] == ["0.767", "0.625", "0.726", "0.809"]
+    assert all(re.match(r"[\d.]+", cell) for cell in cells(markdown, "LinkNet")[4:])
+    others = ", ".join(key for key in ROWS if key != SMALL)
+    assert f"- Not run: scores of all rows; costs of {others}." in markdown
+    assert "Not run: scores of all rows; costs of t1-unet-r18" in " ".join(result.stdout.split())
+    assert "Scores:" not in markdown
 
 
-def test_a_score_stands_in_every_table_that_has_its_network(measured, tmp_path):
+def test_show_without_costs_has_no_cost_columns(tmp_path):
+    costs_module.save_costs(tmp_path / "costs.json", costs_module.Costs())
+    put_score(tmp_path, make_score("t1-ddc"))
+    markdown = as_markdown(load(tmp_path / "costs.json", tmp_path))
+    assert len(cells(markdown, "Backbone + DDC")) == 4
+    assert "GFLOP" not in markdown
+    assert "; costs of all rows." in markdown
+    assert call("show", "--costs", tmp_path / "costs.json", "--scores", tmp_path).exit_code == 0
+
+
+def test_show_without_any_result_prints_no_table(tmp_path):
+    costs_module.save_costs(tmp_path / "costs.json", costs_module.Costs())
+    assert call("show", "--costs", tmp_path / "costs.json").stdout.split("\n") == [
+        "Not run: scores of all rows; costs of all rows.",
+        "",
+    ]
+
+
+def test_result_files_keep_their_json_keys():
+    score = msgspec.to_builtins(make_score("t1-ddc"))
+    assert list(score["proof"]) == ["parity", "opset", "nodes", "tolerance", "spread", "comparisons"]
+    assert list(score["scores"]) == [
+        f"{name}_{average}"
+        for name in ("pixel_dice", "pixel_iou", "precision", "recall")
+        for average in ("mean", "pooled")
+    ]
+    costs = costs_module.load_costs(FOLDER / "results" / "costs.json")
+    assert len(costs.rows) == len(ROWS)
+    assert msgspec.json.decode(msgspec.json.encode(costs)) == msgspec.json.decode(
+        (FOLDER / "results" / "costs.json").read_bytes()
+    )
+
+
+def test_show_has_a_score_in_each_table_with_its_network(measured, tmp_path):
     score = make_score("t1-msal-r34")
     put_score(tmp_path, score)
     markdown = as_markdown(load(measured, tmp_path))
@@ -211,19 +246,21 @@ def test_a_score_stands_in_every_table_that_has_its_network(measured, tmp_path):
     for label in ("MSAL-Net + Res-34", "MSAL-Net"):
         assert cells(markdown, label)[0] == f"{dice:.3f} / 0.839"
         assert cells(markdown, label)[2] == f"{precision:.3f} / 0.821"
-    assert cells(markdown, "Backbone + DDC")[0] == "not run / 0.810"
+    assert "Backbone + DDC" not in markdown
+    assert cells(markdown, "LinkNet")[0] == f"{NONE} / 0.767"
+    assert cells(markdown, "MSAL-Net")[4:] == [NONE] * 4
     assert "means over 2 patches of 2 test images of monuseg" in markdown
     assert f"recipe fast, {BUILT_IN['fast'].train.epochs} epochs" in markdown
 
 
-def test_costs_of_a_network_that_has_changed_are_not_shown(measured, tmp_path):
-    found = costs_module.load_costs(measured)
-    old = msgspec.structs.replace(found.rows[SMALL], network=NetworkRecipe())
-    costs_module.save_costs(tmp_path / "costs.json", msgspec.structs.replace(found, rows={SMALL: old}))
-    assert cells(as_markdown(load(tmp_path / "costs.json", None)), "LinkNet")[4] == NOT_RUN
+def test_show_leaves_out_costs_of_a_network_that_has_changed(measured, tmp_path):
+    costs = costs_module.load_costs(measured)
+    old = msgspec.structs.replace(costs.rows[SMALL], network=NetworkRecipe())
+    costs_module.save_costs(tmp_path / "costs.json", msgspec.structs.replace(costs, rows={SMALL: old}))
+    assert "LinkNet" not in as_markdown(load(tmp_path / "costs.json", None))
 
 
-def test_scores_of_different_schedules_do_not_stand_in_one_table(measured, tmp_path):
+def test_show_rejects_scores_of_different_schedules(measured, tmp_path):
     put_score(tmp_path, make_score("t1-ddc"))
     put_score(tmp_path, make_score("t1-eca", Recipe.load("demo")))
     result = call("show", "--costs", measured, "--scores", tmp_path)
@@ -231,7 +268,7 @@ def test_scores_of_different_schedules_do_not_stand_in_one_table(measured, tmp_p
     assert "different schedules" in result.stderr
 
 
-def test_the_score_of_another_network_is_refused(measured, tmp_path):
+def test_show_rejects_the_score_of_another_network(measured, tmp_path):
     score = make_score("t1-ddc")
     put_score(tmp_path, msgspec.structs.replace(score, key="t1-eca"))
     result = call("show", "--costs", measured, "--scores", tmp_path)
@@ -239,7 +276,7 @@ def test_the_score_of_another_network_is_refused(measured, tmp_path):
     assert "another network" in result.stderr
 
 
-def test_a_row_is_trained_scored_and_then_left_alone(measured, tmp_path, monkeypatch):
+def test_train_trains_and_scores_a_row_once(measured, tmp_path, monkeypatch):
     synthesize(tmp_path / "data", train=2, test=2, size=512)
     (tmp_path / "tiny.toml").write_text(TINY)
     words = ("train", "--data", tmp_path / "data", "--out", tmp_path / "runs", "--recipe", tmp_path / "tiny.toml")
@@ -249,12 +286,12 @@ def test_a_row_is_trained_scored_and_then_left_alone(measured, tmp_path, monkeyp
     assert (score.images, len(score.patches), score.data) == (2, 2, "data")
     assert score.training.training_images == 1
     assert str(tmp_path) not in (tmp_path / "runs" / f"{SMALL}.json").read_text()
-    assert not cells(as_markdown(load(measured, tmp_path / "runs")), "LinkNet")[0].startswith(NOT_RUN)
+    assert not cells(as_markdown(load(measured, tmp_path / "runs")), "LinkNet")[0].startswith(NONE)
 
-    monkeypatch.setattr(scores_module, "run", None)  # calling it would fail
+    monkeypatch.setattr(scores_module, "run", None)  # a call would fail
     again = call(*words, "--row", SMALL)
     assert again.exit_code == 0
-    assert "1 of 1 rows are done already" in again.stderr
+    assert "1 of 1 rows are already done" in again.stderr
     other = call(*words, "--row", SMALL, "--epochs", "2")
     assert other.exit_code == 2
     assert "another recipe" in other.stderr
@@ -266,7 +303,7 @@ def readme_commands() -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.startswith("python ")]
 
 
-def test_the_readmes_commands_are_the_programs():
+def test_readme_commands_exist():
     assert len(readme_commands()) == 3
     for line in readme_commands():
         _, program, name, *words = shlex.split(line)

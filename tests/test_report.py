@@ -1,4 +1,4 @@
-"""The page: it parses, needs nothing from outside, shows each number, and no text of the data becomes markup."""
+"""The HTML page: well-formed, self-contained, with the numbers of the reports and all data escaped."""
 
 import base64
 import re
@@ -88,7 +88,7 @@ def trial(number, lower):
 
 
 def precision(*, trials=(), chosen=0, ranked=0, draws=0, fp16=True, int8=True):
-    """The stage's own report, as JSON: two modules, of which the second has a node in float."""
+    """The JSON of a precision report: two modules, the second with a node in float."""
     search = SearchReport(
         0.0005, 24, 6, tuple(NodeCost(node(k), f"encoder{k // 10}", 0.00031 - k / 1e5) for k in range(ranked)),
         trials, chosen,
@@ -107,7 +107,7 @@ def precision(*, trials=(), chosen=0, ranked=0, draws=0, fp16=True, int8=True):
     ).to_json()  # fmt: skip
 
 
-# In the order of the search: 1, 2, 4 nodes in float, then halved back to 3; -0.0005 is the budget.
+# In the order of the search: 1, 2 and 4 nodes in float, then 3 by bisection; the budget is 0.0005.
 SEARCHED = {
     "trials": (trial(0, -0.0009), trial(1, -0.0007), trial(2, -0.00052), trial(4, -0.0002), trial(3, -0.00048)),
     "chosen": 4, "ranked": 20, "draws": 5,
@@ -122,7 +122,7 @@ def overlay(stem="image-0", rank="best"):
 
 
 class Page(HTMLParser):
-    """Parses a page and holds its text, its attributes and the elements left open."""
+    """Parses a page; holds its text, its attributes and the elements left open."""
 
     def __init__(self, path):
         super().__init__()
@@ -168,7 +168,7 @@ def page(tmp_path_factory):
     return Page(path)
 
 
-def test_page_is_well_formed_and_needs_nothing_from_outside(page):
+def test_page_is_well_formed_and_self_contained(page):
     assert page.open == []
     assert "http:" not in page.source.replace("http-equiv", "")
     assert "https:" not in page.source
@@ -178,13 +178,13 @@ def test_page_is_well_formed_and_needs_nothing_from_outside(page):
     assert "url(" not in page.source
 
 
-def test_every_picture_has_a_text_for_those_who_do_not_see_it(page):
+def test_page_pictures_have_alternative_texts(page):
     sources, texts = page.values("img", "src"), page.values("img", "alt")
     assert len(sources) == len(texts) == 5 + 2 * 3
     assert all(len(text) > 10 for text in texts)
 
 
-def test_hostile_text_stays_text(page):
+def test_page_escapes_hostile_text(page):
     assert HOSTILE not in page.source
     assert HOSTILE in page.text
 
@@ -194,7 +194,7 @@ def test_hostile_text_stays_text(page):
     [
         "Passed. 2 engines within 0.002 Dice of torch:fp32 on 2 patches of 2 images",
         "Dice of torch:fp32: 0.8000. Lowest 95% lower bound",
-        "−0.0011 (openvino:int8); the gate is −0.002",
+        "−0.0011 (openvino:int8); required: at least −0.002",
         "0.7991", "0.8123", "0.6543", "0.6611", "0.7712", "0.8834", "−0.0011", "−3.1e−06", "5.5e−04",
         "1.230%", "3.1e−02",
         "446.2", "447.2", "448.2", "449.2", "446.7", "2.25", "0.59", "6.26×", "6.33×", "37", "1.3% unstable",
@@ -206,7 +206,7 @@ def test_page_shows(page, text):
     assert text in page.text
 
 
-def test_a_failed_gate_is_said_at_the_top(tmp_path):
+def test_page_starts_with_a_failed_gate(tmp_path):
     failing = validation(openvino_int8=score(0.79, -0.011), onnxruntime_fp32=score(0.8, 0.0))
     write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, validation=failing)
     page = Page(tmp_path / "r.html")
@@ -215,15 +215,15 @@ def test_a_failed_gate_is_said_at_the_top(tmp_path):
     assert "verdict failed" in page.values("div", "class")
 
 
-def test_an_engine_with_nan_is_said_at_the_top(tmp_path):
+def test_page_starts_with_an_engine_with_nan(tmp_path):
     broken = score(0.8, 0.0, finite=False, passed=False, max_abs_delta_probability=None)
     write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, validation=validation(openvino_fp16=broken))
     text = Page(tmp_path / "r.html").text
-    assert "The probabilities of openvino:fp16 are not all finite numbers" in text
+    assert "Probabilities are not finite: openvino:fp16." in text
     assert "✗ not finite" in text
 
 
-def test_a_report_of_nothing_claims_nothing(tmp_path):
+def test_page_without_reports_claims_nothing(tmp_path):
     write_report(tmp_path / "r.html", title="t", manifest=MANIFEST)
     page = Page(tmp_path / "r.html")
     assert page.open == []
@@ -231,7 +231,7 @@ def test_a_report_of_nothing_claims_nothing(tmp_path):
     assert "Passed" not in page.text
 
 
-def test_the_same_data_give_the_same_bytes(tmp_path):
+def test_page_is_reproducible(tmp_path):
     for name in ("a", "b"):
         parts = {"validation": validation(openvino_int8=score(0.8, 0.0)), "bench": bench()}
         parts |= {"precision": precision(**SEARCHED), "overlays": [overlay()]}
@@ -239,18 +239,18 @@ def test_the_same_data_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_report_that_cannot_be_rendered_leaves_the_old_one(tmp_path):
+def test_write_report_keeps_the_old_file_if_rendering_fails(tmp_path):
     path = tmp_path / "report.html"
-    path.write_text("the old one")
+    path.write_text("old")
     incomplete = validation()
     del incomplete["engines"]["torch:fp32"]["recall"]
     with pytest.raises(Exception, match="recall"):
         write_report(path, title="t", manifest=MANIFEST, validation=incomplete)
-    assert path.read_text() == "the old one"
+    assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_overlay_pictures_colour_each_kind_of_pixel():
+def test_overlay_pictures_have_a_colour_for_each_kind_of_pixel():
     colours = disagreement(overlay())
     for pixel, colour in {(12, 20): FALSE_NEGATIVE, (20, 20): TRUE_POSITIVE, (33, 20): FALSE_POSITIVE}.items():
         assert tuple(colours[pixel]) == colour
@@ -261,7 +261,7 @@ def test_overlay_pictures_colour_each_kind_of_pixel():
     assert tuple(drawn[50, 50]) == (200, 200, 200)
 
 
-def test_pictures_stay_small(tmp_path):
+def test_page_pictures_are_small(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)  # noise compresses worst
     masks = image[..., 0] > 128
     large = Overlay("s", "c", "best", 1.0, image, masks, masks)
@@ -274,13 +274,13 @@ def figures(page):
     return [base64.b64decode(uri.partition(",")[2]).decode() for uri in uris]
 
 
-def test_plots_carry_their_text_and_follow_the_colour_scheme(page):
+def test_plots_contain_their_text_and_follow_the_colour_scheme(page):
     delta, latency, tradeoff, search, training = figures(page)
     for figure, words in (
         (delta, ["image-0", "openvino:int8"]),
         (latency, ["batch 4", "p99"]),
-        (tradeoff, ["torch:fp32 − budget", "openvino:int8", "latency p50, ms a batch"]),
-        (search, ["FP32 − budget", "chosen", "multiply-accumulates in INT8, %", "latency, ms a patch", "4"]),
+        (tradeoff, ["torch:fp32 − budget", "openvino:int8", "latency p50, ms per batch"]),
+        (search, ["FP32 − budget", "chosen", "multiply-accumulates in INT8, %", "latency, ms per patch", "4"]),
         (training, ["epoch"]),
     ):
         assert "prefers-color-scheme:dark" in figure
@@ -288,28 +288,28 @@ def test_plots_carry_their_text_and_follow_the_colour_scheme(page):
 
 
 def polylines(svg):
-    """The x of each vertex of each line that joins points: whiskers have one x, and no line of a legend is clipped."""
+    """Return the x of the vertices of each line between points. Whiskers have one x; legend lines are not clipped."""
     paths = re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="fill: none; stroke: #0f82c4', svg)
     lines = [[float(x) for x in re.findall(r"[ML] ([\d.]+) ", path)] for path in paths]
     return [line for line in lines if len(set(line)) > 1]
 
 
-def test_the_search_is_drawn_in_the_order_of_nodes_in_float(page):
+def test_search_plot_connects_trials_by_their_nodes_in_float(page):
     left, right = polylines(figures(page)[3])
     assert len(left) == len(right) == len(SEARCHED["trials"])
-    assert left == sorted(left, reverse=True)  # more nodes in float: less in INT8,
+    assert left == sorted(left, reverse=True)  # more nodes in float: a smaller share in INT8
     assert right == sorted(right)  # and slower
 
 
 def rows(page, heading):
-    """The rows of the tables below a heading, each as the text of its cells."""
+    """Return the cells of each row of the tables below a heading."""
     part = re.split(r"<h[23]>", page.source.partition(f"{heading}")[2])[0]
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr.*?</tr>", part, re.S)]
     return [row for row in cells if "<br>" not in "".join(row)]
 
 
-def test_page_shows_the_search_and_marks_the_chosen_trial(page):
-    assert rows(page, "<h3>The search") == [
+def test_page_shows_the_trials_and_marks_the_chosen_one(page):
+    assert rows(page, "<h3>Search for") == [
         ["0", "100%", "0.81000", "−0.00100", "−0.00090", "180.0", "✗ exceeded"],
         ["1", "97.5%", "0.81010", "−0.00090", "−0.00070", "181.0", "✗ exceeded"],
         ["2", "95.0%", "0.81020", "−0.00080", "−0.00052", "182.0", "✗ exceeded"],
@@ -318,21 +318,21 @@ def test_page_shows_the_search_and_marks_the_chosen_trial(page):
     ]
 
 
-def test_page_shows_what_is_in_float_by_module(page):
+def test_page_shows_the_float_nodes_of_each_module(page):
     header, first, second = rows(page, "<h3>INT8 by module")
     assert header == ["Module", "Layers", "GMAC", "In INT8", "Nodes in float"]
-    # conv1 and conv2 were returned too, and are no layers: like an Add, they multiply nothing.
+    # conv1 and conv2 were returned to float as well and are not layers, like an Add.
     assert first == ["encoder0", "1", "1.50", "100%", "conv1/Conv (float), conv2/Conv (float)"]
     assert second == ["encoder1", "2", "0.40", "75.0%", "conv11/Conv (fp32)"]
 
 
-def test_the_ranking_shows_the_costliest_nodes_and_folds_the_others(page):
-    shown, _, folded = page.source.partition("<h3>Nodes by what")[2].partition("<details>")
+def test_page_shows_the_first_nodes_of_the_ranking_and_collapses_the_rest(page):
+    shown, _, folded = page.source.partition("<h3>Nodes by their loss")[2].partition("<details>")
     folded = folded.partition("</details>")[0]
     assert [node(k) in shown for k in (0, 14, 15, 19)] == [True, True, False, False]
     assert [node(k) in folded for k in (0, 14, 15, 19)] == [False, False, True, True]
-    assert "The other 5, which" in folded
-    ranked = rows(page, "<h3>Nodes by what")
+    assert "The other 5 nodes" in folded
+    ranked = rows(page, "<h3>Nodes by their loss")
     assert ranked[0] == [node(0), "+0.00031", "float", "encoder0"]
     assert ranked[3] == [node(3), "+0.00028", "INT8", "encoder0"]
 
@@ -340,71 +340,72 @@ def test_the_ranking_shows_the_costliest_nodes_and_folds_the_others(page):
 @pytest.mark.parametrize(
     "text",
     [
-        "Precision: what INT8 and FP16 cost", "40 tiles of 21 training images; ranges by min-max",
-        f"2: {HOSTILE}, {node(7)}", "60,123, in /network/add; FP16 ends at 65,504", "3.8e−03 against FP32",
+        "Precision: INT8 and FP16", "40 tiles of 21 training images; min-max method",
+        f"2: {HOSTILE}, {node(7)}", "60,123, in /network/add; the FP16 maximum is 65,504", "3.8e−03 from FP32",
         "94.7% of the multiply-accumulates", "24 patches of 6 images held out from training; budget 0.0005 Dice",
-        f"3: {node(0)}, {node(1)}, {node(2)}", "on 5 sets of tiles that share none: Dice differs by 0.00040",
+        f"3: {node(0)}, {node(1)}, {node(2)}",
+        "on 5 disjoint sets of tiles: the best and the worst Dice differ by 0.00040",
     ],
 )  # fmt: skip
-def test_page_shows_of_precision(page, text):
+def test_page_shows_the_precision_report(page, text):
     assert text in page.text
 
 
-def of_precision(tmp_path, **parts):
+def precision_page(tmp_path, **parts):
     write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, precision=precision(**parts))
     page = Page(tmp_path / "r.html")
     assert page.open == []
     return page
 
 
-def test_a_search_of_one_trial_says_why_there_is_no_curve(tmp_path):
-    page = of_precision(tmp_path, trials=(trial(0, -0.0003),))
+def test_page_explains_a_search_of_one_trial(tmp_path):
+    page = precision_page(tmp_path, trials=(trial(0, -0.0003),))
     assert page.values("img", "src") == []
-    assert "With everything in INT8 the budget is kept" in page.text
-    assert "Nodes by what" not in page.text
-    assert "too few tiles for disjoint draws" in page.text
-    assert [row[0] for row in rows(page, "<h3>The search")] == ["0 · chosen"]
+    assert "The graph passes with all nodes in INT8" in page.text
+    assert "Nodes by their loss" not in page.text
+    assert "too few tiles for disjoint sets" in page.text
+    assert [row[0] for row in rows(page, "<h3>Search for")] == ["0 · chosen"]
 
 
-def test_precision_without_a_budget_claims_no_dice(tmp_path):
-    page = of_precision(tmp_path)
-    assert "No budget was given" in page.text
-    assert "The search" not in page.text
-    assert "calibration tiles?" not in page.text
+def test_page_of_a_precision_report_without_budget_claims_no_dice(tmp_path):
+    page = precision_page(tmp_path)
+    assert "No budget was set" in page.text
+    assert "Search for" not in page.text
+    assert "Sensitivity to" not in page.text
 
 
-def test_precision_of_one_kind_only(tmp_path):
-    fp16 = of_precision(tmp_path, int8=False)
-    assert "what FP16 costs" in fp16.text
-    assert "INT8" not in fp16.text.partition("what FP16 costs")[2].partition("Environment")[0]
-    int8 = of_precision(tmp_path, fp16=False)
-    assert "what INT8 costs" in int8.text
-    assert "FP16" not in int8.text.partition("what INT8 costs")[2].partition("Environment")[0]
+def test_page_of_one_precision(tmp_path):
+    fp16 = precision_page(tmp_path, int8=False)
+    assert "Precision: FP16" in fp16.text
+    assert "INT8" not in fp16.text.partition("Precision: FP16")[2].partition("Environment")[0]
+    int8 = precision_page(tmp_path, fp16=False)
+    assert "Precision: INT8" in int8.text
+    assert "FP16" not in int8.text.partition("Precision: INT8")[2].partition("Environment")[0]
 
 
-def test_engines_are_chosen_by_accuracy_and_latency(page):
-    assert rows(page, "which engine to choose?") == [
+def test_page_shows_accuracy_and_latency(page):
+    assert rows(page, "<h2>Accuracy × latency") == [
         ["openvino:int8", "0.7991", "−0.0011", "71.3", "6.26×", "● yes", "✓ passed"],
         ["torch:fp32", "0.8000", "–", "446.2", "1.00×", "● yes", "reference"],
     ]
     assert "not in the table: onnxruntime:fp32." in page.text
 
 
-def test_an_engine_that_is_slower_and_worse_is_not_on_the_front(tmp_path):
+def test_page_marks_a_dominated_engine(tmp_path):
     times = bench()
     slower = {**times["results"][1]["latency_ms"], "p50": 100.0}
     times["results"].insert(2, {**times["results"][1], "engine": "onnxruntime:int8", "latency_ms": slower})
     scores = validation(openvino_int8=score(0.7991, -0.001), onnxruntime_int8=score(0.7981, -0.0021))
     write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, validation=scores, bench=times)
     page = Page(tmp_path / "r.html")
-    assert [row[5] for row in rows(page, "which engine to choose?")] == ["● yes", "no", "● yes"]
-    assert rows(page, "which engine to choose?")[1][-1] == "✗ failed"
+    assert [row[5] for row in rows(page, "<h2>Accuracy × latency")] == ["● yes", "no", "● yes"]
+    assert rows(page, "<h2>Accuracy × latency")[1][-1] == "✗ failed"
     (front,) = polylines(figures(page)[2])
-    assert len(front) == 2  # the third point is beside the line
+    assert len(front) == 2  # the third point is not on the line
 
 
-def test_settings_of_one_engine_are_told_apart_where_they_differ(tmp_path, page):
-    assert "threads" not in page.text  # one setting: nothing to tell
+def test_page_shows_the_settings_of_an_engine_if_they_differ(tmp_path, page):
+    assert "threads" not in page.text  # only one setting
     times = bench()
     times["results"] = [{**row, "threads": n, "streams": n} for n in (1, 2) for row in times["results"][:1]]
     write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, bench=times)
@@ -414,12 +415,12 @@ def test_settings_of_one_engine_are_told_apart_where_they_differ(tmp_path, page)
     assert all(name in figures(page)[0] for name in names)
 
 
-def test_engines_that_were_not_timed_are_not_compared(tmp_path):
+def test_page_without_a_benchmark_has_no_tradeoff(tmp_path):
     write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, validation=validation())
-    assert "which engine to choose" not in Page(tmp_path / "r.html").text
+    assert "Accuracy × latency" not in Page(tmp_path / "r.html").text
 
 
-def test_names_of_neighbouring_points_do_not_cover_each_other():
+def test_labels_of_close_points_do_not_overlap():
     from matplotlib.figure import Figure
 
     from msal_deploy.report import plots
@@ -428,7 +429,7 @@ def test_names_of_neighbouring_points_do_not_cover_each_other():
     axes = figure.add_subplot()
     points = [(x, 0.8155) for x in (322, 330, 372, 452)] + [(0, 0.8)]
     axes.plot(*zip(*points, strict=True), "o")
-    plots._name(figure, axes, points, ["onnxruntime:fp32"] * len(points))
+    plots._label_points(figure, axes, points, ["onnxruntime:fp32"] * len(points))
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == len(points)
     assert not any(box.count_overlaps(boxes[k + 1 :]) for k, box in enumerate(boxes))

@@ -1,4 +1,4 @@
-"""Accuracy × latency: who is dominated, which rows there are, and the table of them."""
+"""Accuracy × latency: the Pareto front, the rows, and the terminal table."""
 
 import io
 import json
@@ -29,17 +29,17 @@ def test_pareto_front(points, front):
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=12))
-def test_front_is_what_a_sweep_from_the_fastest_on_finds(points):
-    found, best = set(), 0
+def test_pareto_front_matches_a_sweep_from_the_fastest_point(points):
+    front, best = set(), 0
     for latency, dice in sorted(points, key=lambda point: (point[0], -point[1])):
         if dice > best:
-            found.add((latency, dice))
+            front.add((latency, dice))
             best = dice
-    assert pareto_front(points) == [point in found for point in points]
+    assert pareto_front(points) == [point in front for point in points]
 
 
 def validation(**engines):
-    """Engine -> Dice, or Dice and changes."""
+    """Return validation JSON for engine=Dice or engine=(Dice, changes)."""
     scores = {}
     for name, given_dice in engines.items():
         dice, changes = given_dice if isinstance(given_dice, tuple) else (given_dice, {})
@@ -54,49 +54,49 @@ def bench(*timings):
     return {"results": [{"engine": e, "batch": b, "latency_ms": {"p50": p50, "p90": 2 * p50}} for e, b, p50 in timings]}
 
 
-def test_rows_join_scores_and_latencies_the_fastest_first():
+def test_rows_join_scores_and_latencies_with_the_fastest_first():
     scores = validation(torch_fp32=0.8, openvino_int8=0.7991, onnxruntime_fp16=0.8)
     times = bench(("torch:fp32", 1, 440.0), ("openvino:int8", 1, 55.0), ("tensorrt:int8", 1, 2.0))
-    found = accuracy_latency(scores, times)
-    assert [row["engine"] for row in found] == ["openvino:int8", "torch:fp32"]
-    assert found[0] | {"delta_dice_lower": None} == {
+    rows = accuracy_latency(scores, times)
+    assert [row["engine"] for row in rows] == ["openvino:int8", "torch:fp32"]
+    assert rows[0] | {"delta_dice_lower": None} == {
         "engine": "openvino:int8", "batch": 1, "pixel_dice_mean": 0.7991, "delta_dice_lower": None,
         "latency_ms_p50": 55.0, "speed_up": 8.0, "finite": True, "passed": True, "pareto_optimal": True,
         "threads": None, "streams": 1,
     }  # fmt: skip
-    assert found[0]["delta_dice_lower"] == pytest.approx(-0.0012)
-    assert found[1]["speed_up"] == 1.0
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert rows[0]["delta_dice_lower"] == pytest.approx(-0.0012)
+    assert rows[1]["speed_up"] == 1.0
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
 
 
-def test_the_smallest_batch_counts_and_none_is_mixed_with_it():
+def test_rows_use_the_smallest_batch_only():
     times = bench(("torch:fp32", 8, 900.0), ("torch:fp32", 2, 300.0), ("openvino:int8", 8, 90.0))
     (row,) = accuracy_latency(validation(torch_fp32=0.8, openvino_int8=0.8), times)
     assert (row["engine"], row["batch"], row["latency_ms_p50"]) == ("torch:fp32", 2, 300.0)
 
 
-def test_an_engine_timed_in_several_settings_counts_with_its_fastest():
+def test_rows_use_the_fastest_setting_of_an_engine():
     times = bench(("torch:fp32", 1, 300.0), ("openvino:int8", 1, 60.0), ("openvino:int8", 1, 90.0))
     fastest, _ = accuracy_latency(validation(torch_fp32=0.8, openvino_int8=0.8), times)
     assert (fastest["latency_ms_p50"], fastest["speed_up"]) == (60.0, 5.0)
 
 
-def test_a_difference_of_dice_that_no_table_shows_does_not_make_the_front():
+def test_pareto_front_ignores_differences_that_the_tables_do_not_show():
     scores = validation(torch_fp32=0.8, openvino_fp32=0.79999999, openvino_int8=0.7991)
     times = bench(("torch:fp32", 1, 440.0), ("openvino:fp32", 1, 260.0), ("openvino:int8", 1, 70.0))
     best = {row["engine"]: row["pareto_optimal"] for row in accuracy_latency(scores, times)}
     assert best == {"torch:fp32": False, "openvino:fp32": True, "openvino:int8": True}
 
 
-def test_an_engine_with_nan_is_not_on_the_front_and_pushes_none_off_it():
-    nan = (0.81, {"finite": False, "passed": False})  # a score of what is no number
+def test_pareto_front_ignores_an_engine_with_nan():
+    nan = (0.81, {"finite": False, "passed": False})
     times = bench(("torch:fp32", 1, 440.0), ("tensorrt:fp16", 1, 3.0))
     broken, reference = accuracy_latency(validation(torch_fp32=0.8, tensorrt_fp16=nan), times)
     assert (broken["engine"], broken["pareto_optimal"]) == ("tensorrt:fp16", False)
     assert reference["pareto_optimal"]
 
 
-def test_without_the_reference_there_is_no_speed_up():
+def test_rows_have_no_speed_up_if_the_reference_was_not_timed():
     (row,) = accuracy_latency(validation(torch_fp32=0.8, openvino_int8=0.8), bench(("openvino:int8", 1, 70.0)))
     assert row["speed_up"] is None
     assert "–" in printed(validation(torch_fp32=0.8, openvino_int8=0.8), bench(("openvino:int8", 1, 70.0)))
@@ -120,5 +120,5 @@ def test_table_fits_a_terminal_and_marks_the_front():
     assert "batch 1" in text
 
 
-def test_table_of_nothing_timed_says_so():
-    assert "nothing was timed" in printed(validation(torch_fp32=0.8), bench())
+def test_table_without_timed_engines_says_so():
+    assert "no engine was timed" in printed(validation(torch_fp32=0.8), bench())

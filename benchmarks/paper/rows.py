@@ -1,6 +1,6 @@
-"""The rows of the MSAL-Net paper's Tables 1 and 2: what the paper published, and which network here stands for it.
+"""The rows of Tables 1 and 2 of the MSAL-Net paper: the published scores, and our network for each row.
 
-Labels are the paper's without its reference numbers ("Rest-101" is written Res-101); scores are copied as printed.
+Labels are the paper's without reference numbers ("Rest-101" is Res-101). Scores are copied as printed.
 """
 
 import msgspec
@@ -10,11 +10,11 @@ from msal_deploy.recipe import Backbone, Model, NetworkRecipe
 
 
 class Published(msgspec.Struct, frozen=True):
-    """A row as printed; None where the paper has a dash.
+    """A row as printed; None for a dash.
 
     Attributes:
         dc, iou, pr, rc: Dice, intersection over union, precision and recall on the test set.
-        training_time: "in seconds", says the paper, and not of what: 300 epochs cannot be that quick.
+        training_time: In seconds. The paper does not say of what; it is too short for 300 epochs.
     """
 
     dc: float | None
@@ -28,8 +28,11 @@ class Row(msgspec.Struct, frozen=True):
     """A row of a table.
 
     Attributes:
-        key: names the network in options and result files; rows of both tables share one where they are one network.
-        reading: the network's own paper was at hand only as an abstract or a name, so it is our reading of that.
+        key: Name of the network in options and result files. Rows of both tables with the same network share a key.
+        label: Name of the network in the paper.
+        paper: Published scores.
+        network: Our network.
+        reading: Whether the network is our reading of an abstract or a name, without its full paper.
     """
 
     key: str
@@ -40,21 +43,21 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def msal(backbone: Backbone, *, ddc: bool = False, eca: bool = False, br: bool = False) -> NetworkRecipe:
-    """Return MSAL-Net with only the blocks that are named: the paper's "Backbone + …"."""
+    """Return MSAL-Net with only the given blocks: the paper's "Backbone + …"."""
     return NetworkRecipe(
         backbone=backbone, dense_dilated=ddc, channel_attention=eca, boundary_refinement=br, weights="random"
     )
 
 
 def other(model: Model) -> NetworkRecipe:
-    """Return a network that the paper compares with; of its backbones only U-Net's can be chosen, ResNet-18 here."""
+    """Return a network that the paper compares with. Only the U-Net over a ResNet uses the backbone."""
     return NetworkRecipe(model=model, backbone="resnet18", weights="random")
 
 
 FULL_R34 = msal("resnet34", ddc=True, eca=True, br=True)
 PAPER_R34 = Published(0.839, 0.706, 0.821, 0.853, 194.5)
 
-# A "Backbone" without a named ResNet is read as ResNet-18, which the table's first row has.
+# A "Backbone" without a ResNet in its label is read as ResNet-18, as in the first row of the table.
 TABLE_1 = (
     Row("t1-unet-r18", "Unet + Res-18", Published(0.781, 0.642, 0.774, 0.792, 211.9), other("unet-resnet")),
     Row("t1-r34", "Backbone + Res-34", Published(0.793, 0.652, 0.785, 0.801), msal("resnet34")),
@@ -113,12 +116,12 @@ ROWS = {row.key: row for row in (*TABLE_1, *TABLE_2[:-1])}
 
 
 def choose(keys: list[str] | None) -> list[Row]:
-    """Return the rows that `keys` name, or all of them.
+    """Return the rows with the given keys, or all rows.
 
     Raises:
-        BadInput: no row has that key.
+        BadInput: A key does not exist.
     """
     for key in keys or ():
         if key not in ROWS:
-            raise BadInput(f"No row is called {key!r}; {suggest(key, ROWS)}")
+            raise BadInput(f"{key!r} is not a row", suggest(key, ROWS))
     return [row for key, row in ROWS.items() if not keys or key in keys]

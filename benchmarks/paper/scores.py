@@ -1,36 +1,44 @@
-"""Training a row, and scoring its exported graph on the test patches."""
+"""Trains a row and scores its exported graph on the test patches."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import numpy as np
-from parity import Parity, Proof, prove
+from agreement import Agreement, ShapeSet, check_agreement
 from rich.console import Console
 from rich.progress import track
 from rows import Row
 
+from msal_deploy import metrics
 from msal_deploy.bench import describe_machine
 from msal_deploy.bundle import Bundle
 from msal_deploy.checkpoint import load_checkpoint
 from msal_deploy.data import Dataset, Patch, label_convention
 from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256, write_json
-from msal_deploy.metrics import Confusion, confusion, dice, iou, pooled, precision, recall
+from msal_deploy.metrics import Confusion, averages, confusion
 from msal_deploy.recipe import NetworkRecipe, Recipe, TrainRecipe
 from msal_deploy.runtimes import open_engine
 from msal_deploy.train import LAST, TrainReport, train
 from msal_deploy.zoo import STARTS_FROM_RESNET
 
 ENGINE = "onnxruntime:fp32"
-METRICS = {"pixel_dice": dice, "pixel_iou": iou, "precision": precision, "recall": recall}
 
 
 class Training(msgspec.Struct, frozen=True):
-    """How a row was trained: epochs, the one that was kept, and the seconds that the training steps took."""
+    """How a row was trained.
+
+    Attributes:
+        best_epoch: Epoch of the checkpoint.
+        validation_dice: Dice of that epoch on the validation images.
+        seconds: Duration of all training steps.
+        training_images: Number of images without the validation images.
+        validation_stems: Names of the validation images.
+        checkpoint_sha256: SHA-256 of the checkpoint.
+    """
 
     best_epoch: int
     validation_dice: float
@@ -41,7 +49,7 @@ class Training(msgspec.Struct, frozen=True):
 
 
 class PatchScore(msgspec.Struct, frozen=True):
-    """The pixels of one test patch."""
+    """The pixel counts of one test patch."""
 
     stem: str
     corner: str
@@ -49,18 +57,20 @@ class PatchScore(msgspec.Struct, frozen=True):
 
 
 class RowScore(msgspec.Struct, frozen=True):
-    """How a trained row did on the test patches.
+    """The scores of a trained row on the test patches.
 
     Attributes:
-        data: name of the folder or zip that was trained and tested on.
-        scores: each metric as the mean over patches (``…_mean``, the paper's) and of the pooled pixels.
+        data: Name of the folder or zip with the training and test images.
+        agreement: The comparison with PyTorch; the key ``proof`` in the JSON.
+        scores: For each metric the mean over patches (``…_mean``, as in the paper) and the score of the pooled pixel
+            counts (``…_pooled``).
     """
 
     key: str
     recipe: Recipe
     data: str
     training: Training
-    proof: Proof
+    agreement: Agreement = msgspec.field(name="proof")
     engine: str
     threshold: float
     label_convention: str
@@ -71,15 +81,15 @@ class RowScore(msgspec.Struct, frozen=True):
 
 
 def score_file(folder: Path, row: Row) -> Path:
-    """Return where the score of a row is kept."""
+    """Return the path of a row's score."""
     return folder / f"{row.key}.json"
 
 
 def load_score(folder: Path, row: Row) -> RowScore | None:
-    """Return the score of a row, or None where it has not been run.
+    """Return the score of a row, or None if it was not trained.
 
     Raises:
-        BadInput: the file is no score, or another network's.
+        BadInput: The file has another format or is the score of another network.
     """
     path = score_file(folder, row)
     if not path.exists():
@@ -87,45 +97,45 @@ def load_score(folder: Path, row: Row) -> RowScore | None:
     try:
         score = msgspec.json.decode(path.read_bytes(), type=RowScore)
     except msgspec.DecodeError as error:
-        raise BadInput(f"{path} is no score ({error}); remove it and train the row again") from error
-    if unweighted(score.recipe.network) != unweighted(row.network):
-        raise BadInput(f"{path} is the score of another network; remove it and train the row again")
+        raise BadInput(f"{path} is not a score ({error})", "remove it and train the row again") from error
+    if without_weights(score.recipe.network) != without_weights(row.network):
+        raise BadInput(f"{path} is the score of another network", "remove it and train the row again")
     return score
 
 
 def schedule_of(scores: Sequence[RowScore]) -> TrainRecipe | None:
-    """Return the one schedule that all `scores` come from, None where there is no score.
+    """Return the training schedule of all `scores`, or None if there are no scores.
 
     Raises:
-        BadInput: there is more than one schedule or data set, so that rows cannot be compared.
+        BadInput: The scores are from different schedules or data sets, so they are not comparable.
     """
     by_schedule = {(score.recipe.train, score.data, len(score.patches)): score.key for score in scores}
     if len(by_schedule) > 1:
         keys = " and ".join(list(by_schedule.values())[:2])
-        raise BadInput(f"{keys} were trained by different schedules or on different data; train them alike")
+        raise BadInput(f"{keys} have different schedules or data sets", "train them with the same recipe and data")
     return next(iter(by_schedule))[0] if by_schedule else None
 
 
 def recipe_of(row: Row, recipe: Recipe) -> Recipe:
-    """Return `recipe` with the network of a row, which starts from where the recipe says if it has such an encoder."""
+    """Return `recipe` with the network of a row. Networks with a ResNet encoder keep the recipe's initial weights."""
     weights = recipe.network.weights if row.network.model in STARTS_FROM_RESNET else "random"
     return msgspec.structs.replace(recipe, network=msgspec.structs.replace(row.network, weights=weights))
 
 
-def unweighted(network: NetworkRecipe) -> NetworkRecipe:
-    """Return `network` without where its encoder starts from."""
+def without_weights(network: NetworkRecipe) -> NetworkRecipe:
+    """Return `network` with random initial weights, to compare architectures."""
     return msgspec.structs.replace(network, weights="random")
 
 
 def run(
-    row: Row, recipe: Recipe, dataset: Dataset, patches: Sequence[Patch], out: Path, parity: Parity, licence: str
+    row: Row, recipe: Recipe, dataset: Dataset, patches: Sequence[Patch], out: Path, shapes: ShapeSet, licence: str
 ) -> RowScore:
-    """Train a row, or go on where it was stopped; export it; score its graph once; write the score."""
+    """Train a row or resume its training, export it, score its graph, and write the score to `out`."""
     folder = out / row.key
     report = train(dataset.train, recipe, folder, resume=(folder / LAST).exists(), licence=licence, progress=True)
     with TemporaryDirectory(prefix="msal-deploy-") as temporary:
         bundle_folder = Path(temporary) / "bundle"
-        proof = prove(load_checkpoint(report.checkpoint), bundle_folder, parity)
+        agreement = check_agreement(load_checkpoint(report.checkpoint), bundle_folder, shapes)
         bundle = Bundle(bundle_folder)
         counts = confusions(bundle, patches)
     score = RowScore(
@@ -133,7 +143,7 @@ def run(
         recipe=recipe,
         data=dataset.root.resolve().name,
         training=_training(report, len(dataset.train)),
-        proof=proof,
+        agreement=agreement,
         engine=ENGINE,
         threshold=bundle.spec.threshold,
         label_convention=label_convention(dataset.test),
@@ -147,7 +157,7 @@ def run(
 
 
 def confusions(bundle: Bundle, patches: Sequence[Patch]) -> list[Confusion]:
-    """Count the pixels of every patch, segmented by the exported graph."""
+    """Return the pixel counts of each patch, predicted by the exported graph."""
     with open_engine(bundle, ENGINE) as engine:
         return [
             confusion(patch.mask, engine(patch.image[np.newaxis])[0, 0] >= bundle.spec.threshold)
@@ -156,10 +166,12 @@ def confusions(bundle: Bundle, patches: Sequence[Patch]) -> list[Confusion]:
 
 
 def summary(counts: Sequence[Confusion]) -> dict[str, float]:
-    """Return each metric as the mean over patches and of the pooled pixels."""
-    total = pooled(counts)
-    means = {f"{name}_mean": fmean(map(metric, counts)) for name, metric in METRICS.items()}
-    return means | {f"{name}_pooled": metric(total) for name, metric in METRICS.items()}
+    """Return both averages of each entry of `msal_deploy.metrics.METRICS`: ``<name>_mean`` and ``<name>_pooled``."""
+    return {
+        f"{metric.name}_{average}": value
+        for metric in metrics.METRICS
+        for average, value in averages(metric.score, counts).items()
+    }
 
 
 def _training(report: TrainReport, images: int) -> Training:

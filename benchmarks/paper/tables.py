@@ -1,4 +1,4 @@
-"""Tables 1 and 2 of the MSAL-Net paper, made again: `costs` and `train` fill rows, `show` prints ours beside theirs.
+"""Reproduces Tables 1 and 2 of the MSAL-Net paper. `costs` and `train` measure rows; `show` prints the tables.
 
 Example: python benchmarks/paper/tables.py costs --json costs.json
 """
@@ -15,21 +15,25 @@ from rich.markup import escape
 from rows import ROWS, Row, choose
 
 from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
-from msal_deploy.errors import BadInput, GateFailed
+from msal_deploy.errors import BadInput, GateFailed, suggest
 
 if TYPE_CHECKING:
+    from agreement import ShapeSet
     from costs import RowCost
-    from parity import Parity
 
     from msal_deploy.recipe import Recipe
 
-app = command_line("The rows of the paper's Tables 1 and 2: train them, weigh them, and print ours beside the paper's.")
+app = command_line("Reproduce Tables 1 and 2 of the MSAL-Net paper: train, measure, and compare with the paper.")
 
 Rows = Annotated[list[str] | None, typer.Option("--row", help=f"Only this row; repeatable. Rows: {', '.join(ROWS)}.")]
 ParityName = Annotated[
-    str, typer.Option("--parity", help="quick: three small shapes; full: the nine of msal-deploy export as well.")
+    str,
+    typer.Option(
+        "--parity",
+        help="Shapes to compare with PyTorch. quick: three small ones; full: also the nine of msal-deploy export.",
+    ),
 ]
-CostsFile = Annotated[Path, typer.Option("--json", help="Where the costs are kept, row by row.", show_default=False)]
+CostsFile = Annotated[Path, typer.Option("--json", help="File for the costs, row by row.", show_default=False)]
 
 
 @app.command()
@@ -37,30 +41,30 @@ def costs(
     json: CostsFile,
     row: Rows = None,
     size: Annotated[int, typer.Option(help="Side of the image in pixels, a multiple of 32.")] = 512,
-    seconds: Annotated[float, typer.Option(help="Length of a time window of the bench.")] = 3.0,
+    seconds: Annotated[float, typer.Option(help="Length of a benchmark time window in seconds.")] = 3.0,
     parity: ParityName = "quick",
-    again: Annotated[bool, typer.Option("--again", help="Also measure rows that are in the file already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure rows again that are in the file.")] = False,
 ) -> None:
-    """Export every row with random weights, compare the graph with torch, and time it on this machine.
+    """Export each row with random weights, compare its graph with PyTorch, and benchmark it on this machine.
 
-    Rows that the file has already are left as they are: run it again after an interruption and it goes on.
+    Skips rows that are in the file, so the same command resumes after an interruption.
 
     Example: python benchmarks/paper/tables.py costs --json costs.json --row t1-ddc --row t2-linknet
     """
-    from costs import measure, save_costs, started
+    from costs import load_or_start, measure, save_costs
 
-    checked = _parity(parity)
+    shapes = _shape_set(parity)
     chosen = choose(row)
-    before = started(json, size, seconds)
+    before = load_or_start(json, size, seconds)
 
     def work(one: Row) -> str:
-        found = measure(one, size, seconds, checked)
-        now = started(json, size, seconds)
-        save_costs(json, replace(now, rows=_in_order({**now.rows, one.key: found})))
-        times = ", ".join(f"{result['engine']} {result['latency_ms']['p50']:.1f} ms" for result in found.latency)
+        cost = measure(one, size, seconds, shapes)
+        now = load_or_start(json, size, seconds)
+        save_costs(json, replace(now, rows=_in_order({**now.rows, one.key: cost})))
+        times = ", ".join(f"{result['engine']} {result['latency_ms']['p50']:.1f} ms" for result in cost.latency)
         return (
-            f"{found.parameters / 1e6:.1f} M parameters, {found.gflop:.1f} GFLOP, "
-            f"max |Δp| {found.proof.worst:.1e}, {times}"
+            f"{cost.parameters / 1e6:.1f} M parameters, {cost.gflop:.1f} GFLOP, "
+            f"max |Δp| {cost.agreement.max_abs_delta:.1e}, {times}"
         )
 
     _each([one for one in chosen if again or before.of(one) is None], len(chosen), work)
@@ -68,21 +72,24 @@ def costs(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Option("--data", help="A MoNuSeg folder or zip.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A JSON and a run folder a row.", show_default=False)],
+    data: Annotated[Path, typer.Option("--data", help="MoNuSeg folder or zip.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Output folder, with a JSON per row.", show_default=False),
+    ],
     row: Rows = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="The schedule of all rows: paper, fast, demo, or a TOML file.")
+        str, typer.Option("--recipe", "-r", help="Training schedule of all rows: paper, fast, demo, or a TOML file.")
     ] = "fast",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
     parity: ParityName = "quick",
     licence: Annotated[
-        str, typer.Option(help="SPDX licence of the weights, which the training data decides.")
+        str, typer.Option(help="SPDX licence of the weights; it depends on the training data.")
     ] = "not stated",
 ) -> None:
-    """Train every row by one schedule, export it, and score its graph once on the test patches.
+    """Train each row with the same schedule, export it, and score its graph on the test patches.
 
-    Stop it at any time; the same command goes on, and leaves finished rows alone.
+    The same command resumes after an interruption and skips finished rows.
 
     Example: python benchmarks/paper/tables.py train --data monuseg --out runs/paper --row t1-ddc
     """
@@ -91,46 +98,47 @@ def train(
     from msal_deploy.cli.options import choose_recipe
     from msal_deploy.data import open_dataset, patches_of
 
-    checked = _parity(parity)
+    shapes = _shape_set(parity)
     schedule = choose_recipe(recipe, None, epochs)
     recipes = {one.key: recipe_of(one, schedule) for one in choose(row)}
-    left = [one for one in choose(row) if not _finished(out, one, recipes[one.key])]
+    unfinished = [one for one in choose(row) if not _finished(out, one, recipes[one.key])]
     with open_dataset(data) as dataset:
-        patches = patches_of(dataset.test) if left else ()
+        patches = patches_of(dataset.test) if unfinished else ()
 
         def work(one: Row) -> str:
-            score = run(one, recipes[one.key], dataset, patches, out, checked, licence)
+            score = run(one, recipes[one.key], dataset, patches, out, shapes, licence)
             return f"Dice {score.scores['pixel_dice_mean']:.4f} on {len(score.patches)} test patches"
 
-        _each(left, len(recipes), work)
+        _each(unfinished, len(recipes), work)
 
 
 @app.command()
 def show(
-    costs: Annotated[Path, typer.Option("--costs", help="The file that costs wrote.", show_default=False)],
-    scores: Annotated[Path | None, typer.Option("--scores", help="The folder that train wrote.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Also write the tables to this file.")] = None,
+    costs: Annotated[Path, typer.Option("--costs", help="File of the costs command.", show_default=False)],
+    scores: Annotated[Path | None, typer.Option("--scores", help="Folder of the train command.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Also write them to this Markdown file.")] = None,
 ) -> None:
-    """Print both tables, ours beside the paper's; a row that was not trained says so.
+    """Print both tables, ours beside the paper's. Rows without results are left out.
 
     Example: python benchmarks/paper/tables.py show --costs costs.json --scores runs/paper
     """
-    from render import as_markdown, as_tables, load
+    from render import as_markdown, as_tables, load, notes
 
     from msal_deploy.files import atomic_file
 
     results = load(costs, scores)
     for table in as_tables(results):
         Console().print(table)
+    Console(highlight=False).print(escape("\n".join(notes(results))))
     if markdown:
         with atomic_file(markdown) as temporary:
             temporary.write_text(as_markdown(results), encoding="utf-8")
 
 
-def _parity(name: str) -> "Parity":
-    known: dict[str, Parity] = {"quick": "quick", "full": "full"}
+def _shape_set(name: str) -> "ShapeSet":
+    known: dict[str, ShapeSet] = {"quick": "quick", "full": "full"}
     if name not in known:
-        raise BadInput(f"No parity is called {name!r}; use quick or full")
+        raise BadInput(f"Expected --parity quick or full, got {name!r}", suggest(name, known))
     return known[name]
 
 
@@ -139,7 +147,7 @@ def _finished(out: Path, row: Row, recipe: "Recipe") -> bool:
 
     score = load_score(out, row)
     if score is not None and score.recipe != recipe:
-        raise BadInput(f"{score_file(out, row)} was trained with another recipe; give that, or another --out")
+        raise BadInput(f"{score_file(out, row)} was trained with another recipe", "use that recipe or another --out")
     return score is not None
 
 
@@ -148,21 +156,25 @@ def _in_order(rows: "dict[str, RowCost]") -> "dict[str, RowCost]":
 
 
 def _each(rows: Sequence[Row], total: int, work: Callable[[Row], str]) -> None:
-    """Do `work` for every row and say what came of it; a row that fails its gate does not stop the others."""
+    """Run `work` for each row and print its summary. A failed gate does not stop the other rows."""
     console = Console(stderr=True, highlight=False)
     if len(rows) < total:
-        console.print(f"{total - len(rows)} of {total} rows are done already.")
-    failures = {}
-    for number, row in enumerate(rows, 1):
-        console.rule(f"{number} of {len(rows)}  {row.key}  {row.label}", align="left")
+        console.print(f"{total - len(rows)} of {total} rows are already done.")
+    failures: dict[str, GateFailed] = {}
+    for index, row in enumerate(rows, 1):
+        console.rule(f"{index} of {len(rows)}  {row.key}  {row.label}", align="left")
         start = time.monotonic()
         try:
-            said = work(row)
+            summary = work(row)
         except GateFailed as error:
-            failures[row.key] = said = str(error)
-        console.print(f"{escape(said)}  ({time.monotonic() - start:.0f} s)")
+            failures[row.key] = error
+            summary = str(error)
+        console.print(f"{escape(summary)}  ({time.monotonic() - start:.0f} s)")
     if failures:
-        raise GateFailed("; ".join(f"{key}: {said}" for key, said in failures.items()))
+        raise GateFailed(
+            ". ".join(f"{key}: {error.cause}" for key, error in failures.items()),
+            ". ".join(dict.fromkeys(error.remedy for error in failures.values() if error.remedy)),
+        )
 
 
 if __name__ == "__main__":

@@ -11,17 +11,18 @@ from msal_deploy.cli.options import BundlePath, Engines, Json, Threads, availabl
 def validate(
     bundle: BundlePath,
     data: Annotated[
-        Path, typer.Option("--data", help="A MoNuSeg folder or zip; its test images are used.", show_default=False)
+        Path, typer.Option("--data", help="MoNuSeg folder or zip; only its test images are used.", show_default=False)
     ],
     engine: Engines = None,
-    budget: Annotated[float, typer.Option(min=0, help="The loss of mean Dice that is allowed.")] = 0.002,
-    reference: Annotated[str, typer.Option(help="What the engines are judged against.")] = "torch:fp32",
+    budget: Annotated[float, typer.Option(min=0, help="Largest acceptable loss of mean Dice.")] = 0.002,
+    reference: Annotated[str, typer.Option(help="Engine to compare with.")] = "torch:fp32",
     threads: Threads = None,
     json: Json = None,
 ) -> None:
-    """Score engines on the test patches beside PyTorch; exit 1 where one loses more Dice than the budget.
+    """Compare each engine's Dice with PyTorch's on the test patches; exit 1 if one loses more than --budget.
 
-    What decides is the one-sided 95% lower bound of the mean paired ΔDice, by a bootstrap over images.
+    An engine passes if the one-sided 95% lower bound of its mean ΔDice, from a bootstrap over images, is at least
+    −budget.
 
     Example: msal-deploy validate bundle --data monuseg --engine openvino:fp32 --json parity.json
     """

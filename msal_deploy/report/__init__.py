@@ -1,11 +1,12 @@
-"""Report: one self-contained HTML page from the JSON that the other stages write.
+"""Report: one self-contained HTML page from the JSON reports of the other stages.
 
-==================  ==================================================================================
+==================  ====================================================================================
 `write_report`      the page: verdict, parity, latency, precision, training, overlays, environment
-`accuracy_latency`  which engines are worth choosing: the rows, and `accuracy_latency_table` of them
-`overlays`          where a prediction and the truth disagree, as pictures
-`plots`             the figures, as SVG that follows the page's light or dark colours
-==================  ==================================================================================
+`accuracy_latency`  the accuracy and latency of each engine, and which are Pareto-optimal
+`overlays`          pictures of a patch with the true and the predicted masks
+`plots`             the figures, as SVG that follows the light or dark colour scheme of the page
+`formatting`        number formats
+==================  ====================================================================================
 """
 
 from msal_deploy.report.overlays import Overlay

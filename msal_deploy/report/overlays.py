@@ -1,4 +1,4 @@
-"""Overlays: a patch, the outlines of truth and prediction on it, and a map of where they disagree."""
+"""Overlays: a patch, the patch with the outlines of truth and prediction, and a map of correct and wrong pixels."""
 
 import base64
 import io
@@ -10,21 +10,34 @@ from numpy.typing import NDArray
 
 RGB = tuple[int, int, int]
 
-# Told apart with every common colour vision (Okabe and Ito), and from the pink and violet of H&E.
+# Colours by Okabe and Ito: distinct for colour-blind readers, and distinct from the pink and violet of H&E.
 TRUTH: RGB = (240, 228, 66)
 PREDICTION: RGB = (86, 180, 233)
 FALSE_POSITIVE: RGB = (213, 94, 0)
 FALSE_NEGATIVE: RGB = (0, 114, 178)
 TRUE_POSITIVE: RGB = (190, 190, 190)
 BACKGROUND: RGB = (250, 250, 250)
-MAX_SIDE = 512  # px in the page
+MAX_SIDE = 512  # pixels of a picture on the page
 
 
 class Overlay(msgspec.Struct, frozen=True, eq=False):
-    """A patch to show: uint8[H,W,3] RGB, with bool[H,W] truth and prediction, and the Dice of the two.
+    """A patch for the page, with its true and predicted masks.
+
+    >>> mask = np.zeros((64, 64), bool)
+    >>> image = np.zeros((64, 64, 3), np.uint8)
+    >>> overlay = Overlay("TCGA-1", "top-left", "best", 1.0, image, mask, mask, engine="openvino:int8")
+    >>> overlay.rank
+    'best'
 
     Attributes:
-        engine: whose prediction it is.
+        stem: Name of the image, without suffix.
+        corner: Position of the patch in the image.
+        rank: Why this patch is shown.
+        dice: Dice of truth and prediction.
+        image: uint8[H,W,3], RGB.
+        truth: bool[H,W].
+        prediction: bool[H,W].
+        engine: Id of the engine that predicted the mask.
     """
 
     stem: str
@@ -38,7 +51,7 @@ class Overlay(msgspec.Struct, frozen=True, eq=False):
 
 
 def outlines(overlay: Overlay) -> NDArray[np.uint8]:
-    """Return uint8[H,W,3]: the patch with the truth's outline, and the prediction's drawn over it."""
+    """Return uint8[H,W,3]: the patch with the outlines of the truth and, above them, of the prediction."""
     from skimage.segmentation import find_boundaries
 
     picture = overlay.image.copy()
@@ -48,19 +61,19 @@ def outlines(overlay: Overlay) -> NDArray[np.uint8]:
 
 
 def disagreement(overlay: Overlay) -> NDArray[np.uint8]:
-    """Return uint8[H,W,3]: each pixel coloured by whether truth and prediction say nucleus."""
+    """Return uint8[H,W,3]: true positives, false positives and false negatives in different colours."""
     palette = np.array([BACKGROUND, FALSE_POSITIVE, FALSE_NEGATIVE, TRUE_POSITIVE], np.uint8)
     colours: NDArray[np.uint8] = palette[overlay.truth * 2 + overlay.prediction]
     return colours
 
 
 def as_jpeg(picture: NDArray[np.uint8]) -> str:
-    """Return uint8[H,W,3] as the data URI of a JPEG of at most `MAX_SIDE` px."""
-    return _data_uri(picture, "jpeg", quality=85, subsampling=0)  # subsampled colours would smear thin outlines
+    """Return the data URI of uint8[H,W,3] as a JPEG, scaled down to `MAX_SIDE`."""
+    return _data_uri(picture, "jpeg", quality=85, subsampling=0)  # chroma subsampling would blur thin outlines
 
 
 def as_png(picture: NDArray[np.uint8]) -> str:
-    """Return uint8[H,W,3] as the data URI of a PNG, which keeps a few flat colours sharp and small."""
+    """Return the data URI of uint8[H,W,3] as a PNG, which suits a few flat colours."""
     return _data_uri(picture, "png", optimize=True)
 
 

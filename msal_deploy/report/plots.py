@@ -1,7 +1,7 @@
-"""The figures of the report, drawn by Matplotlib's objects (no pyplot: nothing global is touched).
+"""The figures of the report, drawn with Matplotlib's object interface (pyplot would change global state).
 
-A figure becomes an SVG with its text as text. Its ink and grid are CSS variables that follow the reader's light or
-dark mode; the colours of the data are of middle lightness and read on both.
+Each figure is an SVG in which text stays text. Lines and text use CSS variables that follow the light or dark colour
+scheme of the page; the colours of the data have medium lightness and suit both.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
-# Okabe and Ito's colours, without the ones too light for a white page; engines beyond them start anew.
+# Okabe and Ito's colours without those too light for a white page. More engines repeat the colours.
 COLOURS = ("#0f82c4", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#7a6ff0")
 INK, GRID, PAGE = "#22262b", "#d9dde2", "#fff"
 DARK_INK, DARK_GRID, DARK_PAGE = "#d7dbe0", "#3a4149", "#14181c"
-HALO = "paint-order:stroke;stroke:var(--page);stroke-width:3px"  # text over a line stays legible
+HALO = "paint-order:stroke;stroke:var(--page);stroke-width:3px"  # keeps text over a line legible
 LEGEND: dict[str, Any] = {"ncols": 4, "frameon": False, "fontsize": 9, "labelcolor": INK}
 MARK: dict[str, Any] = {"ms": 7, "mew": 1.4, "lw": 1.4, "color": COLOURS[0]}
-WIDTH = 9.5  # inches, the width of the page's column
+WIDTH = 9.5  # inches, the width of the page
 
 
 def delta_plot(validation: Mapping[str, Any]) -> str:
-    """Draw ΔDice of every patch, engine minus reference, a row an image; return a data URI."""
+    """Draw the ΔDice of each patch, engine minus reference, with one row per image; return a data URI."""
     reference = validation["engines"][validation["reference"]]["per_patch"]
     stems = list(dict.fromkeys(patch["stem"] for patch in reference))
     engines = [name for name in validation["engines"] if name != validation["reference"]]
@@ -40,27 +40,27 @@ def delta_plot(validation: Mapping[str, Any]) -> str:
         patches = validation["engines"][name]["per_patch"]
         deltas = [patch["dice"] - other["dice"] for patch, other in zip(patches, reference, strict=True)]
         shown += deltas
-        # Engines side by side within a row, so that none hides another.
+        # Each engine has its own height within a row, so that points do not overlap.
         rows = [stems.index(patch["stem"]) + 0.5 * ((k + 0.5) / len(engines) - 0.5) for patch in patches]
         axes.plot(deltas, rows, "o", ms=4, alpha=0.8, mec="none", color=_colour(k), label=name)
     axes.axvline(0, color=INK, lw=1)
-    axes.axvline(-validation["budget"], color=INK, lw=1, ls=(0, (4, 3)), label="−budget, for the mean")
+    axes.axvline(-validation["budget"], color=INK, lw=1, ls=(0, (4, 3)), label="−budget (for the mean)")
     axes.set_yticks(range(len(stems)), stems)
     axes.set_ylim(len(stems) - 0.5, -0.5)
     margin = 0.08 * (max(shown) - min(shown)) or 1e-3
-    # Not Matplotlib's own limits: where every difference is exactly 0, they dwarf the budget.
+    # Matplotlib's default limits would be far wider than the budget if all differences are 0.
     axes.set_xlim(min(shown) - margin, max(shown) + margin)
-    axes.set_xlabel("ΔDice of a patch (engine minus reference)")
+    axes.set_xlabel("ΔDice of a patch, engine minus reference")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, **LEGEND, loc="outside upper left")
     return _svg(figure, "delta")
 
 
 def latency_plot(bench: Mapping[str, Any]) -> str:
-    """Draw the median latency of each engine, a panel a batch, with marks at p90 and p99; return a data URI.
+    """Draw the median latency of each engine with marks at p90 and p99, one panel per batch; return a data URI.
 
     Args:
-        bench: a bench report whose results have a ``name`` too.
+        bench: The value of `BenchReport.to_json`, with a ``name`` in each result.
     """
     panels = [(batch, list(rows)) for batch, rows in groupby(bench["results"], key=lambda row: row["batch"])]
     figure = _figure(0.6 + sum(0.6 + 0.3 * len(rows) for _, rows in panels))
@@ -72,7 +72,7 @@ def latency_plot(bench: Mapping[str, Any]) -> str:
     handles, labels = axes.get_legend_handles_labels()
     by_label = dict(sorted(zip(labels, handles, strict=True)))  # Matplotlib lists lines before bars
     figure.legend(by_label.values(), by_label, **LEGEND, loc="outside upper right")
-    axes.set_xlabel("latency, ms a batch")
+    axes.set_xlabel("latency, ms per batch")
     return _svg(figure, "latency")
 
 
@@ -89,7 +89,7 @@ def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def training_plot(history: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the training loss and, on its own scale, the validation Dice by epoch; return a data URI."""
+    """Draw training loss and validation Dice by epoch, each with its own axis; return a data URI."""
     figure = _figure(2.9)
     loss = _style(figure.add_subplot())
     loss.plot([row["epoch"] for row in history], [row["train_loss"] for row in history], color=_colour(0), lw=1.6)
@@ -106,31 +106,32 @@ def training_plot(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def tradeoff_plot(rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Any]) -> str:
-    """Draw the Dice of engines against their latency, the Pareto front connected; return a data URI.
+    """Draw Dice against latency, with the Pareto front connected; return a data URI.
 
     Args:
-        rows: what `accuracy_latency` returned.
+        rows: The value of `accuracy_latency`.
+        validation: The value of `ValidationReport.to_json`.
     """
     reference = validation["engines"][validation["reference"]]["pixel_dice_mean"]
     rows = [row for row in rows if row["finite"]]
     latency, dice = [row["latency_ms_p50"] for row in rows], [row["pixel_dice_mean"] for row in rows]
-    front = [k for k, row in enumerate(rows) if row["pareto_optimal"]]
+    optimal = [k for k, row in enumerate(rows) if row["pareto_optimal"]]
     figure = _figure(3.8)
     axes = _scatter_axes(figure.add_subplot(), reference, validation["budget"], validation["reference"])
     _whiskers(axes, latency, dice, [reference + row["delta_dice_lower"] for row in rows])
-    others = [k for k in range(len(rows)) if k not in front]
-    axes.plot([latency[k] for k in front], [dice[k] for k in front], "o-", label="Pareto-optimal", **MARK)
-    axes.plot([latency[k] for k in others], [dice[k] for k in others], "o", mfc="none", label="dominated", **MARK)
-    axes.set_xlabel("latency p50, ms a batch")
+    dominated = [k for k in range(len(rows)) if k not in optimal]
+    axes.plot([latency[k] for k in optimal], [dice[k] for k in optimal], "o-", label="Pareto-optimal", **MARK)
+    axes.plot([latency[k] for k in dominated], [dice[k] for k in dominated], "o", mfc="none", label="dominated", **MARK)
+    axes.set_xlabel("latency p50, ms per batch")
     axes.set_xlim(left=0)
     _legend(figure, axes)
-    _name(figure, axes, list(zip(latency, dice, strict=True)), [row["engine"] for row in rows])
+    _label_points(figure, axes, list(zip(latency, dice, strict=True)), [row["engine"] for row in rows])
     return _svg(figure, "tradeoff")
 
 
 def search_plot(search: Mapping[str, Any]) -> str:
-    """Draw the Dice of a precision search's trials against INT8 share and latency; return a data URI."""
-    # The nodes in float are the costliest 1, 2, 4 …: in order of their number the points are one way through.
+    """Draw the Dice of the trials of a precision search against INT8 share and latency; return a data URI."""
+    # The search bisects the number of nodes in float; sorted by that number, the line does not go back and forth.
     trials = sorted(search["trials"], key=lambda trial: len(trial["float_nodes"]))
     shares, latencies = [100 * trial["int8_share"] for trial in trials], [trial["latency_ms"] for trial in trials]
     figure = _figure(3.8)
@@ -138,12 +139,12 @@ def search_plot(search: Mapping[str, Any]) -> str:
     for axes, x in zip(panels, (shares, latencies), strict=True):
         _trials(axes, x, trials, search)
     panels[0].set_xlabel("multiply-accumulates in INT8, %")
-    _end_at_all(panels[0], min(shares))
-    panels[1].set(xlabel="latency, ms a patch", ylabel="")
+    _limit_to_100_percent(panels[0], min(shares))
+    panels[1].set(xlabel="latency, ms per patch", ylabel="")
     _legend(figure, panels[0])
     for axes, x in zip(panels, (shares, latencies), strict=True):
         points = [(value, trial["dice"]) for value, trial in zip(x, trials, strict=True)]
-        _name(figure, axes, points, [str(len(trial["float_nodes"])) for trial in trials])
+        _label_points(figure, axes, points, [str(len(trial["float_nodes"])) for trial in trials])
     return _svg(figure, "search")
 
 
@@ -154,20 +155,20 @@ def _trials(axes: Axes, x: Sequence[float], trials: Sequence[Mapping[str, Any]],
     _scatter_axes(axes, reference, search["budget"], "FP32")
     lower = [reference + difference["lower"] for difference in differences]
     _whiskers(axes, x, dice, lower)
-    axes.plot(x, dice, "o-", ms=5, lw=1.2, color=_colour(0), label="tried")
+    axes.plot(x, dice, "o-", ms=5, lw=1.2, color=_colour(0), label="trial")
     _whiskers(axes, x[chosen : chosen + 1], dice[chosen : chosen + 1], lower[chosen : chosen + 1], _colour(1))
     axes.plot(x[chosen], dice[chosen], "D", ms=9, color=_colour(1), label="chosen")
 
 
-def _end_at_all(axes: Axes, least: float) -> None:
-    """Let an axis of per cent go from `least` to 100, also where they are the same, and mark nothing beyond."""
-    margin = max(0.08 * (100 - least), 0.5)
-    axes.set_xlim(least - margin, 100 + margin)
-    axes.set_xticks([tick for tick in axes.get_xticks() if least - margin <= tick <= 100])
+def _limit_to_100_percent(axes: Axes, smallest: float) -> None:
+    """Limit a percent axis to `smallest` … 100, which may be equal, without ticks above 100."""
+    margin = max(0.08 * (100 - smallest), 0.5)
+    axes.set_xlim(smallest - margin, 100 + margin)
+    axes.set_xticks([tick for tick in axes.get_xticks() if smallest - margin <= tick <= 100])
 
 
 def _scatter_axes(axes: Axes, reference: float, budget: float, name: str) -> Axes:
-    """Style axes with Dice upwards, and draw where the reference and the budget lie."""
+    """Style axes with Dice as y, and draw lines at the reference and at the budget below it."""
     _style(axes)
     axes.grid(True, axis="y", color=GRID, lw=0.7)
     axes.axhline(reference, color=INK, lw=1, label=name)
@@ -190,35 +191,35 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, **LEGEND, loc="outside upper left")
 
 
-# Where a name may stand about its point: x and y in points, and which of its sides is there.
-PLACES = (
+# Label positions around a point, in order of preference: x and y offset in points, horizontal and vertical alignment.
+LABEL_OFFSETS = (
     (0, 7, "center", "bottom"), (8, 6, "left", "bottom"), (-8, 6, "right", "bottom"), (8, 0, "left", "center"),
     (-8, 0, "right", "center"), (8, -6, "left", "top"), (-8, -6, "right", "top"), (0, 19, "center", "bottom"),
     (0, -8, "center", "top"), (0, -20, "center", "top"),
 )  # fmt: skip
 
 
-def _name(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
-    """Write a name beside each point, where it covers no point and no other name if there is such a place."""
+def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    """Write a name beside each point, where possible without overlap with points and other names."""
     from matplotlib.transforms import Bbox
 
-    figure.draw_without_rendering()  # where anything is, is known only once it is laid out
+    figure.draw_without_rendering()  # positions in pixels are known only after the layout
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(points)]
     for point, name in zip(points, names, strict=True):
         text = axes.annotate(name, point, (0, 0), textcoords="offset points", color=INK, fontsize=8.5, parse_math=False)
         text.set_in_layout(False)
-        free = (place for place in PLACES if not _covers(axes, _put(text, place), taken))
-        taken.append(_put(text, next(free, PLACES[0])))
+        free = (offset for offset in LABEL_OFFSETS if not _overlaps(axes, _move(text, offset), taken))
+        taken.append(_move(text, next(free, LABEL_OFFSETS[0])))
 
 
-def _put(text: Annotation, place: tuple[float, float, str, str]) -> Bbox:
-    """Move a name to one of its places; return the box it takes there, in pixels."""
-    x, y, side, end = place
-    text.set(position=(x, y), ha=side, va=end)
+def _move(text: Annotation, offset: tuple[float, float, str, str]) -> Bbox:
+    """Move a label to an offset; return its bounding box in pixels."""
+    x, y, horizontal, vertical = offset
+    text.set(position=(x, y), ha=horizontal, va=vertical)
     return text.get_window_extent()
 
 
-def _covers(axes: Axes, box: Bbox, taken: Sequence[Bbox]) -> bool:
+def _overlaps(axes: Axes, box: Bbox, taken: Sequence[Bbox]) -> bool:
     frame = axes.bbox
     inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
     return not inside or box.count_overlaps(taken) > 0
@@ -246,7 +247,7 @@ def _style(axes: Axes) -> Axes:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as the data URI of an SVG; `name` makes its ids, and so its bytes, the same every time."""
+    """Return the data URI of the figure as SVG. `name` seeds its ids, so the bytes are reproducible."""
     import matplotlib as mpl
 
     stream = io.StringIO()

@@ -1,18 +1,18 @@
-"""The page itself: what the template shows, computed here, so that the template only lays it out."""
+"""Writes the page: computes all values here, so that the template only contains the layout."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from msal_deploy import __version__
+from msal_deploy import __version__, metrics
 from msal_deploy.files import atomic_file
+from msal_deploy.report import formatting, plots
 from msal_deploy.report import overlays as pictures
-from msal_deploy.report import plots, wording
+from msal_deploy.report.formatting import Json, count, patches_of_images, signed
 from msal_deploy.report.overlays import Overlay
 from msal_deploy.report.precision import precision_section
-from msal_deploy.report.tradeoff import FRONT, accuracy_latency
-from msal_deploy.report.wording import Json, count, sample, signed
+from msal_deploy.report.tradeoff import PARETO_OPTIMAL, accuracy_latency
 
 
 def write_report(
@@ -29,35 +29,42 @@ def write_report(
     command: str = "",
     notes: Sequence[str] = (),
 ) -> None:
-    """Write one HTML page that needs nothing beside it; a section without data is left out.
+    """Write a self-contained HTML page. Sections without data are left out.
+
+    >>> from msal_deploy.bundle import Bundle
+    >>> import msgspec
+    >>> manifest = msgspec.to_builtins(Bundle(Path("bundle")).manifest)
+    >>> write_report(Path("report.html"), title="My network", manifest=manifest)
 
     Args:
-        manifest: a bundle's manifest as JSON.
-        validation: what `ValidationReport.to_json` returned.
-        bench: what `BenchReport.to_json` returned.
-        precision: what `PrecisionReport.to_json` returned.
-        training: a row an epoch with ``epoch``, ``train_loss`` and, where it was measured, ``validation_dice``.
-        overlays: the patches to show.
-        data: a sentence on the labelled images: which they are, from where, under which licence.
-        command: the command line that does all this again.
-        notes: sentences for the reader, such as a known limitation.
+        path: File to write, atomically.
+        title: Title and heading of the page.
+        manifest: The bundle's manifest as JSON types.
+        validation: The value of `ValidationReport.to_json`.
+        bench: The value of `BenchReport.to_json`.
+        precision: The value of `PrecisionReport.to_json`.
+        training: A row per epoch with ``epoch``, ``train_loss`` and, if it was measured, ``validation_dice``.
+        overlays: Patches to show.
+        data: Description of the labelled images: name, source, licence.
+        command: Command line that reproduces the page.
+        notes: Remarks for the reader, such as known limitations.
     """
-    bench = _named(bench) if bench else None
+    bench = _with_names(bench) if bench else None
     rows = accuracy_latency(validation, bench) if validation and bench else []
     html = _template().render(
         title=title,
         verdict=_verdict(validation),
         facts=_facts(manifest, validation, data),
         validation=validation,
+        metrics=metrics.METRICS,
+        columns=_metric_columns(),
         bench=bench,
         latencies=_latencies(bench) if bench else [],
         tradeoff=rows,
-        untimed=[engine for engine in validation["engines"] if engine not in {row["engine"] for row in rows}]
-        if validation
-        else [],
-        front=FRONT,
+        untimed=_untimed(validation, rows) if validation else [],
+        pareto_optimal=PARETO_OPTIMAL,
         precision=precision_section(precision) if precision else None,
-        figures=_figures(validation, bench, training) | _choices(validation, rows, precision),
+        figures=_figures(validation, bench, training) | _tradeoff_figures(validation, rows, precision),
         overlays=[_panels(overlay) for overlay in overlays],
         environment=_environment(manifest, bench),
         command=command,
@@ -79,33 +86,48 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for write in (wording.signed, wording.scientific, wording.share, wording.fine):
-        environment.filters[write.__name__] = write
+    for filter_ in (formatting.signed, formatting.scientific, formatting.share, formatting.fine):
+        environment.filters[filter_.__name__] = filter_
     return environment.get_template("report.html.j2")
 
 
+def _metric_columns() -> list[dict[str, str]]:
+    """Return the columns of `metrics.METRICS` in the parity table: label, JSON key, and average if there are two."""
+    return [
+        {"label": metric.label, "key": metric.key(average), "average": average if len(metric.page) > 1 else ""}
+        for metric in metrics.METRICS
+        for average in metric.page
+    ]
+
+
+def _untimed(validation: Json, rows: Sequence[Json]) -> list[str]:
+    timed = {row["engine"] for row in rows}
+    return [engine for engine in validation["engines"] if engine not in timed]
+
+
 def _verdict(validation: Json | None) -> dict[str, str]:
-    """Return ``state`` (passed, failed or none), a headline, and the number that decides."""
+    """Return ``state`` (passed, failed or none), ``headline`` and ``detail``."""
     if validation is None:
         return {"state": "none", "headline": "Not validated", "detail": "No engine was scored against a reference."}
-    judged = {name: score for name, score in validation["engines"].items() if name != validation["reference"]}
-    judged = judged or validation["engines"]
+    compared = {name: score for name, score in validation["engines"].items() if name != validation["reference"]}
+    compared = compared or validation["engines"]
     failed = [name for name, score in validation["engines"].items() if not score["passed"]]
-    reach = f"within {validation['budget']:g} Dice of {validation['reference']} on {sample(validation)}"
-    headline = f"{', '.join(failed)}: not {reach}" if failed else f"{count(len(judged), 'engine')} {reach}"
-    return {"state": "failed" if failed else "passed", "headline": headline, "detail": _deciding(judged, validation)}
+    limit = f"within {validation['budget']:g} Dice of {validation['reference']} on {patches_of_images(validation)}"
+    headline = f"{', '.join(failed)}: not {limit}" if failed else f"{count(len(compared), 'engine')} {limit}"
+    state = "failed" if failed else "passed"
+    return {"state": state, "headline": headline, "detail": _verdict_detail(compared, validation)}
 
 
-def _deciding(judged: Json, validation: Json) -> str:
-    if broken := [name for name, score in validation["engines"].items() if not score["finite"]]:
-        return f"The probabilities of {', '.join(broken)} are not all finite numbers."
-    worst = min(judged, key=lambda name: judged[name]["delta_dice"]["lower"])
-    # An engine is easily as good as a reference that finds nothing, so the reference's own Dice stands beside it.
+def _verdict_detail(compared: Json, validation: Json) -> str:
+    if not_finite := [name for name, score in validation["engines"].items() if not score["finite"]]:
+        return f"Probabilities are not finite: {', '.join(not_finite)}."
+    worst = min(compared, key=lambda name: compared[name]["delta_dice"]["lower"])
+    # Parity with a poor reference says little, so its Dice is shown as well.
     dice = validation["engines"][validation["reference"]]["pixel_dice_mean"]
     return (
         f"Dice of {validation['reference']}: {dice:.4f}. "
         f"Lowest {validation['confidence']:.0%} lower bound of the mean ΔDice: "
-        f"{signed(judged[worst]['delta_dice']['lower'])} ({worst}); the gate is −{validation['budget']:g}."
+        f"{signed(compared[worst]['delta_dice']['lower'])} ({worst}); required: at least −{validation['budget']:g}."
     )
 
 
@@ -117,7 +139,7 @@ BLOCKS = {
 
 
 def _facts(manifest: Json, validation: Json | None, data: str) -> dict[str, str]:
-    """Return what was run, as label -> text."""
+    """Return the rows of the section on the network and the data, as label -> text."""
     recipe, network = manifest["recipe"], manifest["recipe"]["network"]
     blocks = [text for block, text in BLOCKS.items() if network[block]]
     checkpoint = manifest["artifacts"].get("checkpoint.safetensors")
@@ -130,20 +152,20 @@ def _facts(manifest: Json, validation: Json | None, data: str) -> dict[str, str]
         "Licence of the weights": manifest["licence"],
         "Test data": data,
         "Labels": validation["label_convention"] if validation else "",
-        "Scored": f"{sample(validation)}, threshold {validation['threshold']:g}" if validation else "",
+        "Scored": f"{patches_of_images(validation)}, threshold {validation['threshold']:g}" if validation else "",
     }
     return {label: text for label, text in facts.items() if text}
 
 
-def _named(bench: Json) -> Json:
-    """Return the report with a name for each result, which tells the settings of an engine apart."""
+def _with_names(bench: Json) -> Json:
+    """Return the report with a distinct ``name`` for each result."""
     results = bench["results"]
-    names = wording.settings(results)
+    names = formatting.result_names(results)
     return {**bench, "results": [{**row, "name": name} for row, name in zip(results, names, strict=True)]}
 
 
 def _latencies(bench: Json) -> list[dict[str, Any]]:
-    """Return the results, each with its speed-up over the first engine at the same batch."""
+    """Return the results with their speed-up over the first engine at the same batch."""
     rows = []
     for _, group in groupby(bench["results"], key=lambda row: row["batch"]):
         first, *others = group
@@ -162,8 +184,8 @@ def _figures(validation: Json | None, bench: Json | None, training: Sequence[Jso
     }
 
 
-def _choices(validation: Json | None, rows: Sequence[Json], precision: Json | None) -> dict[str, str]:
-    """Return the plots of what Dice costs in time; one point alone makes no plot."""
+def _tradeoff_figures(validation: Json | None, rows: Sequence[Json], precision: Json | None) -> dict[str, str]:
+    """Return the plots of Dice against latency. A single point is not plotted."""
     search = precision["int8"]["search"] if precision and precision["int8"] else None
     return {
         "tradeoff": plots.tradeoff_plot(rows, validation) if validation and len(rows) > 1 else "",
@@ -181,7 +203,7 @@ def _panels(overlay: Overlay) -> dict[str, Any]:
 
 
 def _environment(manifest: Json, bench: Json | None) -> dict[str, str]:
-    """Return label -> text: the machine that bench ran on, and the versions that exported the bundle."""
+    """Return the machine of the benchmark and the versions that exported the bundle, as label -> text."""
     rows = {
         key.replace("_", " ").replace("gib", "GiB"): _plain(value)
         for key, value in (bench["environment"] if bench else {}).items()

@@ -1,4 +1,4 @@
-"""Accuracy × latency: which engines are worth choosing, from what validate scored and what bench timed."""
+"""Accuracy × latency: the Dice from validate and the latency from bench, joined by engine, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from msal_deploy.metrics import signed
-from msal_deploy.report.wording import Json
+from msal_deploy.report.formatting import Json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-DICE_DIGITS = 4  # as in the tables: what looks equal there is equal to the front
-FRONT = "no other engine is at least as fast and as accurate, and better in one"
+DICE_DIGITS = 4  # as in the tables: values that look equal there are equal for the Pareto front
+PARETO_OPTIMAL = "no other engine is at least as fast and as accurate and better in one of the two"
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return for each (latency, Dice) whether no other is at least as fast and as accurate, and better in one."""
+    """Return whether each (latency, Dice) point is on the Pareto front.
+
+    A point is on the front if no other point has at most its latency and at least its Dice, and is better in one.
+
+    >>> pareto_front([(70, 0.81), (450, 0.82), (500, 0.80)])
+    [True, True, False]
+    """
     return [not any(_dominates(other, point) for other in points) for point in points]
 
 
@@ -25,31 +31,37 @@ def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def accuracy_latency(validation: Json, bench: Json) -> list[dict[str, Any]]:
-    """Return a row for each engine that was both scored and timed, the fastest first, as JSON types.
+    """Return a row of JSON types for each engine that was scored and timed, the fastest first.
 
-    Latencies are those at the smallest batch of `bench`, of an engine's fastest setting. An engine without one is left
-    out: nobody can choose by a speed that was not measured. An engine whose probabilities are not all finite keeps its
-    row, off the front.
+    The latency is the p50 at the smallest batch in `bench`, of the engine's fastest setting. Engines that were not
+    timed are left out. An engine with probabilities that are not finite has a row and is never Pareto-optimal.
+
+    >>> score = {"pixel_dice_mean": 0.81, "delta_dice": {"lower": 0.0}, "finite": True, "passed": True}
+    >>> validation = {"reference": "torch:fp32", "engines": {"torch:fp32": score, "openvino:int8": score}}
+    >>> times = {"torch:fp32": 446.0, "openvino:int8": 55.75}
+    >>> bench = {"results": [{"engine": e, "batch": 1, "latency_ms": {"p50": p50}} for e, p50 in times.items()]}
+    >>> [(row["engine"], row["speed_up"], row["pareto_optimal"]) for row in accuracy_latency(validation, bench)]
+    [('openvino:int8', 8.0, True), ('torch:fp32', 1.0, False)]
 
     Args:
-        validation: what `ValidationReport.to_json` returned.
-        bench: what `BenchReport.to_json` returned.
+        validation: The value of `ValidationReport.to_json`.
+        bench: The value of `BenchReport.to_json`.
     """
     timed = _fastest(bench)
     reference = timed.get(validation["reference"])
     rows = [_row(name, score, timed[name], reference) for name, score in validation["engines"].items() if name in timed]
-    choices = [row for row in rows if row["finite"]]
-    front = pareto_front([(row["latency_ms_p50"], round(row["pixel_dice_mean"], DICE_DIGITS)) for row in choices])
-    best = [row["engine"] for row, optimal in zip(choices, front, strict=True) if optimal]
-    found = [{**row, "pareto_optimal": row["engine"] in best} for row in rows]
-    return sorted(found, key=lambda row: float(row["latency_ms_p50"]))
+    finite = [row for row in rows if row["finite"]]
+    on_front = pareto_front([(row["latency_ms_p50"], round(row["pixel_dice_mean"], DICE_DIGITS)) for row in finite])
+    optimal = [row["engine"] for row, is_optimal in zip(finite, on_front, strict=True) if is_optimal]
+    marked = [{**row, "pareto_optimal": row["engine"] in optimal} for row in rows]
+    return sorted(marked, key=lambda row: float(row["latency_ms_p50"]))
 
 
 def _fastest(bench: Json) -> dict[str, Json]:
     """Return engine -> its fastest result at the smallest batch."""
-    least = min((row["batch"] for row in bench["results"]), default=0)
-    results = [row for row in bench["results"] if row["batch"] == least]
-    # Of an engine that comes twice, a dict keeps the last: the fastest.
+    smallest = min((row["batch"] for row in bench["results"]), default=0)
+    results = [row for row in bench["results"] if row["batch"] == smallest]
+    # Slowest first: for an engine with several results, the dict keeps the last one, the fastest.
     return {row["engine"]: row for row in sorted(results, key=lambda row: -float(row["latency_ms"]["p50"]))}
 
 
@@ -70,15 +82,15 @@ def _row(engine: str, score: Json, timed: Json, reference: Json | None) -> dict[
 
 
 def accuracy_latency_table(validation: Json, bench: Json) -> Table:
-    """Return the rows of `accuracy_latency` as a table for an 80-column terminal."""
+    """Return the rows of `accuracy_latency` as a table for an 80-column terminal, with the same arguments."""
     from rich import box
     from rich.table import Table
 
     rows = accuracy_latency(validation, bench)
     table = Table(
-        title=f"Accuracy × latency, batch {rows[0]['batch']}" if rows else "Accuracy × latency: nothing was timed",
-        caption=f"● Pareto-optimal: {FRONT}.\n"
-        f"✓ within the budget of {validation['budget']:g} Dice of {validation['reference']}.",
+        title=f"Accuracy × latency, batch {rows[0]['batch']}" if rows else "Accuracy × latency: no engine was timed",
+        caption=f"● Pareto-optimal: {PARETO_OPTIMAL}.\n"
+        f"✓ loses at most {validation['budget']:g} Dice compared with {validation['reference']}.",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,

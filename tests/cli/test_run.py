@@ -1,4 +1,4 @@
-"""The main job from images to report, with the real verbs on a small synthetic set."""
+"""The run command from images to report, with the real stages on a small synthetic set."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
 
 ENGINES = {"torch:fp32", "onnxruntime:fp32", "openvino:fp32"}
-LOWER = {"onnxruntime:int8", "openvino:int8"}  # and onnxruntime:fp16, which is scored and never timed
+LOWER = {"onnxruntime:int8", "openvino:int8"}  # and onnxruntime:fp16, which is scored but not timed
 
 
 def run(*arguments: object) -> Result:
@@ -20,8 +20,8 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_run_a_window() -> Iterator[None]:
-    """Speed is not what is tested here."""
+def one_run_per_window() -> Iterator[None]:
+    """These tests do not need accurate timings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("msal_deploy.bench.timing.MIN_RUNS", 1)
         yield
@@ -37,7 +37,7 @@ def folder(small_set: Path, recipe_file: Path, tmp_path_factory: pytest.TempPath
     return out
 
 
-def test_every_engine_is_scored_and_fp32_is_within_a_ten_thousandth_of_torch(folder: Path) -> None:
+def test_validation_scores_every_engine_and_fp32_matches_torch(folder: Path) -> None:
     report = json.loads((folder / "validation.json").read_text())
     assert report["reference"] == "torch:fp32"
     assert report["patches"] == 8
@@ -49,12 +49,12 @@ def test_every_engine_is_scored_and_fp32_is_within_a_ten_thousandth_of_torch(fol
         assert score["passed"]
 
 
-def test_the_network_has_learnt_something(folder: Path) -> None:
+def test_training_improves_the_network(folder: Path) -> None:
     report = json.loads((folder / "validation.json").read_text())
     assert report["engines"]["torch:fp32"]["pixel_dice_mean"] > 0.3
 
 
-def test_the_bench_has_its_keys(folder: Path) -> None:
+def test_bench_json_has_its_keys(folder: Path) -> None:
     report = json.loads((folder / "bench.json").read_text())
     assert {(result["engine"], result["batch"]) for result in report["results"]} == {
         (e, b) for e in ENGINES | LOWER for b in (1, 4)
@@ -65,22 +65,22 @@ def test_the_bench_has_its_keys(folder: Path) -> None:
     assert report["environment"]
 
 
-def test_the_bundle_is_whole(folder: Path) -> None:
+def test_bundle_has_all_files(folder: Path) -> None:
     names = {str(path.relative_to(folder / "bundle")) for path in (folder / "bundle").rglob("*") if path.is_file()}
     golden = {"golden/image.npy", "golden/probability.npy"}
     graphs = {"model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.u8s8.onnx"}
-    told = {"manifest.json", "calibration.json", "precision.json"}
-    assert names == {"checkpoint.safetensors"} | told | graphs | golden
+    json_files = {"manifest.json", "calibration.json", "precision.json"}
+    assert names == {"checkpoint.safetensors"} | json_files | graphs | golden
 
 
-def test_the_graph_was_compared_with_torch_at_all_nine_shapes(folder: Path) -> None:
+def test_export_compared_the_graph_with_torch_at_nine_shapes(folder: Path) -> None:
     ((_, checks),) = Bundle(folder / "bundle").manifest.checks.items()
     sizes = {(256, 256), (512, 512), (768, 512)}
     assert {(c["batch"], c["height"], c["width"]) for c in checks} == {(n, *size) for n in (1, 2, 5) for size in sizes}
     assert max(check["max_abs_delta"] for check in checks) <= 1e-4
 
 
-def test_the_report_stands_alone(folder: Path) -> None:
+def test_report_is_self_contained(folder: Path) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
     HTMLParser().feed(page)
     assert all(engine in page for engine in ENGINES)
@@ -90,7 +90,7 @@ def test_the_report_stands_alone(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_shapes")
-def test_a_named_checkpoint_is_not_trained_again(folder: Path, small_set: Path, tmp_path: Path) -> None:
+def test_run_does_not_train_a_given_checkpoint(folder: Path, small_set: Path, tmp_path: Path) -> None:
     checkpoint, out = folder / "training" / "best.safetensors", tmp_path / "out"
     arguments = ["--data", small_set, "--checkpoint", checkpoint, "--engine", "onnxruntime:fp32", "--seconds", 0.1]
     arguments += ["--no-fp16", "--no-int8"]
@@ -106,7 +106,7 @@ def test_a_named_checkpoint_is_not_trained_again(folder: Path, small_set: Path, 
     assert not (out / "bundle" / "model.int8.onnx").exists()
 
 
-def test_a_graph_that_was_changed_after_export_is_refused(folder: Path, small_set: Path) -> None:
+def test_validate_rejects_a_graph_that_changed_after_export(folder: Path, small_set: Path) -> None:
     graph = folder / "bundle" / "model.fp32.onnx"
     content = graph.read_bytes()
     try:
@@ -119,7 +119,7 @@ def test_a_graph_that_was_changed_after_export_is_refused(folder: Path, small_se
 
 
 @pytest.mark.usefixtures("small_shapes")
-def test_run_again_it_takes_the_finished_training(folder: Path, small_set: Path, recipe_file: Path) -> None:
+def test_run_reuses_a_finished_training(folder: Path, small_set: Path, recipe_file: Path) -> None:
     before = (folder / "training" / "best.safetensors").stat().st_mtime_ns
     arguments = ["--data", small_set, "--recipe", recipe_file, "--epochs", 12, "--engine", "onnxruntime:fp32"]
     result = run("run", *arguments, "--out", folder, "--seconds", 0.1, "--no-fp16", "--no-int8")

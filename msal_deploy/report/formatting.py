@@ -1,0 +1,88 @@
+"""Number and text formats of the HTML page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msal_deploy import metrics
+
+Json = Mapping[str, Any]
+
+
+def minus(number: str) -> str:
+    """Replace hyphens by minus signs, which are as wide as a digit.
+
+    >>> minus("-0.5")
+    '−0.5'
+    """
+    return number.replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Format a difference with its sign and four decimals.
+
+    >>> signed(-0.00123), signed(3.14e-06), signed(0)
+    ('−0.0012', '+3.1e−06', '0')
+    """
+    return minus(metrics.signed(value))
+
+
+def fine(value: float) -> str:
+    """Format a difference with its sign and five decimals, for budgets too small for four.
+
+    >>> fine(-0.000123), fine(0)
+    ('−0.00012', '0')
+    """
+    return minus(f"{value:+.5f}" if abs(value) >= 5e-6 else f"{value:+.1e}") if value else "0"
+
+
+def scientific(value: float) -> str:
+    """Format a number with two digits and an exponent.
+
+    >>> scientific(0.00123)
+    '1.2e−03'
+    """
+    return minus(f"{value:.1e}") if value else "0"
+
+
+def share(value: float) -> str:
+    """Format a share from 0 to 1 in percent. Only exactly 0 and 1 are 0% and 100%.
+
+    >>> share(0.123), share(0.99999), share(1)
+    ('12.3%', '>99.9%', '100%')
+    """
+    text = f"{value:.1%}"
+    if value in (0, 1):
+        return f"{value:.0%}"
+    return {"0.0%": "<0.1%", "100.0%": ">99.9%"}.get(text, text)
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """Format a number of things.
+
+    >>> count(1, "image"), count(2, "patch", "patches")
+    ('1 image', '2 patches')
+    """
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def patches_of_images(scored: Json) -> str:
+    """Format the size of a test set.
+
+    >>> patches_of_images({"patches": 56, "images": 14})
+    '56 patches of 14 images'
+    """
+    return f"{count(scored['patches'], 'patch', 'patches')} of {count(scored['images'], 'image')}"
+
+
+def result_names(results: Sequence[Json]) -> list[str]:
+    """Return a name for each bench result: the engine, with threads and streams if they differ between results.
+
+    >>> result_names([{"engine": "openvino:int8", "threads": 1}, {"engine": "openvino:int8", "threads": 2}])
+    ['openvino:int8, 1 thread', 'openvino:int8, 2 threads']
+    """
+    swept = [key for key in ("threads", "streams") if len({row.get(key) for row in results}) > 1]
+    return [", ".join([row["engine"], *(_setting(row, key) for key in swept)]) for row in results]
+
+
+def _setting(row: Json, key: str) -> str:
+    return count(row[key], key.removesuffix("s")) if row[key] else f"{key} by its runtime"
