@@ -207,7 +207,10 @@ CHANGES: dict[str, tuple[Callable[[Bundle], Bundle], str]] = {
         lambda b: put_plan(b, "7.5", profile=replace(PROFILE, minimum=(2, 128, 128))),
         "at least 2 images",
     ),
-    "another graph": (lambda b: put_plan(b, "7.5", graph_sha256="0" * 64), "was built from another model.fp32.onnx"),
+    "another graph": (
+        lambda b: put_plan(b, "7.5", graph_sha256="0" * 64),
+        "was built from a different model.fp32.onnx",
+    ),
     "truncated": (lambda b: put_plan(b, "7.5", bytes=1 << 20), "truncated"),
 }
 
