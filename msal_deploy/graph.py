@@ -19,6 +19,7 @@ from msal_deploy.errors import BadInput, GateFailed
 PRECISION_OF_TYPE = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}  # of ONNX's types; any other is INT8
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 ARITHMETIC = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+EXPORT_AGAIN = "export the bundle again"
 PASSES_CONSTANTS = {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"}
 
 
@@ -112,11 +113,11 @@ def load_graph(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
     except FileNotFoundError as error:
-        raise BadInput(f"{path} does not exist", "export the bundle again") from error
+        raise BadInput(f"{path} does not exist", EXPORT_AGAIN) from error
     except Exception as error:  # protobuf's DecodeError has moved between its versions
-        raise BadInput(f"{path} is not a valid ONNX file ({type(error).__name__})", "export the bundle again") from error
+        raise BadInput(f"{path} is not a valid ONNX file ({type(error).__name__})", EXPORT_AGAIN) from error
     if not model.graph.node:
-        raise BadInput(f"{path} is not a valid ONNX file (it has no nodes)", "export the bundle again")
+        raise BadInput(f"{path} is not a valid ONNX file (it has no nodes)", EXPORT_AGAIN)
     return model
 
 

@@ -24,7 +24,7 @@ from msal_deploy.export import example_images
 from msal_deploy.package import PackageOptions, PackageReport, write_package
 from msal_deploy.spec import ModelSpec, TensorSpec
 from msal_deploy.targets import find_target
-from msal_deploy.trt.plan_metadata import PackageOptions as PlanOptions
+from msal_deploy.trt.plan_metadata import BuildOptions as PlanOptions
 
 
 @pytest.fixture
