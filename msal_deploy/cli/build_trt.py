@@ -122,7 +122,7 @@ def _show(report: "BuildReport") -> None:
 
 
 def _rebuild(bundle: "Bundle") -> dict[str, Any]:
-    """Rebuild the plans that can no longer be used. The first that cannot be built here is reported at the end."""
+    """Rebuild the plans that can no longer be used. The first that this machine cannot build is reported at the end."""
     from msal_deploy.build_trt import build_trt
     from msal_deploy.build_trt.rebuild import find_stale
     from msal_deploy.trt.plan_checks import plans

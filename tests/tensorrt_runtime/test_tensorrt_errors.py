@@ -69,11 +69,11 @@ def test_ctrl_c_waits_for_pending_work(machine, monkeypatch):
         assert not any(stream.queue for stream in machine.gpu.streams.values())
 
 
-def interrupted_at(function: Callable[..., None], number: int) -> Callable[..., None]:
+def interrupted_at(function: Callable[..., None], failing_call: int) -> Callable[..., None]:
     count = iter(range(1000))
 
     def call(*arguments: Any) -> None:
-        if next(count) == number:
+        if next(count) == failing_call:
             raise KeyboardInterrupt
         function(*arguments)
 

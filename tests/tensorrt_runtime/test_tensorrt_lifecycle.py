@@ -25,11 +25,11 @@ from msal_deploy.trt.cuda import CudaError
 from msal_deploy.trt.plan_metadata import Profile
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 7])
-def test_result_is_the_probability_in_every_version(any_machine, number):
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_result_is_the_probability_in_every_version(any_machine, batch):
     with any_machine.engine() as engine:
         for seed in range(3):  # run directly, captured, replayed
-            assert_computes(engine, number, seed=seed)
+            assert_computes(engine, batch, seed=seed)
 
 
 def test_image_size_may_change_between_calls(any_machine):
@@ -52,8 +52,8 @@ def test_minimum_batch_of_the_profile_is_enforced(make_machine):
     machine = make_machine()
     machine.add_plan(profile=Profile((3, 32, 32), (4, 64, 64), (4, 64, 64)))
     with machine.engine() as engine:
-        for number in (3, 5, 9):
-            assert_computes(engine, number)
+        for batch in (3, 5, 9):
+            assert_computes(engine, batch)
         with pytest.raises(BadInput, match=r"accepts 3 × 32 × 32 px to 4 × 64 × 64 px, not 2 × 64 × 64 px"):
             engine(example_images(2, 64, 64))
 
@@ -85,15 +85,15 @@ def test_images_are_not_changed(machine):
 def test_threads_share_an_engine(any_machine):
     wrong: list[BaseException] = []
 
-    def work(engine: Engine, number: int) -> None:
+    def work(engine: Engine, batch: int) -> None:
         try:
             for seed in range(5):
-                assert_computes(engine, number, seed=seed)
+                assert_computes(engine, batch, seed=seed)
         except BaseException as error:
             wrong.append(error)
 
     with any_machine.engine() as engine:
-        threads = [threading.Thread(target=work, args=(engine, number)) for number in (1, 2, 3, 5)]
+        threads = [threading.Thread(target=work, args=(engine, batch)) for batch in (1, 2, 3, 5)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -145,12 +145,12 @@ def allocations(machine: Machine) -> dict[str, int]:
     return {call: machine.gpu.calls[call] for call in ("allocate", "pin", "stream", "event", "free", "unpin")}
 
 
-@pytest.mark.parametrize("number", [1, 2, 7])
-def test_calls_do_not_allocate(any_machine, number):
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_calls_do_not_allocate(any_machine, batch):
     with any_machine.engine() as engine:
         opened = allocations(any_machine)
         for _ in range(3):
-            assert_computes(engine, number)
+            assert_computes(engine, batch)
         assert allocations(any_machine) == opened
 
 
@@ -161,8 +161,8 @@ def test_buffers_grow_once_for_larger_images(any_machine):
         grown = allocations(any_machine)
         assert grown["allocate"] > opened["allocate"]
         assert len(any_machine.gpu.device) == len(any_machine.gpu.pinned) == 4, "the smaller buffers are freed"
-        for number, size in ((2, 64), (2, 128), (1, 32), (5, 128)):
-            assert_computes(engine, number, size, size)
+        for batch, size in ((2, 64), (2, 128), (1, 32), (5, 128)):
+            assert_computes(engine, batch, size, size)
         assert allocations(any_machine) == grown
 
 
@@ -176,14 +176,14 @@ CALLS_OF_OPENING = {"allocate": 4, "pin": 4, "stream": 2, "event": 4}
 
 
 @pytest.mark.parametrize(
-    ("call", "number"), [(call, n) for call, most in CALLS_OF_OPENING.items() for n in range(most)]
+    ("call", "failing_call"), [(call, n) for call, count in CALLS_OF_OPENING.items() for n in range(count)]
 )
-def test_failure_during_opening_frees_all_resources(machine, monkeypatch, call, number):
+def test_failure_during_opening_frees_all_resources(machine, monkeypatch, call, failing_call):
     gpu, count = machine.gpu, iter(range(100))
     called = gpu._called
 
     def fail(name: str) -> None:
-        if name == call and next(count) == number:
+        if name == call and next(count) == failing_call:
             gpu.fails[name] = "cudaErrorMemoryAllocation"
         called(name)
 

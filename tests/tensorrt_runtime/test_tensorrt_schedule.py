@@ -24,8 +24,8 @@ def test_result_does_not_depend_on_the_order_of_gpu_work(make_machine, version, 
     machine = make_machine(version, order=order)
     machine.add_plan()
     with machine.engine() as engine:
-        for number in (5, 5, 1, 8, 4, 4, 4):
-            assert_computes(engine, number, seed=number)
+        for batch in (5, 5, 1, 8, 4, 4, 4):
+            assert_computes(engine, batch, seed=batch)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_copies_overlap_with_computations(any_machine):
         assert_computes(engine, 10)
     uploads, computes, downloads = (spans(gpu, kind) for kind in ("upload", "compute", "download"))
     assert len(uploads) == len(computes) == len(downloads) == 5
-    for number in range(4):
-        assert uploads[number + 1].overlaps(computes[number])
-        assert downloads[number].overlaps(computes[number + 1])
+    for chunk in range(4):
+        assert uploads[chunk + 1].overlaps(computes[chunk])
+        assert downloads[chunk].overlaps(computes[chunk + 1])
     copies = sum(span.end - span.start for span in (*uploads, *downloads))
     elapsed = downloads[-1].end - uploads[0].start
     assert elapsed < sum(span.end - span.start for span in computes) + copies / 2

@@ -135,7 +135,7 @@ def write_sidecar(kit: dict[str, Any], arguments: argparse.Namespace, shapes: li
     actual, version = read_engine(arguments.layers), find_in_log(log, "TensorRT version")
     if read_share(layers, actual.precisions) < MIN_READ:
         if parse_version(version) < (10,):
-            fail(1, f"The precision of the plan cannot be read from {arguments.layers}, so the plan was not saved")
+            fail(1, f"The precision of the plan cannot be read from {arguments.layers}; use another TensorRT 8 release")
         # From TensorRT 10 on, build.sh builds strongly typed networks: the graph's types bind the builder.
         actual = LayerPrecisions("network", {layer.name: layer.precision for layer in layers})
     shares = precision_shares(layers, actual.precisions)
