@@ -26,7 +26,7 @@ def kit(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     files = [path for path in out.rglob("*") if path.is_file() and path.name != "package.json"]
     assert f"{out}: {len(files)} files for build-kit" in result.output
-    assert "run there: docker compose run --rm kit (or: sh build.sh)" in result.output
+    assert "and run: docker compose run --rm kit (or: sh build.sh)" in result.output
     return out
 
 
