@@ -1,9 +1,9 @@
-"""A GPU that exists only in memory.
+"""A fake GPU in host memory.
 
-`FakeGpu` keeps real memory, runs its streams in an order of its own choosing (as late as possible, or at random, but
-never against an event), keeps a clock, and refuses what a real one refuses. What a real one lets pass and answers with
-wrong pixels is a `Misuse` here: a freed address, memory freed twice, a copy of pageable memory, a graph replayed after
-the shape has changed. `fake_cuda_packages` has the packages through which msal_deploy talks to it.
+`FakeGpu` has memory and a simulated clock, and rejects what a real GPU rejects. It runs its streams as late as possible
+or in random order, but respects events. Errors that a real GPU ignores, with wrong pixels as the result, raise
+`Misuse`: a freed address, memory freed twice, a copy of pageable memory, a graph launched after the shape has changed.
+`fake_cuda_packages` has the two packages through which msal_deploy calls it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-POISON = 0xDD  # what fresh and freed memory is filled with
+POISON = 0xDD  # fills new and freed memory
 
 
 class Misuse(AssertionError):
-    """The program did what CUDA forbids and does not check."""
+    """The program did something that CUDA forbids but does not check."""
 
 
 class Fault(Exception):
-    """CUDA answers with an error; the argument is its name."""
+    """A CUDA error; the argument is its name."""
 
     @property
     def name(self) -> str:
@@ -34,12 +34,14 @@ class Fault(Exception):
 
 @dataclass
 class Work:
-    """Something queued on a stream.
+    """Work on a stream.
 
     Attributes:
-        run: does it.
-        event, count: of a record or a wait; a wait is over when the event was reached so many times.
-        replays: called before it is queued again as a part of a graph.
+        kind: ``upload``, ``download``, ``compute``, ``record`` or ``wait``.
+        run: Does the work.
+        event: Event of a record or a wait.
+        count: Number of records after which a wait ends.
+        replays: Called before the work is queued again as part of a graph.
     """
 
     kind: str
@@ -51,7 +53,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Span:
-    """When the clock says that a piece of work ran, in arbitrary units."""
+    """When work ran on the simulated clock, in arbitrary units."""
 
     stream: int
     kind: str
@@ -66,15 +68,17 @@ class Span:
 class Stream:
     queue: deque[Work] = field(default_factory=deque)
     until: float = 0.0
-    noted: list[tuple[Work, float]] | None = None  # while it is captured
+    captured: list[tuple[Work, float]] | None = None  # during a capture
 
 
 class FakeGpu:
     """One GPU.
 
     Args:
-        memory: bytes that can be allocated.
-        order: None runs work only when somebody waits for it; a number seeds a scheduler that runs some now and then.
+        name: Product name.
+        sm: Compute capability.
+        memory: Bytes that can be allocated.
+        order: None runs work only when it is waited for; an integer seeds a random scheduler.
     """
 
     def __init__(
@@ -88,14 +92,14 @@ class FakeGpu:
         self.device: dict[int, np.ndarray] = {}
         self.pinned: dict[int, np.ndarray] = {}
         self.streams: dict[int, Stream] = {}
-        self.events: dict[int, tuple[int, float]] = {}  # times recorded, and when the last was reached
+        self.events: dict[int, tuple[int, float]] = {}  # number of records, and time of the last
         self.reached: Counter[int] = Counter()
-        self.captured = 0  # graphs that were not instantiated yet, or were not destroyed after it
+        self.captured = 0  # captured graphs that were not destroyed
         self.graphs: dict[int, list[tuple[Work, float]]] = {}
         self.calls: Counter[str] = Counter()
         self.spans: list[Span] = []
-        self.fails: dict[str, str] = {}  # call -> error that it answers with from now on
-        self._graveyard: list[np.ndarray] = []  # freed, and kept so that no address comes twice
+        self.fails: dict[str, str] = {}  # call -> error that it returns from now on
+        self._graveyard: list[np.ndarray] = []  # freed memory, kept so that no address is used twice
         self._handles = itertools.count(0x5000, 8)
         self._addresses = itertools.count(0x7F0000000000, 1 << 32)
         self._now = 0.0
@@ -130,14 +134,14 @@ class FakeGpu:
 
     def _bury(self, kept: dict[int, np.ndarray], address: int) -> None:
         if address not in kept:
-            raise Misuse(f"{address:#x} is freed twice, or never was allocated")
-        self.finish()  # a real one waits, too
+            raise Misuse(f"{address:#x} is freed twice, or was never allocated")
+        self.finish()  # a real GPU waits, too
         kept[address].fill(POISON)
         self._graveyard.append(kept.pop(address))
 
     def on_device(self, address: int, size: int) -> np.ndarray:
         """Return uint8[size], a view of the GPU's memory."""
-        return self._view(self.device, address, size, "no memory of the GPU")
+        return self._view(self.device, address, size, "not device memory")
 
     def on_host(self, address: int, size: int) -> np.ndarray:
         return self._view(self.pinned, address, size, "not pinned: the copy would not be asynchronous")
@@ -183,10 +187,10 @@ class FakeGpu:
         self.queue(stream, Work("download", lambda: np.copyto(target, source)), size)
 
     def queue(self, stream: int, work: Work, duration: float) -> None:
-        """Queue `work`, which takes `duration` on the clock; work of one kind has one engine of the GPU."""
+        """Queue `work`, which takes `duration` on the clock. The GPU has one engine for each kind of work."""
         with self._lock:
-            if self._of(stream).noted is not None:
-                self._of(stream).noted.append((work, duration))
+            if self._of(stream).captured is not None:
+                self._of(stream).captured.append((work, duration))
                 return
             self._of(stream).queue.append(work)
             start = max(self._now, self._of(stream).until, self._engines.get(work.kind, 0.0))
@@ -207,14 +211,14 @@ class FakeGpu:
     def synchronise(self, stream: int) -> None:
         self._called("synchronise")
         with self._lock:
-            if self._of(stream).noted is not None:
+            if self._of(stream).captured is not None:
                 raise Fault("cudaErrorStreamCaptureUnsupported")
             while self._of(stream).queue:
                 self._run_first(stream)
             self._now = max(self._now, self._of(stream).until)
 
     def finish(self) -> None:
-        """Run all that is queued."""
+        """Run all queued work."""
         for stream in list(self.streams):
             while self.streams[stream].queue:
                 self._run_first(stream)
@@ -232,7 +236,7 @@ class FakeGpu:
         for handle, stream in self.streams.items():
             if any(work.kind == "record" and work.event == event for work in stream.queue):
                 return handle
-        raise Misuse("a stream waits for what nobody does")
+        raise Misuse("a stream waits for an event that is not recorded")
 
     def _run_some(self) -> None:
         while self._chance is not None and self._chance.random() < 0.5:
@@ -245,26 +249,26 @@ class FakeGpu:
 
     def begin_capture(self, stream: int) -> None:
         self._called("begin_capture")
-        self._of(stream).noted = []
+        self._of(stream).captured = []
 
     def end_capture(self, stream: int) -> list[tuple[Work, float]]:
-        noted, self._of(stream).noted = self._of(stream).noted, None
+        captured, self._of(stream).captured = self._of(stream).captured, None
         self._called("end_capture")
-        if noted is None:
+        if captured is None:
             raise Fault("cudaErrorStreamCaptureUnmatched")
         self.captured += 1
-        return noted
+        return captured
 
-    def make_graph(self, noted: list[tuple[Work, float]]) -> int:
+    def make_graph(self, captured: list[tuple[Work, float]]) -> int:
         self._called("make_graph")
         handle = next(self._handles)
-        self.graphs[handle] = noted
+        self.graphs[handle] = captured
         return handle
 
     def launch(self, graph: int, stream: int) -> None:
         self._called("launch")
         if graph not in self.graphs:
-            raise Misuse("a graph is launched that was destroyed")
+            raise Misuse("a destroyed graph is launched")
         for work, duration in self.graphs[graph]:
             work.replays()
             self.queue(stream, work, duration)
@@ -274,21 +278,21 @@ class FakeGpu:
         if self.graphs.pop(graph, None) is None:
             raise Misuse("a graph is destroyed twice")
 
-    # What tests ask.
+    # For tests.
 
     @property
     def left(self) -> Counter[str]:
-        """What was not given back."""
+        """Resources that were not freed."""
         kinds = ("device", "pinned", "streams", "events", "graphs")
         left = Counter({kind: len(getattr(self, kind)) for kind in kinds if getattr(self, kind)})
         return left + Counter({"captured": self.captured})
 
     def capturing(self, stream: int) -> bool:
-        return self._of(stream).noted is not None
+        return self._of(stream).captured is not None
 
     def _of(self, stream: int) -> Stream:
         if stream not in self.streams:
-            raise Misuse(f"{stream!r} is no stream, or was destroyed")
+            raise Misuse(f"{stream!r} is not a stream, or was destroyed")
         return self.streams[stream]
 
     def _called(self, call: str) -> None:
@@ -297,5 +301,5 @@ class FakeGpu:
             raise Fault(self.fails[call])
 
     def _not_while_capturing(self) -> None:
-        if any(stream.noted is not None for stream in self.streams.values()):
+        if any(stream.captured is not None for stream in self.streams.values()):
             raise Fault("cudaErrorStreamCaptureUnsupported")

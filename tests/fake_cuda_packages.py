@@ -1,7 +1,7 @@
-"""The two packages through which msal_deploy talks to a GPU, over one that exists only in memory (`fake_cuda.FakeGpu`).
+"""Fakes of the two packages through which msal_deploy calls a GPU, over `fake_cuda.FakeGpu`.
 
-`FakeCudaRuntime` has names of `cuda.bindings.runtime` and `FakePyCudaDriver` has names of `pycuda.driver`;
-`test_cuda.py` holds their arguments and numbers against the real packages.
+`FakeCudaRuntime` has names of `cuda.bindings.runtime`, and `FakePyCudaDriver` has names of `pycuda.driver`.
+`test_cuda.py` compares their arguments and constants with the real packages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fake_cuda import FakeGpu, Fault, Misuse, Work
 
 
 class Handle:
-    """cuda-python's streams, events and graphs: no integers, but they have one."""
+    """A stream, event or graph of cuda-python: not an integer, but convertible to one."""
 
     def __init__(self, value: int) -> None:
         self._value = value
@@ -27,7 +27,7 @@ class Handle:
         return self._value
 
 
-class Noted:
+class CapturedGraph:
     """A graph before it is instantiated."""
 
     def __init__(self, work: list[tuple[Work, float]]) -> None:
@@ -67,7 +67,7 @@ class Properties:
 
 
 class FakeCudaRuntime:
-    """`cuda.bindings.runtime` over a `FakeGpu`: functions return a status and, where there is one, a value."""
+    """`cuda.bindings.runtime` over a `FakeGpu`: functions return a status and, if there is one, a value."""
 
     cudaError_t = CudaStatus
     cudaDeviceAttr = CudaAttribute
@@ -94,7 +94,7 @@ class FakeCudaRuntime:
         return (last,)
 
     def cudaGetErrorString(self, error: CudaStatus) -> tuple[CudaStatus, bytes]:
-        return CudaStatus.cudaSuccess, f"what {error.name} means".encode()
+        return CudaStatus.cudaSuccess, f"description of {error.name}".encode()
 
     def cudaGetDevice(self) -> tuple[CudaStatus, int]:
         return self._do(self._gpu._called, "device", wrap=lambda _: 0)
@@ -150,13 +150,13 @@ class FakeCudaRuntime:
         assert mode is CudaCapture.cudaStreamCaptureModeThreadLocal
         return self._do(self._gpu.begin_capture, int(stream))
 
-    def cudaStreamEndCapture(self, stream: int) -> tuple[CudaStatus, Noted | None]:
-        return self._do(self._gpu.end_capture, int(stream), wrap=Noted)
+    def cudaStreamEndCapture(self, stream: int) -> tuple[CudaStatus, CapturedGraph | None]:
+        return self._do(self._gpu.end_capture, int(stream), wrap=CapturedGraph)
 
-    def cudaGraphInstantiateWithFlags(self, graph: Noted, flags: int) -> tuple[CudaStatus, Handle | None]:
+    def cudaGraphInstantiateWithFlags(self, graph: CapturedGraph, flags: int) -> tuple[CudaStatus, Handle | None]:
         return self._do(self._gpu.make_graph, graph.work, wrap=Handle)
 
-    def cudaGraphDestroy(self, graph: Noted) -> tuple[CudaStatus]:
+    def cudaGraphDestroy(self, graph: CapturedGraph) -> tuple[CudaStatus]:
         if graph.work is None:
             raise Misuse("a captured graph is destroyed twice")
         graph.work = None
@@ -187,7 +187,7 @@ class PyCudaRuntimeError(PyCudaError): ...
 
 
 class FakePyCudaDriver:
-    """`pycuda.driver` over a `FakeGpu`; it talks only to a thread that has pushed a context."""
+    """`pycuda.driver` over a `FakeGpu`; calls need a context that the thread has pushed."""
 
     Error = PyCudaError
     MemoryError = PyCudaMemoryError
@@ -270,7 +270,7 @@ class FakePyCudaDriver:
                 driver._do("cuStreamWaitEvent", gpu.wait, self.handle, event._handle)
 
             def __del__(self) -> None:
-                with contextlib.suppress(AttributeError, Misuse):  # never made, or its GPU is gone
+                with contextlib.suppress(AttributeError, Misuse):  # never created, or its GPU is gone
                     gpu.destroy_stream(self.handle)
 
         class Event:

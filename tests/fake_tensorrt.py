@@ -1,13 +1,13 @@
-"""TensorRT where there is none: a module with exactly the names of the real bindings of one version.
+"""A fake TensorRT: a module with exactly the names of the real bindings of one version.
 
     trt = fake_tensorrt("8.6.1")                      # or "10.0.1", "10.16.1.11", "11.0.0.114", "11.4.0.106", "rtx"
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    trt.world.sm = "6.1"                              # the GPU that is "here", and what goes wrong: see `World`
+    trt.world.sm = "6.1"                              # the local GPU, and simulated failures: see `World`
 
-The names, the arguments and the numbers come from ``bindings/*.json``, recorded from NVIDIA's own wheels. A name that
-the version lacks raises AttributeError, arguments that it does not take raise TypeError, and what is recorded but has
-no behaviour in ``fake_tensorrt_parts.py`` raises NotImplementedError. The fake reads the ONNX file, keeps what the
-builder was told in the "plan", and answers the inspector in the format of its version. It computes nothing real.
+Names, arguments and enum values come from ``bindings/*.json``, recorded from NVIDIA's own wheels. A name that the
+version lacks raises AttributeError, wrong arguments raise TypeError, and a recorded name without behaviour in
+``fake_tensorrt_parts.py`` raises NotImplementedError. The fake reads the ONNX file, saves the builder's settings in the
+"plan", and answers the inspector in the format of its version. It does not run the network.
 """
 
 import enum
@@ -26,7 +26,7 @@ VERSIONS = ("8.6.1", "10.0.1", "10.16.1.11", "11.0.0.114", "11.4.0.106", "rtx")
 
 
 class BindingEnum(enum.Enum):
-    """An enum as pybind11 makes it: no number, but it can be turned into one."""
+    """An enum as pybind11 makes it: not an integer, but convertible to one."""
 
     def __int__(self) -> int:
         return int(self.value)
@@ -35,7 +35,7 @@ class BindingEnum(enum.Enum):
 
 
 class Strict:
-    """An object that has the recorded names only; a class of Python's own derived from it may have more."""
+    """An object with the recorded names only; a Python class derived from it may have more."""
 
     _names: frozenset[str] = frozenset()
     _writable: frozenset[str] = frozenset()
@@ -51,7 +51,7 @@ class Strict:
         if name in self._writable:
             return None
         if name in self._names:
-            raise NotImplementedError(f"the fake does not know what {type(self).__name__}.{name} is")
+            raise NotImplementedError(f"the fake does not implement {type(self).__name__}.{name}")
         raise AttributeError(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -80,10 +80,10 @@ def fake_tensorrt(version: str, **world: Any) -> ModuleType:
 
 @cache
 def recorded(version: str) -> dict[str, Any]:
-    """Return what was recorded of a version."""
+    """Return the record of a version."""
     pattern = "tensorrt_rtx-*.json" if version == "rtx" else f"tensorrt-{version}.json"
-    found: dict[str, Any] = json.loads(next(RECORDS.glob(pattern)).read_text(encoding="utf-8"))
-    return found
+    record: dict[str, Any] = json.loads(next(RECORDS.glob(pattern)).read_text(encoding="utf-8"))
+    return record
 
 
 def make_class(module: ModuleType, name: str, record: dict[str, Any], classes: dict[str, type]) -> type:
@@ -93,8 +93,8 @@ def make_class(module: ModuleType, name: str, record: dict[str, Any], classes: d
     for method, overloads in record["methods"].items():
         if method == "__init__" and name in parts.BUILT_IN:
             continue
-        found = behaviour.get(method) or (_nothing if method == "__init__" else _missing(name, method))
-        namespace[method] = checked(f"{name}.{method}", found, overloads)
+        function = behaviour.get(method) or (_nothing if method == "__init__" else _missing(name, method))
+        namespace[method] = checked(f"{name}.{method}", function, overloads)
     for attribute in (*record["read"], *record["write"]):
         if attribute in behaviour:
             namespace[attribute] = behaviour[attribute]
@@ -109,7 +109,7 @@ def make_class(module: ModuleType, name: str, record: dict[str, Any], classes: d
 
 
 def checked(name: str, function: Callable[..., Any], overloads: list[str]) -> Callable[..., Any]:
-    """Let `function` be called only with arguments that one of the recorded overloads takes."""
+    """Let `function` be called only with the arguments of one of the recorded overloads."""
 
     @wraps(function)
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -132,6 +132,6 @@ def _nothing(self: Any) -> None: ...
 
 def _missing(name: str, method: str) -> Callable[..., Any]:
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        raise NotImplementedError(f"the fake does not know what {name}.{method} does")
+        raise NotImplementedError(f"the fake does not implement {name}.{method}")
 
     return call

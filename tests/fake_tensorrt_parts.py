@@ -1,4 +1,4 @@
-"""What the classes of the fake TensorRT do (see ``fake_tensorrt.py``); only names of the real bindings are public."""
+"""Behaviour of the fake TensorRT's classes (see ``fake_tensorrt.py``). Public names are those of the real bindings."""
 
 import ctypes
 import json
@@ -33,37 +33,37 @@ SHORT_FORMATS = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}
 
 
 def darkness(images: np.ndarray) -> np.ndarray:
-    """Return float32[N,1,H,W]: a "network" that the tests can compute by themselves."""
+    """Return float32[N,1,H,W]: a "network" whose result the tests can compute."""
     return (1 - images.astype(np.float32).mean(axis=3) / 255)[:, None]
 
 
 @dataclass
 class World:
-    """What is around the fake, and what goes wrong in it.
+    """The environment of the fake, and the failures that it simulates.
 
     Attributes:
-        driver: whether there is a driver; without one nothing but TensorRT-RTX's builder works.
-        sm: compute capability of the GPU that is here.
-        realise: node, the precision that it should have -> the one that the builder gives it.
-        choice: what a builder that is free to choose takes for a layer that may be FP16 (TensorRT 8.6).
-        refuses: operators that the parser does not read.
-        fails: the error that a build ends with.
-        on_step: called at every step of a build.
-        inspects: whether the inspector says more than names.
-        compute: images uint8[N,H,W,3] -> float32[N,1,H,W], when a context executes.
-        told: what the builder was told, for tests to look at.
+        driver: Whether there is a driver; without one only TensorRT-RTX's builder works.
+        sm: Compute capability of the local GPU.
+        assign: Node, requested precision -> precision that the builder assigns.
+        choice: Precision that an unconstrained builder chooses for a layer that may be FP16 (TensorRT 8.6).
+        refuses: Operators that the parser rejects.
+        fails: Error that a build ends with.
+        on_step: Called at every step of a build.
+        inspects: Whether the inspector lists more than names.
+        compute: Images uint8[N,H,W,3] -> float32[N,1,H,W], when a context executes.
+        received: Settings that the builder received.
     """
 
     driver: bool = True
     sm: str = "8.6"
-    realise: Callable[[str, str], str] = lambda node, precision: precision
+    assign: Callable[[str, str], str] = lambda node, precision: precision
     choice: str = "fp32"
     refuses: tuple[str, ...] = ("Det",)
     fails: str = ""
     on_step: Callable[[], Any] = lambda: None
     inspects: bool = True
     compute: Callable[[np.ndarray], np.ndarray] = darkness
-    told: dict[str, Any] = field(default_factory=dict)
+    received: dict[str, Any] = field(default_factory=dict)
 
 
 class HostMemory(bytes):
@@ -97,7 +97,7 @@ def fails(logger: Any, message: str) -> None:
 
 class Builder:
     def __init__(self, logger: Any) -> None:
-        assert logger._ready, "a logger of Python's own calls ILogger.__init__"
+        assert logger._ready, "a Python logger must call ILogger.__init__"
         self._logger = logger
         if not self._module.world.driver and "rtx" not in self._module.__name__:
             fails(
@@ -131,12 +131,12 @@ class Builder:
         if fault:
             fails(self._logger, f"IBuilder::buildSerializedNetwork: {fault}")
             return None
-        world.told = _told(self._module, network, config)
-        if "rtx" in self._module.__name__ and world.told["detailed"]:
-            self._logger.log(self._logger.VERBOSE, _list(world.told["layers"]))
+        world.received = _settings(self._module, network, config)
+        if "rtx" in self._module.__name__ and world.received["detailed"]:
+            self._logger.log(self._logger.VERBOSE, _list(world.received["layers"]))
         if config._cache is not None:
             config._cache._content = b"timings of " + self._module.__version__.encode()
-        return self._module.IHostMemory(MAGIC + json.dumps(world.told).encode() + b" end")
+        return self._module.IHostMemory(MAGIC + json.dumps(world.received).encode() + b" end")
 
 
 def _refusal(network: Any, config: Any) -> str:
@@ -172,8 +172,8 @@ def _progress(config: Any, world: World) -> str:
     return ""
 
 
-def _told(module: Any, network: Any, config: Any) -> dict[str, Any]:
-    """Return all that the builder was told, which is what the plan holds."""
+def _settings(module: Any, network: Any, config: Any) -> dict[str, Any]:
+    """Return all settings of the builder, which are the content of the plan."""
     (profile,) = config._profiles
     return {
         "module": module.__name__,
@@ -187,22 +187,22 @@ def _told(module: Any, network: Any, config: Any) -> dict[str, Any]:
         "inputs": [[tensor.name, tensor._type, list(tensor._axes)] for tensor in network._inputs],
         "outputs": [[tensor.name, tensor._type, list(tensor._axes)] for tensor in network._outputs],
         "profile": {name: [list(shape) for shape in shapes] for name, shapes in profile._shapes.items()},
-        "layers": [_realised(module.world, network, config, layer) for layer in network._layers],
+        "layers": [_assigned(module.world, network, config, layer) for layer in network._layers],
         "cache": getattr(config._cache, "_content", b"").decode(),
     }
 
 
-def _realised(world: World, network: Any, config: Any, layer: Any) -> list[Any]:
-    """Return kind, name, input and output of a layer, and what it computes in if it multiplies."""
+def _assigned(world: World, network: Any, config: Any, layer: Any) -> list[Any]:
+    """Return kind, name, input and output of a layer, and its precision if it multiplies."""
     precision = None
     if layer._kind in ARITHMETIC:
         wanted = _wanted(world, network, config, layer)
-        precision = world.realise(layer.name, wanted)
+        precision = world.assign(layer.name, wanted)
     return [layer._kind, layer.name, layer._inputs[0].name, layer._outputs[0].name, precision]
 
 
 def _list(layers: list[list[Any]]) -> str:
-    """Return what TensorRT-RTX 1.7.1 ends a build with: the engine's layers, one a line."""
+    """Return the engine's layers, one per line, as TensorRT-RTX 1.7.1 logs them at the end of a build."""
     lines = []
     for number, (kind, name, data, out, precision) in enumerate(layers):
         if precision is not None:
@@ -215,7 +215,7 @@ def _list(layers: list[list[Any]]) -> str:
                 f"Outputs: [ {{ Name: {out}, {form} }}], TacticName: __myelin_CASK_STUB, StreamId: 0, "
                 f"Metadata: [ONNX Layer: {name}]"
             )
-        elif kind == "ACTIVATION":  # it adds the bias of the convolution before it, and names that one too
+        elif kind == "ACTIVATION":  # it adds the bias of the convolution before it, and lists that node too
             lines.append(
                 f"Name: __myl_AddRelu_myl0_{number}, LayerType: kgen, Inputs: [ {{ Name: {data}, Datatype: Float }}], "
                 f"Constants: [], Outputs: [ {{ Name: {out}, Datatype: Float }}], TacticName: __myl_AddRelu_0xfc, "
@@ -347,12 +347,12 @@ class ITimingCache:
 class IBuilderConfig:
     def set_flag(self, flag: Any) -> None:
         if not isinstance(flag, self._module.BuilderFlag):
-            raise TypeError(f"set_flag(): {flag!r} is no BuilderFlag")
+            raise TypeError(f"set_flag(): {flag!r} is not a BuilderFlag")
         self._flags.add(flag.name)
 
     def clear_flag(self, flag: Any) -> None:
         if not isinstance(flag, self._module.BuilderFlag):
-            raise TypeError(f"clear_flag(): {flag!r} is no BuilderFlag")
+            raise TypeError(f"clear_flag(): {flag!r} is not a BuilderFlag")
         self._flags.discard(flag.name)
 
     def get_flag(self, flag: Any) -> bool:
@@ -399,7 +399,7 @@ class IBuilderConfig:
 
 class Runtime:
     def __init__(self, logger: Any) -> None:
-        assert logger._ready, "a logger of Python's own calls ILogger.__init__"
+        assert logger._ready, "a Python logger must call ILogger.__init__"
         self._logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
@@ -514,7 +514,7 @@ class IExecutionContext:
         return profile_index == 0
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        """Compute at once, from and to memory of the host: a fake CUDA has its "device" there."""
+        """Compute immediately, in host memory, which is where a fake CUDA has its device memory."""
         if self._shape is None or self._addresses.keys() != {"image", "probability"}:
             fails(
                 self._logger,

@@ -1,4 +1,4 @@
-"""An FP16 graph on the CPU rounds and overflows as FP16 does, which ONNX Runtime alone does not."""
+"""The FP16 emulation rounds and overflows like FP16, which ONNX Runtime's CPU provider does not."""
 
 import numpy as np
 import onnx
@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from msal_deploy.fp16_emulation import emulate_fp16
 
 
-def half_graph(added: float) -> onnx.ModelProto:
+def fp16_graph(added: float) -> onnx.ModelProto:
     """(x + added) − added, in FP16."""
     nodes = [
         helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
@@ -30,24 +30,24 @@ def compute(model: onnx.ModelProto, x: float) -> float:
 
 
 @pytest.mark.parametrize(("added", "x"), [(1, 1e-4), (2048, 1), (0.1, 0.2)])
-def test_sums_are_rounded_as_numpy_rounds_halves(added, x):
-    sum_ = np.float16(np.float16(x) + np.float16(added))
-    expected = float(np.float16(sum_ - np.float16(added)))
-    assert compute(emulate_fp16(half_graph(added)), x) == expected
-    onnx.checker.check_model(emulate_fp16(half_graph(added)), full_check=True)
+def test_results_are_rounded_like_numpy_float16(added, x):
+    rounded = np.float16(np.float16(x) + np.float16(added))
+    expected = float(np.float16(rounded - np.float16(added)))
+    assert compute(emulate_fp16(fp16_graph(added)), x) == expected
+    onnx.checker.check_model(emulate_fp16(fp16_graph(added)), full_check=True)
 
 
-def test_what_leaves_the_range_is_infinite():
-    assert np.isinf(compute(emulate_fp16(half_graph(60000)), 60000))
+def test_values_outside_the_range_become_infinite():
+    assert np.isinf(compute(emulate_fp16(fp16_graph(60000)), 60000))
 
 
 def test_onnx_runtime_alone_computes_in_fp32():
-    """The reason for all this: should it fail one day, `emulate_fp16` can go."""
-    assert compute(half_graph(60000), 60000) == pytest.approx(60000, rel=1e-3)
+    """The reason for the emulation: if this test fails one day, `emulate_fp16` is no longer needed."""
+    assert compute(fp16_graph(60000), 60000) == pytest.approx(60000, rel=1e-3)
 
 
-def test_the_graph_that_is_given_is_left_alone():
-    model = half_graph(1)
+def test_input_graph_is_not_changed():
+    model = fp16_graph(1)
     before = model.SerializeToString()
     emulate_fp16(model)
     assert model.SerializeToString() == before

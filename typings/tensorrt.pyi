@@ -1,8 +1,8 @@
-"""The names of TensorRT's Python bindings that this project uses, for mypy; `tensorrt_rtx` has the same.
+"""The names of TensorRT's Python bindings that this project uses, for mypy. `tensorrt_rtx` has the same names.
 
-Written by hand, because the published stubs cannot be parsed by mypy (`in` as an argument's name). It is the union of
-8.6.1, 10.x, 11.x and TensorRT-RTX; tests/test_bindings.py holds every class, method, argument and member against what
-was recorded from the real bindings. What a version lacks, `tests/fake_tensorrt.py` refuses.
+They are written by hand, because mypy cannot parse the published stubs (an argument is named `in`). They are the union
+of 8.6.1, 10.x, 11.x and TensorRT-RTX. tests/trt/test_recorded_names.py compares every class, method, argument and
+member with the recorded names of the real bindings, and tests/fake_tensorrt.py rejects names that a version lacks.
 """
 
 from collections.abc import Iterable, Sequence

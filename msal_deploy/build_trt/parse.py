@@ -1,4 +1,4 @@
-"""Parse: the bundle's graph into a TensorRT network, and what the parser says against it in a sentence."""
+"""Parse the bundle's graph into a TensorRT network, and turn the parser's errors into causes and remedies."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     import onnx
     import tensorrt as trt
 
-# What TensorRT's parser says -> what to do about it. The first that is found is taken.
+# Pattern in an error of TensorRT's parser -> remedy. The first match is used.
 REMEDIES = {
-    r"type UInt8|kUINT8|UINT8": "cast the image to float before anything else is done with it",
-    r"type Int32 .*Int8|bias.*(Dequantize|DQ)|DequantizeLinear.*INT32": "leave biases in float",
+    r"type UInt8|kUINT8|UINT8": "cast the image to float first",
+    r"type Int32 .*Int8|bias.*(Dequantize|DQ)|DequantizeLinear.*INT32": "keep biases in float",
     r"zero.?point": "quantise symmetrically, with zero point 0",
-    r"same (input )?types": "both sides must have the same type: cast one of them",
-    r"No importer|UNSUPPORTED_NODE|Plugin not found|^false$": "write the network without this operator",
-    r"explicit batch": "the network must have an explicit batch",
+    r"same (input )?types": "cast one side, so that both have the same type",
+    r"No importer|UNSUPPORTED_NODE|Plugin not found|^false$": "replace this operator in the network",
+    r"explicit batch": "create the network with an explicit batch",
 }
+EXPORT_AGAIN = "export the bundle again with msal-deploy"
+# Parts of TensorRT's messages that name its own source code.
 NOISE = (
     r"Invalid Node - \S+\s",
     r"\[checkMacros.*",
@@ -35,10 +37,10 @@ NOISE = (
 
 
 def read_graph(path: Path, spec: ModelSpec, backend: Backend) -> onnx.ModelProto:
-    """Read a graph that is msal-deploy's and that this TensorRT can read.
+    """Read a graph, and check that msal-deploy exported it and that this TensorRT supports it.
 
     Raises:
-        BadInput: it is no ONNX file, one of another network, or has an opset, operator or type that is not read.
+        BadInput: The file is not valid ONNX, has other tensors, or has an unsupported opset, operator or type.
     """
     model = load_graph(path)
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -52,45 +54,44 @@ def _check_tensor(path: Path, name: str, dtype: str, tensors: list[onnx.ValueInf
     from onnx.helper import tensor_dtype_to_np_dtype
 
     if [tensor.name for tensor in tensors] != [name]:
-        found = ", ".join(tensor.name for tensor in tensors) or "nothing"
-        raise BadInput(
-            f"{path} has no {name!r} but {found}; it is not a graph of msal-deploy's: export the bundle again"
-        )
-    found = str(tensor_dtype_to_np_dtype(tensors[0].type.tensor_type.elem_type))
-    if found != dtype:
-        raise BadInput(f"{name} of {path} is {found} and not {dtype}; export the bundle again")
+        names = ", ".join(repr(tensor.name) for tensor in tensors) or "none"
+        raise BadInput(f"Expected a tensor named {name!r} in {path}, got {names}", EXPORT_AGAIN)
+    actual = str(tensor_dtype_to_np_dtype(tensors[0].type.tensor_type.elem_type))
+    if actual != dtype:
+        raise BadInput(f"Expected {dtype} for {name!r} in {path}, got {actual}", EXPORT_AGAIN)
 
 
 def parse(backend: Backend, builder: trt.Builder, path: Path) -> trt.INetworkDefinition:
-    """Return the network of an ONNX file, strongly typed where this TensorRT can.
+    """Return the network of an ONNX file, strongly typed from TensorRT 10 on.
 
     Raises:
-        BadInput: the parser refuses it; the sentence names the node.
+        BadInput: The parser rejects it; the cause names the node.
     """
     flag = backend.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
     if flag is None:  # 8.6
         flag = backend.trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH
     network = builder.create_network(1 << int(flag))
-    parser: trt.OnnxParser = backend.trt.OnnxParser(network, backend.messages)
+    parser: trt.OnnxParser = backend.trt.OnnxParser(network, backend.logger)
     if parser.parse_from_file(str(path)):
         return network
-    said = backend.errors()
+    logged = backend.errors()
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    reason = _sentence(errors[0], path) if errors else said
-    raise BadInput(f"{backend.name} {backend.version} cannot read {path}: {reason}")
+    reason, remedy = _explain(errors[0], path) if errors else (logged, "")
+    raise BadInput(f"{backend.name} {backend.version} cannot parse {path}: {reason}", remedy)
 
 
-def _sentence(error: trt.ParserError, path: Path) -> str:
-    fault = error.desc()
+def _explain(error: trt.ParserError, path: Path) -> tuple[str, str]:
+    """Return the cause and the remedy of a parser error."""
+    message = error.desc()
     for noise in NOISE:
-        fault = re.sub(noise, "", fault, flags=re.DOTALL)
-    fault = re.sub(r"API Usage Error \((.*?)(?: In \w+ at .*)?\)$", r"\1", " ".join(fault.split()))
-    remedy = next((what for pattern, what in REMEDIES.items() if re.search(pattern, fault, re.IGNORECASE)), "")
-    return f"{_place(error, path)}: {fault or 'no reason is given'}{'; ' + remedy if remedy else ''}"
+        message = re.sub(noise, "", message, flags=re.DOTALL)
+    message = re.sub(r"API Usage Error \((.*?)(?: In \w+ at .*)?\)$", r"\1", " ".join(message.split()))
+    remedy = next((what for pattern, what in REMEDIES.items() if re.search(pattern, message, re.IGNORECASE)), "")
+    return f"{_node(error, path)}: {message.rstrip('.') or 'no message'}", remedy
 
 
-def _place(error: trt.ParserError, path: Path) -> str:
-    """Return name and operator of the node that an error is about."""
+def _node(error: trt.ParserError, path: Path) -> str:
+    """Return the name and the operator of the node that an error refers to."""
     if hasattr(error, "node_name") and error.node_name():
         return f"{error.node_name()} ({error.node_operator()})"
     nodes = load_graph(path).graph.node

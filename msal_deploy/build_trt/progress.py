@@ -1,4 +1,4 @@
-"""Progress: a build that shows how far it is, and that Ctrl-C ends."""
+"""Run a build with a progress bar, and cancel it on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 Result = TypeVar("Result")
-WAKE = 0.1  # seconds; how long Ctrl-C may wait for the main thread
+POLL_SECONDS = 0.1  # how long the main thread may take to notice Ctrl-C
 
 
 def run_build(backend: Backend, config: trt.IBuilderConfig, build: Callable[[], Result], *, progress: bool) -> Result:
-    """Return what `build` returns, with a bar on stderr if `progress`.
+    """Return the result of `build`, with a progress bar on stderr if `progress`.
 
-    It runs in a thread of its own: Python handles Ctrl-C in the main thread, which TensorRT would not give back before
-    the end. Then the build is cancelled, where this TensorRT can (from 10 on), and waited for.
+    The build runs in a separate thread: Python handles Ctrl-C in the main thread, which TensorRT would block until the
+    build ends. On Ctrl-C the build is cancelled and awaited, if this TensorRT can cancel (from 10 on).
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar:
@@ -37,7 +37,7 @@ def run_build(backend: Backend, config: trt.IBuilderConfig, build: Callable[[], 
 def _in_thread(build: Callable[[], Result], cancelled: threading.Event, *, wait: bool) -> Result:
     results: list[Result] = []
     errors: list[BaseException] = []
-    done = threading.Event()  # Thread.join, when Ctrl-C interrupts it, takes the thread for ended (until Python 3.13)
+    done = threading.Event()  # an interrupted Thread.join marks the thread as ended (before Python 3.13)
 
     def work() -> None:
         try:
@@ -47,16 +47,16 @@ def _in_thread(build: Callable[[], Result], cancelled: threading.Event, *, wait:
         finally:
             done.set()
 
-    # A daemon: a build that cannot be cancelled must not keep the program from ending.
+    # A daemon thread, so that a build that cannot be cancelled does not block the exit.
     thread = threading.Thread(target=work, name="build-trt", daemon=True)
     try:
         thread.start()
-        while not done.wait(WAKE):
+        while not done.wait(POLL_SECONDS):
             pass
     except BaseException:
         cancelled.set()
         while wait and thread in threading.enumerate():
-            done.wait(WAKE)
+            done.wait(POLL_SECONDS)
         raise
     if errors:
         raise errors[0]
@@ -64,7 +64,7 @@ def _in_thread(build: Callable[[], Result], cancelled: threading.Event, *, wait:
 
 
 def _monitor(module: Any, bar: Progress, task: Any, cancelled: threading.Event) -> trt.IProgressMonitor:
-    """Return a monitor that moves `bar`, and that stops the build once `cancelled` is set."""
+    """Return a monitor that updates `bar`, and that stops the build once `cancelled` is set."""
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Rebuild: which plans of a bundle can no longer be used, and the requests that build them again."""
+"""Find the plans of a bundle that can no longer be used, and the requests that rebuild them."""
 
 import re
 from pathlib import Path
@@ -17,14 +17,20 @@ NAME = re.compile(r"model\.(?P<precision>\w+)\.sm(?P<major>\d+)(?P<minor>\d)\.(?
 
 
 class Stale(msgspec.Struct, frozen=True):
-    """A plan that fails its preflight: why, and how it was built, as far as that can be known.
+    """A plan that fails its preflight.
 
     Attributes:
-        gpu: name of the target, None for the GPU that is here.
+        file: The plan.
+        reason: Why it fails, as a sentence without a final stop.
+        precision: Requested precision.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        gpu: Name of the target; None for the local GPU.
+        profile: Shapes that it was built for; the default if its metadata is not readable.
+        options: Options that it was built with; the default if its metadata is not readable.
     """
 
     file: Path
-    why: str
+    reason: str
     precision: str
     backend: str
     gpu: str | None
@@ -32,20 +38,23 @@ class Stale(msgspec.Struct, frozen=True):
     options: BuildOptions = BuildOptions()
 
     def request(self, bundle: Bundle) -> BuildRequest:
-        """Return the request that builds it again.
+        """Return the request that rebuilds the plan.
 
         Raises:
-            MissingRequirement: it can be built only on a GPU that is not here.
+            MissingRequirement: The plan can be built only on a GPU that this machine does not have.
         """
         build_target = find_build_target(bundle.path, self.gpu, self.backend)  # type: ignore[arg-type]
         return BuildRequest(self.precision, build_target, self.profile, self.options)
 
 
 def find_stale(bundle: Bundle) -> tuple[Stale, ...]:
-    """Return the plans of a bundle that fail their preflight with the TensorRT that is installed.
+    """Return the plans of a bundle that fail their preflight with the installed TensorRT.
+
+    >>> find_stale(Bundle(Path("bundle")))
+    ()
 
     Raises:
-        BadInput: a plan is not one of build-trt's, so that nobody knows how to build it again.
+        BadInput: A plan has a name that build-trt does not give, so how to rebuild it is unknown.
     """
     return tuple(filter(None, (_examine(file, bundle) for file in plans(bundle))))
 
@@ -53,11 +62,11 @@ def find_stale(bundle: Bundle) -> tuple[Stale, ...]:
 def _examine(file: Path, bundle: Bundle) -> Stale | None:
     name = NAME.fullmatch(file.name)
     if name is None:
-        raise BadInput(f"{file} is not a plan that build-trt named; move it out of the bundle")
+        raise BadInput(f"{file} is not a plan of build-trt", "move it out of the bundle")
     try:
         preflight(file, bundle, backend_version=_installed(name["backend"]))
     except BadInput as error:
-        return _stale(file, name, str(error).partition("; build it again")[0])
+        return _stale(file, name, error.cause)
     return None
 
 
@@ -68,19 +77,19 @@ def _installed(backend: str) -> str | None:
         return None
 
 
-def _stale(file: Path, name: re.Match[str], why: str) -> Stale:
-    """Take from the sidecar what it still says, and the rest from the plan's name."""
+def _stale(file: Path, name: re.Match[str], reason: str) -> Stale:
+    """Describe a stale plan by its metadata, or by its name if the metadata is not readable."""
     target = target_of_sm(f"{name['major']}.{name['minor']}")
     try:
         plan = read_metadata(file)
-        gpu = None if plan.gpu is None and plan.backend == "tensorrt" else _known(plan.gpu, target.name)
-        return Stale(file, why, plan.requested, plan.backend, gpu, plan.profile, plan.options)
+        gpu = None if plan.gpu is None and plan.backend == "tensorrt" else _known_target(plan.gpu, target.name)
+        return Stale(file, reason, plan.requested, plan.backend, gpu, plan.profile, plan.options)
     except BadInput:
-        return Stale(file, why, name["precision"], name["backend"], target.name)
+        return Stale(file, reason, name["precision"], name["backend"], target.name)
 
 
-def _known(gpu: str | None, otherwise: str) -> str:
+def _known_target(gpu: str | None, default: str) -> str:
     try:
-        return find_target(gpu or otherwise).name
-    except BadInput:  # a target of the user's own
-        return otherwise
+        return find_target(gpu or default).name
+    except BadInput:  # a target that the user has defined
+        return default

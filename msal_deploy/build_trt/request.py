@@ -1,4 +1,4 @@
-"""BuildRequest: what is to be built, and where; what can be refused of it is refused before anything is built."""
+"""The request of a build: what to build and for which GPU, with the checks that run before the build."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from msal_deploy.spec import Axis, ModelSpec, check_extent
 from msal_deploy.targets import Target, find_target, target_names, target_of_sm
 from msal_deploy.trt.bindings import Backend, load_backend
 from msal_deploy.trt.local_gpu import LocalGpu, current_gpu
-from msal_deploy.trt.plan_metadata import DEFAULT_PROFILE, BuildOptions, Profile, TrtBackendName, plan_name
+from msal_deploy.trt.plan_metadata import (
+    DEFAULT_PROFILE,
+    BuildOptions,
+    Profile,
+    TrtBackendName,
+    format_shape,
+    plan_name,
+)
 from msal_deploy.versions import parse_version
 
 if TYPE_CHECKING:
@@ -22,10 +29,12 @@ if TYPE_CHECKING:
 
 
 class BuildTarget(msgspec.Struct, frozen=True):
-    """Where a plan is to run, and what builds it.
+    """The GPU that a plan is for, and the TensorRT that builds it.
 
     Attributes:
-        gpu: name of the target that was asked for, None where it is the GPU that is here.
+        target: The GPU.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        gpu: Name of the target as requested; None for the local GPU.
     """
 
     target: Target
@@ -34,7 +43,18 @@ class BuildTarget(msgspec.Struct, frozen=True):
 
 
 class BuildRequest(msgspec.Struct, frozen=True):
-    """What is to be built: a precision, for a build_target, for shapes."""
+    """A plan to build.
+
+    >>> from msal_deploy.targets import find_target
+    >>> BuildRequest("fp16", BuildTarget(find_target("t4"), "tensorrt-rtx", "t4")).plan
+    'model.fp16.sm75.tensorrt-rtx.plan'
+
+    Attributes:
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        build_target: GPU and backend.
+        profile: Shapes that the plan must accept.
+        options: Options of the builder.
+    """
 
     precision: str
     build_target: BuildTarget
@@ -43,68 +63,67 @@ class BuildRequest(msgspec.Struct, frozen=True):
 
     @property
     def graph(self) -> str:
-        """Name in the bundle of the graph that the plan is built from."""
+        """File name of the graph in the bundle."""
         return f"model.{self.precision}.onnx"
 
     @property
     def plan(self) -> str:
-        """Name in the bundle of the plan."""
+        """File name of the plan in the bundle."""
         return plan_name(self.precision, self.build_target.backend, (self.build_target.target.sm,))
 
 
 def find_build_target(bundle: Path, gpu: str | None = None, backend: TrtBackendName | None = None) -> BuildTarget:
-    """Return the place for `gpu`, or for the GPU that is here.
+    """Return the target and backend for `gpu`, or for the local GPU.
 
-    Without a `backend` it is TensorRT where that is installed and the GPU is here, and else TensorRT-RTX, which needs
-    no GPU to build, if it serves the target.
+    The default backend is TensorRT if it is installed on the target GPU itself; otherwise TensorRT-RTX, which builds
+    without a GPU, if it supports the target.
+
+    >>> find_build_target(Path("bundle"), "rtx-3090", "tensorrt-rtx").target.sm
+    '8.6'
 
     Raises:
-        BadInput: no such GPU, or TensorRT-RTX does not serve it.
-        MissingRequirement: TensorRT is to build for a GPU that is not here; or no GPU is named, and none is here.
+        BadInput: `gpu` is unknown, or TensorRT-RTX does not support it.
+        MissingRequirement: TensorRT needs the target GPU, which this machine does not have; or neither `gpu` nor a
+            local GPU is given.
     """
-    here = current_gpu()
-    target = _target(gpu, here)
-    is_here = here.sm == target.sm
-    backend = backend or _default_backend(target, is_here)
+    local = current_gpu()
+    target = _find_target(gpu, local)
+    is_local = local.sm == target.sm
+    backend = backend or _default_backend(target, is_local)
     if backend == "tensorrt-rtx" and not target.tensorrt_rtx:
-        raise BadInput(
-            f"TensorRT-RTX does not serve {target.gpu} (compute capability {target.sm}); {_kit(bundle, target)}"
-        )
-    if backend == "tensorrt" and not is_here:
-        raise MissingRequirement(
-            f"TensorRT builds only on the GPU that the plan is for, and there is no {target.gpu} here{_why(here)}; "
-            f"{_kit(bundle, target)}"
-        )
+        cause = f"TensorRT-RTX does not support {target.gpu} (compute capability {target.sm})"
+        raise BadInput(cause, _kit_remedy(bundle, target))
+    if backend == "tensorrt" and not is_local:
+        cause = f"TensorRT must build on the target GPU, but no {target.gpu} was found{_detection_error(local)}"
+        raise MissingRequirement(cause, _kit_remedy(bundle, target))
     return BuildTarget(target, backend, None if gpu is None else target.name)
 
 
-def _target(gpu: str | None, here: LocalGpu) -> Target:
+def _find_target(gpu: str | None, local: LocalGpu) -> Target:
     if gpu is not None:
         return find_target(gpu)
-    if here.sm:
-        return target_of_sm(here.sm, here.name)
-    raise MissingRequirement(
-        f"There is no GPU here to build for{_why(here)}; name the one that the plan is for with --gpu: "
-        f"{', '.join(target_names())}"
-    )
+    if local.sm:
+        return target_of_sm(local.sm, local.name)
+    cause = f"No GPU found{_detection_error(local)}"
+    raise MissingRequirement(cause, f"choose a target with --gpu: {', '.join(target_names())}")
 
 
-def _why(gpu: LocalGpu) -> str:
-    return f" ({gpu.unknown_because})" if gpu.unknown_because else ""
+def _detection_error(gpu: LocalGpu) -> str:
+    return f" ({gpu.detection_error})" if gpu.detection_error else ""
 
 
-def _kit(bundle: Path, target: Target) -> str:
+def _kit_remedy(bundle: Path, target: Target) -> str:
     command = f"msal-deploy package {shlex.quote(str(bundle))} build-kit --gpu {target.name} --out DIR"
-    return f"take a build kit to a machine that has it: {command}"
+    return f"build on a machine that has this GPU, with a build kit: {command}"
 
 
-def _default_backend(target: Target, is_here: bool) -> TrtBackendName:
-    if not target.tensorrt_rtx or (is_here and _loads("tensorrt")):
+def _default_backend(target: Target, is_local: bool) -> TrtBackendName:
+    if not target.tensorrt_rtx or (is_local and _is_installed("tensorrt")):
         return "tensorrt"
     return "tensorrt-rtx"
 
 
-def _loads(backend: str) -> bool:
+def _is_installed(backend: str) -> bool:
     try:
         load_backend(backend)
     except MissingRequirement:
@@ -113,26 +132,29 @@ def _loads(backend: str) -> bool:
 
 
 def first_preferred(bundle: Bundle, target: Target) -> str:
-    """Return the first precision of the target's table whose graph the bundle holds.
+    """Return the target's most preferred precision whose graph is in the bundle.
+
+    >>> from msal_deploy.targets import find_target
+    >>> first_preferred(Bundle(Path("bundle")), find_target("gtx-1080-ti"))
+    'int8'
 
     Raises:
-        BadInput: it holds none of them.
+        BadInput: The bundle has none of these graphs.
     """
     for precision in target.preferred:
         if f"model.{precision}.onnx" in bundle.manifest.artifacts:
             return precision
-    raise BadInput(
-        f"{bundle.path} holds none of the graphs that pay on {target.gpu} ({', '.join(target.preferred)}); "
-        "name a precision"
-    )
+    preferred = ", ".join(target.preferred)
+    cause = f"{bundle.path} has no graph in a preferred precision of {target.gpu} ({preferred})"
+    raise BadInput(cause, "choose a precision that it has")
 
 
 def check_request(request: BuildRequest, spec: ModelSpec, backend: Backend) -> None:
-    """Refuse what cannot be built, before the graph is read.
+    """Check a request before the graph is read.
 
     Raises:
-        BadInput: the profile is outside of the spec, or the backend has no such option.
-        MissingRequirement: this TensorRT does not serve the target.
+        BadInput: The profile is outside the spec, or the backend does not support an option.
+        MissingRequirement: This TensorRT does not support the target.
     """
     _check_profile(request.profile, spec)
     _check_options(request.options, backend)
@@ -144,45 +166,42 @@ def _check_profile(profile: Profile, spec: ModelSpec) -> None:
         extents = (profile.min[index], profile.opt[index], profile.max[index])
         name = axis.name if isinstance(axis, Axis) else "extent"
         if list(extents) != sorted(extents):
-            raise BadInput(f"The {name} is {':'.join(map(str, extents))}; write MIN:OPT:MAX, the smallest first")
+            cause = f"Expected MIN:OPT:MAX in increasing order for the {name}, got {':'.join(map(str, extents))}"
+            raise BadInput(cause, "sort the three values")
         for extent in extents:
             if isinstance(axis, Axis):
                 check_extent(axis, extent)
             elif extent != axis:
-                raise BadInput(f"The graph takes images with an axis of {axis}, and not {extent}")
+                raise BadInput(f"Expected {axis} for axis {index} of the images, got {extent}")
 
 
 def _check_options(options: BuildOptions, backend: Backend) -> None:
     for option in ("version_compatible", "hardware_compatible"):
         if backend.is_rtx and getattr(options, option):
-            raise BadInput(
-                f"TensorRT-RTX has no --{option.replace('_', '-')} plans; leave it out, and build one plan for each "
-                "version and GPU: that takes seconds and needs no GPU"
-            )
+            cause = f"TensorRT-RTX does not support --{option.replace('_', '-')}"
+            raise BadInput(cause, "build one plan for each version and GPU, which takes seconds and needs no GPU")
 
 
 def _check_version(target: Target, backend: Backend) -> None:
     if backend.is_rtx:
         return
     first, last = parse_version(target.tensorrt_first), parse_version(target.tensorrt)
-    too_new = target.why_last is not None and backend.number[: len(last)] > last
-    if backend.number[: len(first)] < first or too_new:
+    too_new = target.why_last is not None and backend.version_tuple[: len(last)] > last
+    if backend.version_tuple[: len(first)] < first or too_new:
         raise MissingRequirement(
-            f"TensorRT {backend.version} is installed, and {target.gpu} (compute capability {target.sm}) is served by "
-            f"{target.tensorrt_first} to {target.tensorrt}; a set that works: msal-deploy doctor --gpu {target.name}"
+            f"Expected TensorRT {target.tensorrt_first} to {target.tensorrt} for {target.gpu} (compute capability "
+            f"{target.sm}), got {backend.version}",
+            f"install versions that work together: msal-deploy doctor --gpu {target.name}",
         )
 
 
 def check_memory_of_target(request: BuildRequest, largest: Layer) -> None:
-    """Refuse a profile whose largest layer alone, input, weights and output, does not fit into the GPU's memory.
-
-    Raises:
-        BadInput: it does not.
-    """
-    needed, there = largest.moved_bytes / 2**30, request.build_target.target.memory_gib
-    if needed > there:
-        batch, height, width = request.profile.max
+    """Raise `BadInput` if input, weights and output of the largest layer alone exceed the GPU's memory."""
+    target = request.build_target.target
+    needed = largest.moved_bytes / 2**30
+    if needed > target.memory_gib:
         raise BadInput(
-            f"{batch} images of {height} × {width} px need {needed:.1f} GiB for {largest.name} alone, and "
-            f"{request.build_target.target.gpu} has {there:g}; give a smaller largest --batch or --size"
+            f"{format_shape(request.profile.max)} need {needed:.1f} GiB for {largest.name} alone, but {target.gpu} has "
+            f"{target.memory_gib:g} GiB",
+            "lower the maximum --batch or --size",
         )

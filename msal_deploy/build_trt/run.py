@@ -1,4 +1,4 @@
-"""The stage: a typed ONNX graph becomes a TensorRT plan in the requested precision, or the command fails."""
+"""The stage: build a TensorRT plan in the requested precision from a typed ONNX graph, or fail."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msal_deploy.build_trt.builder import Built, Source, build_engine
+from msal_deploy.build_trt.builder import BuildResult, Source, build_engine
 from msal_deploy.build_trt.parse import read_graph
 from msal_deploy.build_trt.report import BuildReport
-from msal_deploy.build_trt.request import (
-    BuildRequest,
-    check_memory_of_target,
-    check_request,
-)
+from msal_deploy.build_trt.request import BuildRequest, check_memory_of_target, check_request
 from msal_deploy.build_trt.save import (
-    check_room,
+    check_free_space,
     locked,
     save_plan,
     save_rejected,
@@ -27,9 +23,9 @@ from msal_deploy.build_trt.save import (
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, GateFailed
 from msal_deploy.graph import layers
-from msal_deploy.trt.audit import choose_layer_precisions, find_deviations, find_fault, realised
+from msal_deploy.trt.audit import actual_precision, choose_layer_precisions, read_inspector
 from msal_deploy.trt.bindings import Backend, load_backend
-from msal_deploy.trt.layer_precisions import read_inspector
+from msal_deploy.trt.layer_precisions import check_layers, check_requested
 from msal_deploy.trt.plan_metadata import PlanMetadata
 
 if TYPE_CHECKING:
@@ -37,64 +33,66 @@ if TYPE_CHECKING:
 
     from msal_deploy.graph import Layer
 
-ACCEPT = "; accept that with --allow-wider, or ask for another precision"
-
 
 def build_trt(bundle: Bundle, request: BuildRequest, *, progress: bool = False) -> BuildReport:
-    """Build a plan into the bundle; a plan for the same place and precision is replaced.
+    """Build a plan into a bundle. It replaces an existing plan for the same GPU, backend and precision.
 
-    Nothing is reused but the timings of the same TensorRT on the same GPU, which TensorRT checks itself.
+    Only the timing cache of the same TensorRT and GPU is reused, and TensorRT validates it.
+
+    ::
+
+        request = BuildRequest("fp16", find_build_target(bundle.path, "rtx-3090"))
+        report = build_trt(bundle, request)
+        print(report.plan.actual.shares["fp16"].of_flops)
 
     Raises:
-        BadInput: the request or the graph cannot be built.
-        MissingRequirement: this machine lacks TensorRT, the GPU, memory or disk.
-        GateFailed: the plan does not compute in the precision that was asked for; it is kept aside.
+        BadInput: The request or the graph is invalid.
+        MissingRequirement: TensorRT, the GPU, memory or disk space is missing.
+        GateFailed: The plan does not compute in the requested precision. It is saved under another name.
     """
     backend = load_backend(request.build_target.backend)
     check_request(request, bundle.spec, backend)
     with locked(bundle.path, progress=progress):
         start = time.monotonic()
         path = _graph_file(bundle, request)
-        check_room(path)
+        check_free_space(path)
         model = read_graph(path, bundle.spec, backend)
         graph = _layers(model, request)
         timing_cache = timing_cache_path(bundle.path, backend, request.build_target.target.sm)
-        before = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        earlier = timing_cache.read_bytes() if timing_cache.is_file() else b""
         source = Source(path, model, graph, bundle.spec.image.name)
-        built = build_engine(backend, source, request, before, progress=progress)
-        save_timing_cache(timing_cache, built.timing_cache)
-        plan, deviations = _keep(bundle, request, backend, graph, built)
+        result = build_engine(backend, source, request, earlier, progress=progress)
+        save_timing_cache(timing_cache, result.timing_cache)
+        plan, deviations = _save(bundle, request, backend, graph, result)
         warnings = (*deviations, *_warnings(bundle, request, backend))
         seconds = time.monotonic() - start
-        return BuildReport(bundle.path / request.plan, plan, warnings, seconds, built.timing_cache_reused)
+        return BuildReport(bundle.path / request.plan, plan, warnings, seconds, result.timing_cache_reused)
 
 
 def _graph_file(bundle: Bundle, request: BuildRequest) -> Path:
     if request.graph not in bundle.manifest.artifacts:
-        there = [name for name in bundle.manifest.artifacts if name.endswith(".onnx")]
-        raise BadInput(
-            f"{bundle.path} holds no {request.graph} (it has {', '.join(sorted(there))}); make it first, or ask for "
-            "another precision"
-        )
+        graphs = sorted(name for name in bundle.manifest.artifacts if name.endswith(".onnx"))
+        cause = f"{bundle.path} has no {request.graph} (found: {', '.join(graphs)})"
+        raise BadInput(cause, "export it first, or choose another precision")
     return bundle.file(request.graph)
 
 
 def _layers(model: onnx.ModelProto, request: BuildRequest) -> tuple[Layer, ...]:
-    """Return the layers at the profile's maximum, after making sure that they fit into the GPU."""
+    """Return the layers at the profile's maximum, and check that each fits into the GPU's memory."""
     batch, height, width = request.profile.max
-    found = layers(model, batch=batch, height=height, width=width)
-    if not found:
-        raise BadInput(f"{request.graph} holds no convolution and no matrix product; export the bundle again")
-    check_memory_of_target(request, max(found, key=lambda layer: layer.moved_bytes))
-    return found
+    graph = layers(model, batch=batch, height=height, width=width)
+    if not graph:
+        raise BadInput(f"{request.graph} has no convolution and no matrix product", "export the bundle again")
+    check_memory_of_target(request, max(graph, key=lambda layer: layer.moved_bytes))
+    return graph
 
 
-def _keep(
-    bundle: Bundle, request: BuildRequest, backend: Backend, graph: tuple[Layer, ...], built: Built
+def _save(
+    bundle: Bundle, request: BuildRequest, backend: Backend, graph: tuple[Layer, ...], result: BuildResult
 ) -> tuple[PlanMetadata, list[str]]:
-    """Audit what was built and put it where it belongs; return its sidecar, and what the user should know of it."""
-    readings = (read_inspector(backend, built.plan), built.log, built.network)
-    reading = choose_layer_precisions(graph, readings)
+    """Audit a plan and save it; return its metadata, and warnings for the user."""
+    sources = (read_inspector(backend, result.plan), result.log, result.network)
+    layer_precisions = choose_layer_precisions(graph, sources)
     plan = PlanMetadata(
         backend=backend.name,
         backend_version=backend.version,
@@ -103,25 +101,30 @@ def _keep(
         graph=request.graph,
         graph_sha256=bundle.manifest.artifacts[request.graph].sha256,
         requested=request.precision,
-        realised=realised(graph, reading),
+        actual=actual_precision(graph, layer_precisions),
         profile=request.profile,
-        plan_sha256=sha256(built.plan).hexdigest(),
-        bytes=built.plan.nbytes,
+        plan_sha256=sha256(result.plan).hexdigest(),
+        bytes=result.plan.nbytes,
         options=request.options,
         built=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    wider = find_deviations(graph, reading, wider=True)
-    fault = find_fault(request.precision, graph, plan.realised) or find_deviations(graph, reading, wider=False)
-    if fault or (wider and not request.options.allow_wider):
-        aside = save_rejected(bundle, request.plan, built.plan, plan)
-        raise GateFailed(f"{request.plan} {fault or wider + ACCEPT} (kept aside as {aside.name})")
-    save_plan(bundle, request.plan, built.plan, plan)
-    return plan, [f"{request.plan} {wider}"] if wider else []
+    precisions = layer_precisions.precisions
+    wider = check_layers(graph, precisions, wider=True)
+    mismatch = (
+        check_requested(request.precision, graph, precisions)
+        or check_layers(graph, precisions, wider=False)
+        or (None if request.options.allow_wider else wider)
+    )
+    if mismatch:
+        path = save_rejected(bundle, request.plan, result.plan, plan)
+        raise GateFailed(f"{request.plan} {mismatch.cause} (saved as {path.name})", mismatch.remedy)
+    save_plan(bundle, request.plan, result.plan, plan)
+    return plan, [f"{request.plan} {wider.cause}"] if wider else []
 
 
 def _warnings(bundle: Bundle, request: BuildRequest, backend: Backend) -> list[str]:
-    """Return what the user should know of such an request."""
-    slow = request.build_target.target.discouraged.get(request.precision)  # type: ignore[call-overload]
+    """Return warnings of TensorRT, and one for a discouraged precision."""
+    discouraged = request.build_target.target.discouraged.get(request.precision)  # type: ignore[call-overload]
     engines = " ".join(f"--engine {backend.name}:{precision}" for precision in (request.precision, "fp32"))
-    beside = f"{slow}: time FP32 beside it with: msal-deploy bench {bundle.path} {engines}"
-    return [*filter(None, [backend.warnings()]), *([beside] if slow else [])]
+    compare = f"{discouraged}: compare it with FP32: msal-deploy bench {bundle.path} {engines}"
+    return [*filter(None, [backend.warnings()]), *([compare] if discouraged else [])]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from msal_deploy.cli.options import BundlePath, Json
-from msal_deploy.errors import BadInput, MissingRequirement, suggest
+from msal_deploy.errors import BadInput, MissingRequirement
 
 if TYPE_CHECKING:
     from msal_deploy.build_trt import BuildReport
@@ -19,47 +19,50 @@ def build_trt(
     int8: Annotated[bool, typer.Option("--int8", help="Build the INT8 graph.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Build the FP32 graph.")] = False,
     auto: Annotated[
-        bool, typer.Option("--auto", help="Build the graph that pays most on the GPU, of those that the bundle has.")
+        bool, typer.Option("--auto", help="Build the graph in the GPU's most preferred precision that the bundle has.")
     ] = False,
     gpu: Annotated[
         str | None,
-        typer.Option(help="The GPU that the plan is for, such as rtx-3090, or a TOML file. Default: the one here."),
+        typer.Option(help="Target GPU, such as rtx-3090, or a TOML file. Default: the local GPU."),
     ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
-            help="tensorrt, which builds on the GPU itself, or tensorrt-rtx, which needs none. Default: tensorrt where "
-            "it and the GPU are here, else tensorrt-rtx."
+            help="tensorrt, which builds on the target GPU itself, or tensorrt-rtx, which needs no GPU. Default: "
+            "tensorrt if it and the GPU are available, otherwise tensorrt-rtx."
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Images a call, MIN:OPT:MAX, or one number.")] = "1:4:8",
+    batch: Annotated[str, typer.Option(help="Images per call: MIN:OPT:MAX, or one number.")] = "1:4:8",
     size: Annotated[
-        str, typer.Option(help="Side in pixels or HEIGHTxWIDTH, MIN:OPT:MAX, or one size; multiples of 32.")
+        str,
+        typer.Option(help="Image size in pixels, SIDE or HEIGHTxWIDTH, in multiples of 32: MIN:OPT:MAX, or one size."),
     ] = "256:512:1024",
     workspace: Annotated[
-        int | None, typer.Option(min=1, help="MiB of the GPU's memory that one layer may use for itself.")
+        int | None, typer.Option(min=1, help="Maximum device memory for the workspace of one layer, in MiB.")
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Later TensorRT of the same major version may load it.")
+        bool,
+        typer.Option(
+            "--version-compatible", help="Let later TensorRT releases of the same major version load the plan."
+        ),
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="GPUs of compute capability 8.0 and above may load it.")
+        bool, typer.Option("--hardware-compatible", help="Let GPUs of compute capability 8.0 and above load the plan.")
     ] = False,
-    tf32: Annotated[
-        bool, typer.Option("--tf32", help="Let FP32 be TF32, which keeps ten bits of the mantissa.")
-    ] = False,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Allow TF32 for FP32 layers (10-bit mantissa).")] = False,
     allow_wider: Annotated[
-        bool, typer.Option("--allow-wider", help="Accept layers computed wider than the graph says; they are named.")
+        bool,
+        typer.Option("--allow-wider", help="Accept layers that are wider than in the graph, with a warning."),
     ] = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build every plan of the bundle again that can no longer be used.")
+        bool, typer.Option("--rebuild", help="Rebuild every plan of the bundle that can no longer be used.")
     ] = False,
     json: Json = None,
 ) -> None:
-    """Build a TensorRT plan from a graph of the bundle, and prove that it computes in the precision asked for.
+    """Build a TensorRT plan from a graph of the bundle, and check that it computes in the requested precision.
 
-    TensorRT builds on the GPU that the plan is for; TensorRT-RTX builds for any RTX GPU on any machine.
-    A plan that does not compute as its graph says is kept aside, and the command fails.
+    TensorRT builds on the target GPU itself; TensorRT-RTX builds for any RTX GPU on any machine.
+    If the plan computes in another precision, it is saved with the suffix .rejected, and the command fails.
 
     Example: msal-deploy build-trt bundle --fp16 --gpu rtx-3090
     """
@@ -81,16 +84,15 @@ def build_trt(
 def _precision(flags: dict[str, bool]) -> str:
     given = [name for name, is_given in flags.items() if is_given]
     if len(given) != 1:
-        raise BadInput("Give exactly one of --fp16, --int8, --fp32, --auto and --rebuild")
+        options = "--fp16, --int8, --fp32, --auto and --rebuild"
+        raise BadInput(f"Expected exactly one of {options}, got {len(given)}", "choose one")
     return given[0]
 
 
 def _backend(name: str | None) -> "TrtBackendName | None":
-    from msal_deploy.trt.bindings import TRT_BACKENDS
+    from msal_deploy.trt.bindings import parse_backend
 
-    if name is not None and name not in TRT_BACKENDS:
-        raise BadInput(f"No backend is called {name!r}; {suggest(name, TRT_BACKENDS)}")
-    return name
+    return None if name is None else parse_backend(name)
 
 
 def _build(
@@ -120,45 +122,48 @@ def _show(report: "BuildReport") -> None:
 
 
 def _rebuild(bundle: "Bundle") -> dict[str, Any]:
-    """Build again what can no longer be used; what cannot be built here is named at the end."""
+    """Rebuild the plans that can no longer be used. The first that this machine cannot build is reported at the end."""
     from msal_deploy.build_trt import build_trt
     from msal_deploy.build_trt.rebuild import find_stale
     from msal_deploy.trt.plan_checks import plans
 
     stale, all_plans = find_stale(bundle), plans(bundle)
-    built, left = [], []
+    built, errors = [], []
     for plan in stale:
-        typer.echo(f"{plan.why}: building it again", err=True)
+        typer.echo(f"{plan.reason}: rebuilding it", err=True)
         try:
             report = build_trt(bundle, plan.request(bundle), progress=True)
         except MissingRequirement as error:
-            left.append(error)
+            errors.append(error)
             continue
         _show(report)
         built.append(report.to_json())
-    typer.echo(f"{len(all_plans)} plans: {len(all_plans) - len(stale)} can be used, {len(built)} were built again")
-    if left:
-        raise left[0]
+    typer.echo(f"{len(all_plans)} plans: {len(all_plans) - len(stale)} up to date, {len(built)} rebuilt")
+    if errors:
+        raise errors[0]
     return {"built": built, "kept": [file.name for file in all_plans if file not in {plan.file for plan in stale}]}
 
 
 def parse_profile(batch: str, size: str) -> "Profile":
-    """Read ``1:4:8`` and ``256:512:1024`` (or ``4`` and ``768x512``) as the smallest, the usual and the largest shape.
+    """Read the options ``--batch`` and ``--size`` as MIN:OPT:MAX, or as one value for all three.
+
+    >>> print(parse_profile("1:4:8", "768x512"))
+    1 × 768 × 512 px to 8 × 768 × 512 px
 
     Raises:
-        BadInput: they are something else.
+        BadInput: One of them is neither.
     """
     from msal_deploy.cli.options import parse_size
     from msal_deploy.trt.plan_metadata import Profile
 
     batches, sizes = _three(batch, "batch"), [parse_size(part) for part in _three(size, "size")]
     if not all(part.isdecimal() for part in batches):
-        raise BadInput(f"{batch!r} is no batch; write 4, or 1:4:8 for the smallest, the usual and the largest")
-    return Profile(*((int(number), height, width) for number, (height, width) in zip(batches, sizes, strict=True)))
+        raise BadInput(f"{batch!r} is not a batch", "write 4, or 1:4:8 for MIN:OPT:MAX")
+    return Profile(*((int(count), height, width) for count, (height, width) in zip(batches, sizes, strict=True)))
 
 
 def _three(text: str, what: str) -> list[str]:
     parts = text.split(":")
     if len(parts) not in (1, 3):
-        raise BadInput(f"{text!r} is no {what}; write one, or three as MIN:OPT:MAX")
+        raise BadInput(f"{text!r} is not a {what}", "write one value, or three as MIN:OPT:MAX")
     return parts * 3 if len(parts) == 1 else parts

@@ -19,7 +19,7 @@ from msal_deploy.errors import BadInput
 from msal_deploy.package.options import PackageOptions
 from msal_deploy.targets import find_target
 from msal_deploy.trt.plan_checks import plans
-from msal_deploy.trt.plan_metadata import build_command, read_metadata, sidecar
+from msal_deploy.trt.plan_metadata import build_command, metadata_path, read_metadata
 
 # A wheel contains engines/cpp as this folder (see pyproject.toml); a checkout has only the original.
 IN_WHEEL = Path(__file__).parent / "cpp_sources"
@@ -100,7 +100,7 @@ def _plans(bundle: Bundle, options: PackageOptions) -> Iterator[str]:
         )
     for file in found:
         yield file.name
-        yield sidecar(file).name
+        yield metadata_path(file).name
 
 
 def _readme(bundle: Bundle, precision: str) -> str:

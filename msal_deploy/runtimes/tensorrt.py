@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: the bundle's plan for the GPU that is here."""
+"""Engines of TensorRT and TensorRT-RTX: they run the bundle's plan for the local GPU."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from msal_deploy.files import atomic_file
 from msal_deploy.runtimes.base import Engine
 from msal_deploy.trt.bindings import Backend, load_backend
 from msal_deploy.trt.cuda import CudaError, open_cuda
-from msal_deploy.trt.execution import MUTE, Execution, chunks
+from msal_deploy.trt.execution import NO_MESSAGE, Execution, split_batch
 from msal_deploy.trt.plan_checks import check_shape, find_plan, preflight
-from msal_deploy.trt.plan_metadata import Profile, kernel_cache_path, rebuild_command
+from msal_deploy.trt.plan_metadata import Profile, kernel_cache_path, rebuild_remedy
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -24,19 +24,24 @@ if TYPE_CHECKING:
 
 
 class TensorRtEngine(Engine):
-    """Runs a plan with TensorRT 8.6 or later.
+    """Run a plan with TensorRT 8.6 or later.
 
-    A batch larger than the optimum of the plan's profile is computed in chunks of that optimum, so the profile bounds
-    the sizes of images and the smallest batch, but not the largest.
+    A batch larger than `opt` of the plan's profile is computed in chunks of `opt`. So the profile limits the image size
+    and the smallest batch, but not the largest batch.
+
+    ::
+
+        with open_engine(bundle, "tensorrt:fp16") as engine:
+            probability = engine(images)  # uint8[N,H,W,3] -> float32[N,1,H,W]
     """
 
     runtime = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
-    no_own_graph: str | None = None
+    no_graph_reason: str | None = None
 
     @property
     def no_graph(self) -> str | None:
-        """Why an open engine computes without CUDA graphs of its own, None if nothing speaks against them."""
+        """Why the open engine does not use CUDA graphs; None if it does."""
         return self._execution.no_graph
 
     def _open(self) -> None:
@@ -53,84 +58,82 @@ class TensorRtEngine(Engine):
                 raise
 
     def _load(self, backend: Backend) -> Execution:
-        runtime: trt.Runtime = self._keep(backend.trt.Runtime(backend.messages))
+        runtime: trt.Runtime = self._keep(backend.trt.Runtime(backend.logger))
         if self._plan.options.version_compatible:
-            runtime.engine_host_code_allowed = True  # such plans carry the code that runs them
+            runtime.engine_host_code_allowed = True  # such plans contain the code that runs them
         engine: trt.ICudaEngine | None = self._keep(runtime.deserialize_cuda_engine(self._file.read_bytes()))
         if engine is None:
             raise MissingRequirement(
-                f"{backend.name} {backend.version} cannot load {self._file} ({backend.errors() or MUTE}); "
-                f"build it again with: {rebuild_command(self.bundle.path, self._plan)}"
+                f"{backend.name} {backend.version} cannot load {self._file} ({backend.errors() or NO_MESSAGE})",
+                rebuild_remedy(self.bundle.path, self._plan),
             )
         self._check(backend, engine)
         context: trt.IExecutionContext | None = self._keep(self._context(backend, engine))
         if context is None:
             raise MissingRequirement(
-                f"{self._cuda.device} has no room for {self._file} ({backend.errors() or MUTE}); build it for single "
-                f"images with: {rebuild_command(self.bundle.path, self._plan, _single(self._plan.profile))}"
+                f"{self._cuda.device} does not have enough memory for {self._file} ({backend.errors() or NO_MESSAGE})",
+                rebuild_remedy(self.bundle.path, self._plan, _single(self._plan.profile)),
             )
         pixels = int(np.prod(self._plan.profile.opt))
         tensors = (self.spec.image.name, self.spec.probability.name)
-        return Execution(self._cuda, context, tensors, pixels, backend.errors, self.no_own_graph)
+        return Execution(self._cuda, context, tensors, pixels, backend.errors, self.no_graph_reason)
 
-    def _keep(self, thing: Any) -> Any:
-        """Hold what TensorRT made: it must go in the reverse order, and while its GPU is the current one."""
-        self._loaded.append(thing)
-        return thing
+    def _keep(self, value: Any) -> Any:
+        """Keep an object of TensorRT: objects must be freed in reverse order, while their GPU is the current one."""
+        self._loaded.append(value)
+        return value
 
     def _unload(self) -> None:
         while self._loaded:
             self._loaded.pop()
 
     def _check(self, backend: Backend, engine: trt.ICudaEngine) -> None:
-        """Raise `BadInput` unless the plan has the tensors that the spec names, of the types that it names."""
+        """Raise `BadInput` unless the plan has the tensors of the spec, with its types."""
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         is_input = {name: engine.get_tensor_mode(name) == backend.trt.TensorIOMode.INPUT for name in names}
         self._check_names((name for name in names if is_input[name]), (name for name in names if not is_input[name]))
         for tensor, member in ((self.spec.image, "UINT8"), (self.spec.probability, "FLOAT")):
             if (dtype := engine.get_tensor_dtype(tensor.name)) != backend.member("DataType", member):
-                command = rebuild_command(self.bundle.path, self._plan)
-                raise BadInput(
-                    f"{tensor.name} is {dtype} in {self._file} and not {tensor.dtype}; build it again with: {command}"
-                )
+                cause = f"Expected {tensor.dtype} for {tensor.name} in {self._file}, got {dtype}"
+                raise BadInput(cause, rebuild_remedy(self.bundle.path, self._plan))
 
     def _context(self, backend: Backend, engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
         return engine.create_execution_context()
 
     def _infer(self, images: UInt8Images) -> Float32Maps:
-        number, height, width, _ = images.shape
-        (least, *_), (most, *_) = self._plan.profile.min, self._plan.profile.opt
-        check_shape(self._file, self.bundle, self._plan, (min(number, most), height, width))
-        probability = np.empty((number, 1, height, width), np.float32)
+        batch, height, width, _ = images.shape
+        (min_batch, *_), (opt_batch, *_) = self._plan.profile.min, self._plan.profile.opt
+        check_shape(self._file, self.bundle, self._plan, (min(batch, opt_batch), height, width))
+        probability = np.empty((batch, 1, height, width), np.float32)
         with self._cuda.current():
-            self._execution.run(images, probability, chunks(number, least, most))
+            self._execution.run(images, probability, split_batch(batch, min_batch, opt_batch))
         return probability
 
     def _close(self) -> None:
-        with suppress(CudaError), self._cuda.current():  # a GPU that has failed has nothing to give back
+        with suppress(CudaError), self._cuda.current():  # a failed GPU has nothing to free
             self._execution.close()
             del self._execution  # it holds the context
             self._unload()
 
 
 def _single(profile: Profile) -> Profile:
-    """Return the profile for batches of one."""
+    """Return the profile for a batch of one."""
     points = (profile.min, profile.opt, profile.max)
     return Profile(*((1, height, width) for _, height, width in points))
 
 
 class TensorRtRtxEngine(TensorRtEngine):
-    """Runs a plan with TensorRT for RTX, which compiles its kernels when it first needs them.
+    """Run a plan with TensorRT for RTX, which compiles its kernels when they are first used.
 
-    What it has compiled is kept beside the plan, in a file that it checks and that may be deleted at any time.
+    Compiled kernels are cached in a file beside the plan. TensorRT-RTX validates it, and it may be deleted at any time.
     """
 
     runtime = "tensorrt-rtx"
-    no_own_graph = "TensorRT-RTX captures them by itself, once it has compiled the kernels for a shape"
+    no_graph_reason = "TensorRT-RTX captures CUDA graphs itself, after it has compiled the kernels for a shape"
 
     @property
     def cache_file(self) -> Path:
-        """Where compiled kernels are kept."""
+        """Path of the compiled kernels."""
         return kernel_cache_path(self._file)
 
     def _context(self, backend: Backend, engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
@@ -139,13 +142,13 @@ class TensorRtRtxEngine(TensorRtEngine):
         self._cache: trt.IRuntimeCache = self._keep(config.create_runtime_cache())
         self._cached = self.cache_file.read_bytes() if self.cache_file.is_file() else b""
         if self._cached:
-            self._cache.deserialize(self._cached)  # it takes nothing of another version or GPU
+            self._cache.deserialize(self._cached)  # it rejects the kernels of another version or GPU
         config.set_runtime_cache(self._cache)
         return engine.create_execution_context(runtime_config=config)
 
     def _close(self) -> None:
         try:
-            with suppress(OSError, MissingRequirement):  # a bundle that cannot be written to runs as well
+            with suppress(OSError, MissingRequirement):  # a read-only bundle runs too
                 self._save_cache()
         finally:
             del self._cache

@@ -1,81 +1,106 @@
-"""Audit: is a plan what was asked for? Builders fall back to a wider type without a word."""
+"""Audit: read the precision that a plan computes in. Builders fall back to a wider type silently.
 
-from collections.abc import Mapping, Sequence
+There are three sources, the best first:
+
+1. The engine inspector, once the engine can be loaded.
+2. The build log of TensorRT-RTX, which builds without a driver but cannot load the engine without one.
+3. The network's types. They bind a strongly typed builder, except between QuantizeLinear and DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from msal_deploy.errors import GateFailed
-from msal_deploy.graph import Layer
-from msal_deploy.trt.layer_precisions import LayerPrecisions
+from msal_deploy.trt.bindings import Backend
+from msal_deploy.trt.layer_precisions import (
+    MIN_READ,
+    NODE,
+    LayerPrecisions,
+    precision_shares,
+    read_inspector_json,
+    read_share,
+)
 from msal_deploy.trt.plan_metadata import ActualPrecision, Share
 
-MIN_SEEN = 0.95  # of the FLOPs; a source that names fewer is not understood
-MIN_REQUESTED = 0.5  # of the FLOPs, for a plan to be called by a precision
-WIDTH = {"int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+    from msal_deploy.graph import Layer
+
+ARITHMETIC = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "FULLY_CONNECTED")
+PRECISION_OF_DATA_TYPE = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8"}
 
 
-def choose_layer_precisions(graph: Sequence[Layer], readings: Sequence[LayerPrecisions | None]) -> LayerPrecisions:
-    """Return the first of `readings` that names the precision of nearly all of the graph's FLOPs.
+def read_network(backend: Backend, network: trt.INetworkDefinition) -> LayerPrecisions:
+    """Read the types of the layers that multiply.
+
+    A layer whose inputs both come from DequantizeLinear is INT8: TensorRT multiplies before it dequantises.
+    """
+    kinds = {backend.member("LayerType", name) for name in ARITHMETIC} - {None}
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    dequantised = {
+        tensor.name for layer in layers if layer.type == backend.trt.LayerType.DEQUANTIZE for tensor in _outputs(layer)
+    }
+    return LayerPrecisions(
+        "network", {_node(layer): _precision(layer, dequantised) for layer in layers if layer.type in kinds}
+    )
+
+
+def _outputs(layer: trt.ILayer) -> Iterable[trt.ITensor]:
+    return filter(None, (layer.get_output(index) for index in range(layer.num_outputs)))
+
+
+def _node(layer: trt.ILayer) -> str:
+    nodes = NODE.findall(layer.metadata or "")
+    return nodes[0] if len(nodes) == 1 else layer.name
+
+
+def _precision(layer: trt.ILayer, dequantised: set[str]) -> str:
+    inputs = [tensor for tensor in (layer.get_input(index) for index in range(min(2, layer.num_inputs))) if tensor]
+    if inputs and all(tensor.name in dequantised for tensor in inputs):
+        return "int8"
+    return PRECISION_OF_DATA_TYPE.get(inputs[0].dtype.name, "unknown") if inputs else "unknown"
+
+
+def read_inspector(backend: Backend, plan: memoryview) -> LayerPrecisions | None:
+    """Load a plan and query its inspector; None if the plan does not load or the inspector lists no layers."""
+    runtime: trt.Runtime = backend.trt.Runtime(backend.logger)
+    runtime.engine_host_code_allowed = True  # version-compatible plans contain code; this one was built just now
+    engine = runtime.deserialize_cuda_engine(plan)
+    backend.errors()
+    if engine is None:
+        return None
+    inspector = engine.create_engine_inspector()
+    return read_inspector_json(inspector.get_engine_information(backend.trt.LayerInformationFormat.JSON))
+
+
+def choose_layer_precisions(graph: Sequence[Layer], sources: Sequence[LayerPrecisions | None]) -> LayerPrecisions:
+    """Return the first of `sources` that knows the precision of nearly all of the graph's FLOPs.
+
+    >>> from msal_deploy.graph import Layer
+    >>> graph = [Layer("/Conv", "Conv", "", 1000, "fp16", 10)]
+    >>> silent, network = LayerPrecisions("inspector", {}), LayerPrecisions("network", {"/Conv": "fp16"})
+    >>> choose_layer_precisions(graph, [silent, None, network]).source
+    'network'
 
     Raises:
-        GateFailed: none does.
+        GateFailed: None of them does.
     """
-    for reading in readings:
-        if reading is not None and _seen(graph, reading.precisions) >= MIN_SEEN:
-            return reading
-    raise GateFailed(
-        "What the plan computes in cannot be read from the engine, so it was not kept; build it with another version "
-        "of TensorRT"
-    )
+    for source in sources:
+        if source is not None and read_share(graph, source.precisions) >= MIN_READ:
+            return source
+    raise GateFailed("The precision of the plan cannot be read from its engine", "use another version of TensorRT")
 
 
-def _seen(graph: Sequence[Layer], precisions: Mapping[str, str]) -> float:
-    known = sum(layer.macs for layer in graph if precisions.get(layer.name, "unknown") != "unknown")
-    return known / sum(layer.macs for layer in graph)
+def actual_precision(graph: Sequence[Layer], layers: LayerPrecisions) -> ActualPrecision:
+    """Return how much of the graph each precision computes.
 
-
-def realised(graph: Sequence[Layer], reading: LayerPrecisions) -> ActualPrecision:
-    """Return how much of the graph is computed in which precision."""
-    total = sum(layer.macs for layer in graph)
-    groups: dict[str, list[Layer]] = {}
-    for layer in graph:
-        groups.setdefault(reading.precisions.get(layer.name, "unknown"), []).append(layer)
-    shares = {
-        precision: Share(len(of), len(of) / len(graph), sum(layer.macs for layer in of) / total)
-        for precision, of in sorted(groups.items())
-    }
-    return ActualPrecision(reading.source, shares, reading.reformats)
-
-
-def find_fault(requested: str, graph: Sequence[Layer], found: ActualPrecision) -> str:
-    """Return how a plan is not of the requested precision and what to do, empty where it is."""
-    if _share(found, requested) >= MIN_REQUESTED:
-        return ""
-    there = ", ".join(f"{100 * share.of_flops:.0f}% in {name}" for name, share in found.shares.items())
-    wanted = sum(layer.macs for layer in graph if layer.precision == requested) / sum(layer.macs for layer in graph)
-    remedy = f"its graph says no better: make the {requested} graph again"
-    if wanted >= MIN_REQUESTED:
-        remedy = "its graph says otherwise, so this GPU and TensorRT do not have it: ask for another precision"
-    return f"was asked for in {requested} and computes its FLOPs {there}; {remedy}"
-
-
-def _share(found: ActualPrecision, precision: str) -> float:
-    return found.shares[precision].of_flops if precision in found.shares else 0.0
-
-
-def find_deviations(graph: Sequence[Layer], reading: LayerPrecisions, *, wider: bool) -> str:
-    """Return which layers are computed wider than the graph says (or else, not `wider`, narrower), empty if none is."""
-    wrong = [layer for layer in graph if _is_wrong(layer.precision, reading.precisions.get(layer.name), wider)]
-    if not wrong:
-        return ""
-    flops = sum(layer.macs for layer in wrong) / sum(layer.macs for layer in graph)
-    named = [f"{layer.name} in {reading.precisions[layer.name]} and not {layer.precision}" for layer in wrong[:2]]
-    more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
-    return (
-        f"computes {len(wrong)} of {len(graph)} layers ({100 * flops:.1f}% of the FLOPs) "
-        f"{'wider' if wider else 'narrower'} than the graph says: {', '.join(named)}{more}"
-    )
-
-
-def _is_wrong(wanted: str, found: str | None, wider: bool) -> bool:
-    if found not in WIDTH or wanted not in WIDTH or found == wanted:
-        return False
-    return (WIDTH[found] > WIDTH[wanted]) == wider
+    >>> from msal_deploy.graph import Layer
+    >>> graph = [Layer("/Conv", "Conv", "", 1000, "fp16", 10)]
+    >>> actual_precision(graph, LayerPrecisions("network", {"/Conv": "fp16"})).shares
+    {'fp16': Share(layers=1, of_layers=1.0, of_flops=1.0)}
+    """
+    shares = precision_shares(graph, layers.precisions)
+    return ActualPrecision(layers.source, {name: Share(*share) for name, share in shares.items()}, layers.reformats)

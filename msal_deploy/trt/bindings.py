@@ -1,13 +1,12 @@
-"""The seam to TensorRT's bindings: `tensorrt` and `tensorrt_rtx` have the same classes, so one code path serves both.
+"""Load TensorRT's bindings. `tensorrt` and `tensorrt_rtx` have the same classes, so the same code serves both.
 
-Nothing here calls CUDA: the module is imported, and a logger is made for it. mypy knows the classes from
-``typings/tensorrt.pyi``; import them for annotations only::
+Nothing here calls CUDA. mypy knows the classes from ``typings/tensorrt.pyi``; import them for annotations only::
 
     if TYPE_CHECKING:
         import tensorrt as trt
 
     backend = load_backend("tensorrt-rtx")
-    builder: trt.Builder = backend.trt.Builder(backend.messages)
+    builder: trt.Builder = backend.trt.Builder(backend.logger)
 """
 
 from __future__ import annotations
@@ -38,22 +37,30 @@ TRT_BACKENDS: tuple[TrtBackendName, ...] = get_args(TrtBackendName)
 class Backend(msgspec.Struct, frozen=True):
     """A loaded TensorRT.
 
+    >>> from types import SimpleNamespace
+    >>> backend = Backend("tensorrt", SimpleNamespace(), "10.13.3.9", None)
+    >>> backend.version_tuple
+    (10, 13, 3)
+    >>> backend.member("ComputeCapability", "SM75") is None
+    True
+
     Attributes:
-        trt: the module; annotate what comes from it with the classes of `tensorrt`.
-        version: such as ``10.13.3.9``.
-        messages: a logger to give to `Builder`, `Runtime` and `OnnxParser`. It keeps the lines of their errors in
-            `messages.errors` and of their warnings in `messages.warnings`, and prints nothing. In `messages.layers` it
-            keeps the list of an engine's layers, which TensorRT-RTX ends a build with.
+        name: ``tensorrt`` or ``tensorrt-rtx``.
+        trt: The module. Annotate its objects with the classes of `tensorrt`.
+        version: Version of the module, such as ``10.13.3.9``.
+        logger: TensorRT logger for `Builder`, `Runtime` and `OnnxParser`. It prints nothing and keeps errors in
+            `logger.errors`, warnings in `logger.warnings`, and the list of layers that TensorRT-RTX logs at the end of
+            a build in `logger.layers`.
     """
 
     name: TrtBackendName
     trt: Any
     version: str
-    messages: Any
+    logger: Any
 
     @property
-    def number(self) -> tuple[int, ...]:
-        """Major, minor and patch, to compare with."""
+    def version_tuple(self) -> tuple[int, ...]:
+        """Major, minor and patch as integers, to compare with."""
         return parse_version(self.version)
 
     @property
@@ -62,64 +69,84 @@ class Backend(msgspec.Struct, frozen=True):
         return self.name == "tensorrt-rtx"
 
     def member(self, enum: str, name: str) -> Any:
-        """Return a member of an enum by its name, None where this version has no such enum or member.
+        """Return a member of an enum by name, or None if this version has no such enum or member.
 
-        Never by number: the parse_version have moved between versions.
+        Members are never looked up by number, because numbers have changed between versions.
         """
         return getattr(getattr(self.trt, enum, None), name, None)
 
     def errors(self) -> str:
-        """Return TensorRT's errors since the last call, in one line, and forget them."""
-        return self._take(self.messages.errors)
+        """Return the errors that TensorRT has logged since the last call, in one line, and clear them."""
+        return self._take(self.logger.errors)
 
     def warnings(self) -> str:
-        """Return TensorRT's warnings since the last call, in one line, and forget them."""
-        return self._take(self.messages.warnings)
+        """Return the warnings that TensorRT has logged since the last call, in one line, and clear them."""
+        return self._take(self.logger.warnings)
 
-    def forget(self) -> None:
-        """Forget all that TensorRT said so far."""
+    def clear_log(self) -> None:
+        """Clear everything that TensorRT has logged so far."""
         self.errors()
         self.warnings()
-        self.messages.layers = ""
+        self.logger.layers = ""
 
     def _take(self, lines: list[str]) -> str:
-        said = "; ".join(dict.fromkeys(" ".join(line.split()) for line in lines))
+        text = "; ".join(dict.fromkeys(" ".join(line.split()) for line in lines))
         lines.clear()
-        return said
+        return text
+
+
+def parse_backend(name: str) -> TrtBackendName:
+    """Return `name` if it is a backend.
+
+    >>> parse_backend("tensorrt_rtx")
+    Traceback (most recent call last):
+        ...
+    msal_deploy.errors.BadInput: 'tensorrt_rtx' is not a TensorRT backend; did you mean 'tensorrt-rtx'?
+
+    Raises:
+        BadInput: There is no backend of this name.
+    """
+    if name not in TRT_BACKENDS:
+        raise BadInput(f"{name!r} is not a TensorRT backend", suggest(name, TRT_BACKENDS))
+    return name
 
 
 def load_backend(name: str) -> Backend:
     """Import the bindings of a backend.
 
+    ::
+
+        backend = load_backend("tensorrt-rtx")
+        backend.version  # "1.7.1.116"
+
     Args:
         name: ``tensorrt`` or ``tensorrt-rtx``.
 
     Raises:
-        BadInput: no such backend.
-        MissingExtra: its package is not installed.
-        MissingRequirement: the package is there and its libraries cannot be loaded.
+        BadInput: There is no backend of this name.
+        MissingExtra: The package is not installed.
+        MissingRequirement: The package is installed, but its libraries cannot be loaded.
     """
-    if name not in TRT_BACKENDS:
-        raise BadInput(f"No backend is called {name!r}; {suggest(name, TRT_BACKENDS)}")
+    backend = parse_backend(name)
     module = name.replace("-", "_")
     try:
         with translate_missing_extra():
             trt = importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a library that cannot be opened
-        raise MissingRequirement(f"{name} is installed and cannot be loaded ({error}); install it again") from error
+        raise MissingRequirement(f"{name} is installed but cannot be loaded ({error})", "reinstall it") from error
     if not hasattr(trt, "Builder"):  # a folder of that name, such as tensorrt-stubs leaves, imports as an empty package
         raise MissingExtra(module, EXTRA_OF_MODULE[module])
-    return Backend(name, trt, str(trt.__version__), _messages(trt))
+    return Backend(backend, trt, str(trt.__version__), _logger(trt))
 
 
 @cache
-def _messages(module: Any) -> Any:
-    """Return the logger for `module`, whose base class is the module's own.
+def _logger(module: Any) -> Any:
+    """Return the logger for `module`, which must be derived from the module's own class.
 
-    One for the whole process: TensorRT keeps the first that it is given, and warns about any other.
+    There is one per process: TensorRT keeps the first logger that it gets, and warns about any other.
     """
 
-    class Messages(module.ILogger):  # type: ignore[misc]
+    class Logger(module.ILogger):  # type: ignore[misc]
         """Keeps errors, warnings and the list of layers."""
 
         def __init__(self) -> None:
@@ -129,7 +156,7 @@ def _messages(module: Any) -> Any:
             self.layers = ""
 
         def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-            """Take a line from TensorRT."""
+            """Keep a line that TensorRT logs."""
             if severity in (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR):
                 self.errors.append(message)
             elif severity == module.ILogger.WARNING:
@@ -137,4 +164,4 @@ def _messages(module: Any) -> Any:
             elif message.startswith("Layers:"):
                 self.layers = message
 
-    return Messages()
+    return Logger()

@@ -1,13 +1,13 @@
-"""Execution: images through a TensorRT execution context, copied while others are computed.
+"""Run images through a TensorRT execution context, with copies and computation overlapped.
 
-Two streams, one that computes and one that copies, and two slots of buffers. With U for upload, C for compute and D for
-download, a call with three chunks of images goes like this::
+There are two streams, one for computation and one for copies, and two slots of buffers. A call with three chunks of
+images is scheduled like this (U: upload, C: compute, D: download)::
 
     copies    U0 U1    D0 U2    D1       D2
     compute      C0───────C1───────C2───────
 
-The processor meanwhile fills the pinned buffer of the next upload and empties that of the last download. There is one
-execution context, because TensorRT 8.6 allows one a profile and because each holds memory for all activations.
+Meanwhile the CPU fills the pinned buffer of the next upload and empties that of the last download. There is only one
+execution context, because TensorRT 8.6 allows one per profile, and each one holds memory for all activations.
 """
 
 from __future__ import annotations
@@ -29,18 +29,22 @@ if TYPE_CHECKING:
     from msal_deploy.spec import Float32Maps, UInt8Images
 
 LOG = logging.getLogger(__name__)
-MUTE = "it does not say why"
+NO_MESSAGE = "no message"
 
 
-def chunks(images: int, least: int, most: int) -> list[slice]:
-    """Return slices of `least` to `most` images that cover all; the last may reach back into the one before it."""
-    slices = [slice(start, min(start + most, images)) for start in range(0, images, most)]
-    slices[-1] = slice(min(slices[-1].start, images - least), images)
-    return slices
+def split_batch(batch: int, min_size: int, max_size: int) -> list[slice]:
+    """Split a batch into chunks of `min_size` to `max_size` images; the last chunk may overlap the one before it.
+
+    >>> split_batch(9, min_size=2, max_size=4)
+    [slice(0, 4, None), slice(4, 8, None), slice(7, 9, None)]
+    """
+    chunks = [slice(start, min(start + max_size, batch)) for start in range(0, batch, max_size)]
+    chunks[-1] = slice(min(chunks[-1].start, batch - min_size), batch)
+    return chunks
 
 
 class Staging:
-    """A tensor's memory twice, pinned on the host and on the GPU. It grows when it must, and never shrinks."""
+    """Pinned host memory and device memory of the same size for one tensor. They grow when needed and never shrink."""
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
@@ -48,62 +52,65 @@ class Staging:
         self.size = 0
 
     def reserve(self, size: int) -> None:
-        """Have room for `size` bytes."""
+        """Make sure that there are at least `size` bytes."""
         if size <= self.size:
             return
         self.free()
         self.host: Buffer = self._cuda.pin(size)
-        self._free.callback(_quietly, self._cuda.unpin, self.host)
+        self._free.callback(_release, self._cuda.unpin, self.host)
         self.device = self._cuda.allocate(size)
-        self._free.callback(_quietly, self._cuda.free, self.device)
+        self._free.callback(_release, self._cuda.free, self.device)
         self.size = size
 
     def free(self) -> None:
-        """Give everything back."""
+        """Free both."""
         self.size = 0
         self._free.close()
 
 
 class Slot:
-    """What one chunk needs on its way: buffers, events that order the two streams, and a graph once there is one."""
+    """Buffers for one chunk, the events that order the two streams, and the CUDA graph once it is captured."""
 
     def __init__(self, cuda: Cuda, pixels: int, free: ExitStack) -> None:
         self.images, self.probability = Staging(cuda), Staging(cuda)
         free.callback(self.images.free)
         free.callback(self.probability.free)
         self.reserve(pixels)
-        self.uploaded = _made(cuda.event, cuda.destroy_event, free)
-        self.computed = _made(cuda.event, cuda.destroy_event, free)
+        self.uploaded = _create(cuda.event, cuda.destroy_event, free)
+        self.computed = _create(cuda.event, cuda.destroy_event, free)
         self.graph: int | None = None
 
     def reserve(self, pixels: int) -> None:
-        """Have room for images of so many pixels, all together."""
+        """Make sure that the buffers hold `pixels` pixels, over all images."""
         self.images.reserve(pixels * 3)
         self.probability.reserve(pixels * 4)
 
 
-def _made(make: Callable[[], int], destroy: Callable[[int], None], free: ExitStack) -> int:
+def _create(make: Callable[[], int], destroy: Callable[[int], None], free: ExitStack) -> int:
     handle = make()
-    free.callback(_quietly, destroy, handle)
+    free.callback(_release, destroy, handle)
     return handle
 
 
-def _quietly(function: Callable[..., None], *arguments: Any) -> None:
-    """Give something back; where the GPU has failed already, that error is the one to be told, not this one."""
+def _release(function: Callable[..., None], *arguments: Any) -> None:
+    """Release a resource and ignore CUDA errors: if the GPU has already failed, report that first error instead."""
     with suppress(CudaError):
         function(*arguments)
 
 
 class Execution:
-    """An execution context with its streams and buffers; everything is called inside of `Cuda.current`.
+    """An execution context with its streams and buffers. All methods must be called inside `Cuda.current`.
 
     Attributes:
-        no_graph: why there are no CUDA graphs, None as long as nothing speaks against them.
+        no_graph: Why CUDA graphs are not used; None if they are.
 
     Args:
-        tensors: names of the input and of the output.
-        pixels: of the images that the buffers are made for, all together; they grow for more.
-        errors: returns what TensorRT said since it was last asked.
+        cuda: The GPU.
+        context: TensorRT's execution context.
+        tensors: Names of the input and the output.
+        pixels: Initial size of the buffers in pixels, over all images of a chunk.
+        errors: Returns the errors that TensorRT has logged since the last call.
+        no_graph: Why CUDA graphs must not be used; None to use them.
     """
 
     def __init__(
@@ -122,43 +129,48 @@ class Execution:
         self.no_graph = no_graph
         self._shape: tuple[int, ...] | None = None
         with ExitStack() as free:
-            self._compute = _made(cuda.stream, cuda.destroy_stream, free)
-            self._copies = _made(cuda.stream, cuda.destroy_stream, free)
+            self._compute = _create(cuda.stream, cuda.destroy_stream, free)
+            self._copies = _create(cuda.stream, cuda.destroy_stream, free)
             self._slots = [Slot(cuda, pixels, free) for _ in range(2)]
             free.callback(self._forget)
             self._free = free.pop_all()
 
     def close(self) -> None:
-        """Give everything back; nothing is under way, because `run` waits for what it started."""
+        """Release all resources. No work is pending, because `run` waits for its own."""
         self._free.close()
 
-    def run(self, images: UInt8Images, probability: Float32Maps, parts: Sequence[slice]) -> None:
-        """Fill `probability`, float32[N,1,H,W], from `images`, uint8[N,H,W,3], part by part; the first is the largest.
+    def run(self, images: UInt8Images, probability: Float32Maps, chunks: Sequence[slice]) -> None:
+        """Fill `probability`, float32[N,1,H,W], from `images`, uint8[N,H,W,3], chunk by chunk.
+
+        Args:
+            images: The images.
+            probability: The output.
+            chunks: Slices of the batch, the largest first.
 
         Raises:
-            BadInput: TensorRT does not take the shape.
+            BadInput: TensorRT does not accept the shape.
             MissingRequirement: TensorRT or the GPU failed.
         """
         try:
             for slot in self._slots:
-                # Addresses change only together with the shape, which drops the graphs that hold them.
-                slot.reserve(images[parts[0]].size // 3)
-            self._pipe(images, probability, parts)
+                # Addresses change only when the shape does, and a new shape drops the graphs that hold them.
+                slot.reserve(images[chunks[0]].size // 3)
+            self._pipeline(images, probability, chunks)
         except BaseException:
             self._recover()
             raise
 
-    def _pipe(self, images: UInt8Images, probability: Float32Maps, parts: Sequence[slice]) -> None:
+    def _pipeline(self, images: UInt8Images, probability: Float32Maps, chunks: Sequence[slice]) -> None:
         slots = cycle(self._slots)
-        slot, part = next(slots), parts[0]
-        self._start(slot, images[part])
-        for following in parts[1:]:
-            other = next(slots)
-            # Before the download, which waits for the computation: the stream copies in the order of the queue.
-            self._start(other, images[following])
-            self._finish(slot, probability[part])
-            slot, part = other, following
-        self._finish(slot, probability[part])
+        slot, chunk = next(slots), chunks[0]
+        self._start(slot, images[chunk])
+        for next_chunk in chunks[1:]:
+            next_slot = next(slots)
+            # Queue this upload before the download, which waits for the computation: a stream runs in order.
+            self._start(next_slot, images[next_chunk])
+            self._finish(slot, probability[chunk])
+            slot, chunk = next_slot, next_chunk
+        self._finish(slot, probability[chunk])
 
     def _start(self, slot: Slot, images: UInt8Images) -> None:
         """Queue the upload and the computation of a chunk."""
@@ -171,7 +183,7 @@ class Execution:
         self._cuda.record(slot.computed, self._compute)
 
     def _finish(self, slot: Slot, probability: Float32Maps) -> None:
-        """Queue the download of a chunk, wait for it, and take it out of the pinned buffer."""
+        """Queue the download of a chunk, wait for it, and copy it out of the pinned buffer."""
         host = slot.probability.host[: probability.nbytes]
         self._cuda.wait(self._copies, slot.computed)
         self._cuda.download(host, slot.probability.device, self._copies)
@@ -179,7 +191,7 @@ class Execution:
         np.copyto(probability, host.view(np.float32).reshape(probability.shape))
 
     def _enqueue(self, slot: Slot, shape: tuple[int, ...]) -> None:
-        """Queue a computation: the first of a shape as it is, the later ones as a graph."""
+        """Queue the computation: directly the first time for a shape, as a CUDA graph afterwards."""
         if shape != self._shape:
             self._set_shape(shape)
         elif slot.graph is None and self.no_graph is None:
@@ -192,23 +204,21 @@ class Execution:
     def _set_shape(self, shape: tuple[int, ...]) -> None:
         self._forget()
         if not self._context.set_input_shape(self._image, shape):
-            raise BadInput(
-                f"TensorRT takes no images of {shape} ({self._errors() or MUTE}); build the plan for that size"
-            )
+            cause = f"TensorRT does not accept images of shape {shape} ({self._errors() or NO_MESSAGE})"
+            raise BadInput(cause, "build the plan for that size")
         self._shape = shape
 
     def _execute(self, slot: Slot) -> None:
         self._context.set_tensor_address(self._image, slot.images.device)
         self._context.set_tensor_address(self._probability, slot.probability.device)
         if not self._context.execute_async_v3(self._compute):
-            raise MissingRequirement(
-                f"TensorRT failed ({self._errors() or MUTE}); run it again, or ask: msal-deploy doctor"
-            )
+            cause = f"TensorRT failed ({self._errors() or NO_MESSAGE})"
+            raise MissingRequirement(cause, "try again, and if it fails again run: msal-deploy doctor")
 
     def _capture(self, slot: Slot) -> None:
-        """Make the slot's graph, or note why there is none.
+        """Capture the slot's graph, or record why that is not possible.
 
-        Only after a first computation of the shape: what TensorRT prepares then, no graph can hold.
+        The first computation of a shape must have run: a graph cannot hold what TensorRT prepares in it.
         """
         try:
             self._cuda.begin_capture(self._compute)
@@ -222,18 +232,18 @@ class Execution:
             LOG.warning("TensorRT runs without CUDA graphs: %s", error)
 
     def _forget(self) -> None:
-        """Drop shape and graphs, so that the next computation sets everything anew."""
+        """Drop the shape and the graphs, so that the next computation sets them again."""
         self._shape = None
         for slot in self._slots:
             self._forget_graph(slot)
 
     def _forget_graph(self, slot: Slot) -> None:
         if slot.graph is not None:
-            _quietly(self._cuda.destroy_graph, slot.graph)
+            _release(self._cuda.destroy_graph, slot.graph)
         slot.graph = None
 
     def _recover(self) -> None:
-        """Wait for what is still under way, which would write into the buffers of the next call."""
+        """Wait for pending work, which would otherwise write into the buffers of the next call."""
         for stream in (self._copies, self._compute):
-            _quietly(self._cuda.synchronise, stream)
+            _release(self._cuda.synchronise, stream)
         self._forget()

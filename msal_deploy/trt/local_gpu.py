@@ -11,16 +11,21 @@ class LocalGpu(msgspec.Struct, frozen=True):
     Attributes:
         name: Product name, such as ``NVIDIA L4``; empty if no GPU was found.
         sm: Compute capability, such as ``8.9``; empty if no GPU was found.
-        unknown_because: Why CUDA could not be asked, such as a missing package; empty if it was asked.
+        detection_error: Why the GPU could not be detected, such as a missing package; empty if detection ran.
     """
 
     name: str = ""
     sm: str = ""
-    unknown_because: str = ""
+    detection_error: str = ""
 
 
 def current_gpu() -> LocalGpu:
-    """Return the GPU that CUDA uses by default, or an empty `LocalGpu` if there is none."""
+    """Return the GPU that CUDA uses by default, or an empty `LocalGpu` if there is none.
+
+    ::
+
+        current_gpu()  # LocalGpu(name="NVIDIA L4", sm="8.9", detection_error="")
+    """
     from msal_deploy.trt.cuda import CudaError, open_cuda
 
     try:
@@ -28,5 +33,5 @@ def current_gpu() -> LocalGpu:
     except CudaError:
         return LocalGpu()
     except MissingRequirement as error:
-        return LocalGpu(unknown_because=str(error))
+        return LocalGpu(detection_error=error.cause)
     return LocalGpu(cuda.device, cuda.sm)

@@ -1,4 +1,4 @@
-"""What the ONNX parser of each TensorRT reads: the tables in ``parsers/*.toml``, by version."""
+"""What the ONNX parser of each TensorRT supports: the tables in ``parsers/*.toml``, by version."""
 
 import tomllib
 from functools import cache
@@ -8,25 +8,27 @@ from typing import Any
 import msgspec
 
 from msal_deploy.errors import BadInput
+from msal_deploy.versions import parse_version
 
-PARSERS = ("8.6", "10.0", "10.15", "11.0")  # the first TensorRT that each table holds for
-RTX_READS_AS = "10.0"  # TensorRT-RTX 1.x: its parser is that of 10.x, and no list of its own was found
+PARSERS = ("8.6", "10.0", "10.15", "11.0")  # the first TensorRT that each table applies to
+PARSER_OF_RTX = "10.0"  # TensorRT-RTX 1.x has the parser of 10.x; no list of its own has been published
 
 
 class Parser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one version of TensorRT's ONNX parser reads.
+    """What one version of TensorRT's ONNX parser supports.
 
     Attributes:
-        source: where that is documented.
-        opset: the smallest and the largest.
-        operators: name -> types of its data input.
-        reads_as: types that are cast to another one where they are read.
-        quantised_types, scale_types: of QuantizeLinear's output and of its scale.
-        zero_point_needed: whether QuantizeLinear and DequantizeLinear must have one.
-        deconvolution_axis: along which a ConvTranspose's weights may have a scale each; None for any.
-        constant_inputs: operator -> the input that must be known before the build.
-        first_output_only: operators whose further outputs are not read.
-        attributes: operator -> attribute -> the values that are read.
+        source: Where this is documented.
+        opset: First and last opset.
+        operators: Operator -> types of its data input.
+        reads_as: Types that the parser casts -> the type that it casts them to.
+        quantised_types: Types that QuantizeLinear may write.
+        scale_types: Types of the scales of QuantizeLinear and DequantizeLinear.
+        zero_point_needed: Whether QuantizeLinear and DequantizeLinear need a zero point.
+        constant_inputs: Operator -> index of the input that must be a constant.
+        first_output_only: Operators of which only the first output is supported.
+        attributes: Operator -> attribute -> supported values.
+        deconvolution_axis: Axis along which the weights of a ConvTranspose may be scaled; None for any.
     """
 
     source: str
@@ -43,23 +45,23 @@ class Parser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def find_parser(tensorrt: str) -> Parser:
-    """Return what the parser of a TensorRT reads.
+    """Return the parser of a TensorRT version.
+
+    >>> find_parser("8.6.1").opset
+    (7, 17)
+    >>> "Mish" in find_parser("8.6.1").operators, "Mish" in find_parser("10.4.0").operators
+    (False, True)
 
     Raises:
-        BadInput: it is no version, or one from before 8.6.
+        BadInput: `tensorrt` is not a version, or is older than 8.6.
     """
-    version = _numbers(tensorrt)
-    if version and version[0] == 1:
-        return _parser(RTX_READS_AS)
-    known = [first for first in PARSERS if _numbers(first) <= version]
-    if not known:
-        raise BadInput(f"What TensorRT {tensorrt!r} reads is not known here; give 8.6 or later")
-    return _parser(known[-1])
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    parts = version.split(".")
-    return tuple(map(int, parts[:2])) if all(part.isdecimal() for part in parts[:2]) else ()
+    version = parse_version(tensorrt)
+    if version[:1] == (1,):
+        return _parser(PARSER_OF_RTX)
+    supported = [first for first in PARSERS if parse_version(first) <= version]
+    if not supported:
+        raise BadInput(f"TensorRT {tensorrt!r} is not supported", "use version 8.6 or later")
+    return _parser(supported[-1])
 
 
 @cache
@@ -68,7 +70,7 @@ def _parser(name: str) -> Parser:
 
 
 def _table(name: str) -> dict[str, Any]:
-    """Read a table; it has what it does not name from the one that it is `like`, and adds to its operators."""
+    """Read a table. It inherits from the table that `like` names, and adds to its operators."""
     file = resources.files("msal_deploy.trt").joinpath("parsers", f"{name}.toml")
     own = tomllib.loads(file.read_text(encoding="utf-8"))
     base = _table(own.pop("like")) if "like" in own else {"operators": {}}

@@ -1,7 +1,7 @@
-"""Find the plan of a bundle for a GPU, and check that it can be used before TensorRT loads it.
+"""Find a bundle's plan for a GPU, and check that the plan can be used before TensorRT loads it.
 
-TensorRT reports most mismatches as an error number, or computes something else; `preflight` reads the metadata instead
-and says which command rebuilds the plan.
+TensorRT reports most mismatches as an error number, or computes a wrong result. `preflight` reads the plan's metadata
+instead, and its errors name the command that rebuilds the plan.
 """
 
 from contextlib import suppress
@@ -17,42 +17,51 @@ from msal_deploy.trt.plan_metadata import (
     format_shape,
     plan_name,
     read_metadata,
-    rebuild_command,
+    rebuild_remedy,
 )
 from msal_deploy.versions import parse_version
 
 
 def plans(bundle: Bundle) -> tuple[Path, ...]:
-    """Return the plans of a bundle, by name."""
+    """Return the plans of a bundle, sorted by name.
+
+    >>> plans(Bundle(Path("bundle")))
+    ()
+    """
     return tuple(sorted(file for file in bundle.path.glob("*.plan") if not file.name.startswith(".")))
 
 
 def find_plan(bundle: Bundle, precision: str, backend: str, sm: str) -> Path:
     """Return the plan of a bundle for one precision, backend and compute capability.
 
-    The GPU's own is taken before one that was built for several of them.
+    A plan for exactly this compute capability is preferred to a hardware-compatible one.
+
+    >>> find_plan(Bundle(Path("bundle")), "fp16", "tensorrt", "8.6")
+    Traceback (most recent call last):
+        ...
+    msal_deploy.errors.BadInput: bundle has no fp16 plan for tensorrt and compute capability 8.6; build one with:
+    msal-deploy build-trt bundle --fp16 --backend tensorrt
 
     Raises:
-        BadInput: the bundle has none; the sentence says how to build it.
+        BadInput: The bundle has no such plan.
     """
     path = bundle.path / plan_name(precision, backend, (sm,))
     if path.is_file():
         return path
-    there = [other for other in plans(bundle) if other.name.endswith(f".{backend}.plan")]
-    for other in there:
-        if other.name.startswith(f"model.{precision}.") and _serves(other, sm):
-            return other
-    others = [other.name for other in there]
+    others = [plan for plan in plans(bundle) if plan.name.endswith(f".{backend}.plan")]
+    for plan in others:
+        if plan.name.startswith(f"model.{precision}.") and _supports(plan, sm):
+            return plan
+    listed = f" (found: {', '.join(plan.name for plan in others)})" if others else ""
     raise BadInput(
-        f"{bundle.path} has no {precision} plan of {backend} for compute capability {sm}"
-        f"{' (it has ' + ', '.join(others) + ')' if others else ''}; "
-        f"build it with: {build_command(bundle.path, precision, backend=backend)}"
+        f"{bundle.path} has no {precision} plan for {backend} and compute capability {sm}{listed}",
+        f"build one with: {build_command(bundle.path, precision, backend=backend)}",
     )
 
 
-def _serves(plan_file: Path, sm: str) -> bool:
-    with suppress(BadInput):  # a sidecar that cannot be read: the plan for this GPU is what is missing
-        return not _wrong_gpu(read_metadata(plan_file), sm)
+def _supports(plan_file: Path, sm: str) -> bool:
+    with suppress(BadInput):  # its metadata is not readable: report that this GPU has no plan
+        return not _check_gpu(read_metadata(plan_file), sm)
     return False
 
 
@@ -64,73 +73,79 @@ def preflight(
     sm: str | None = None,
     shape: Shape | None = None,
 ) -> PlanMetadata:
-    """Return the metadata of `plan_file` after checking that it can be used here.
+    """Check that a plan can be used, and return its metadata.
+
+    ::
+
+        plan = preflight(plan_file, bundle, backend_version="10.4.0", sm="8.6", shape=(4, 512, 512))
 
     Args:
-        backend_version: of the TensorRT that is to load it, None to leave that out (nothing of it is installed here).
-        sm: compute capability of the GPU that is to run it, None to leave that out (there is none here).
-        shape: N, H, W that it is to take, None to leave that out.
+        plan_file: The plan.
+        bundle: The bundle that holds it.
+        backend_version: Version of the TensorRT that will load it; None skips this check.
+        sm: Compute capability of the GPU that will run it; None skips this check.
+        shape: N, H, W of the images; None skips this check.
 
     Raises:
-        BadInput: the plan is missing, truncated or changed, or was built for another graph, TensorRT, GPU or shape;
-            the sentence says with which command to build it again.
+        BadInput: The plan is missing, truncated or changed, or was built for another graph, TensorRT, GPU or shape.
     """
     if not plan_file.is_file():
-        raise BadInput(f"There is no plan {plan_file}; build it with: msal-deploy build-trt {bundle.path}")
+        raise BadInput(f"{plan_file} does not exist", f"build one with: {build_command(bundle.path, 'auto')}")
     plan = read_metadata(plan_file)
-    command = rebuild_command(bundle.path, plan)
-    wrong = (
-        _wrong_name(plan_file, plan)
-        or _wrong_bytes(plan_file, plan)
-        or _wrong_graph(bundle, plan)
-        or (backend_version and _wrong_version(plan, backend_version))
-        or (sm and _wrong_gpu(plan, sm))
+    reason = (
+        _check_name(plan_file, plan)
+        or _check_bytes(plan_file, plan)
+        or _check_graph(bundle, plan)
+        or (backend_version and _check_version(plan, backend_version))
+        or (sm and _check_gpu(plan, sm))
     )
-    if wrong:
-        raise BadInput(f"{plan_file} {wrong}; build it again with: {command}")
+    if reason:
+        raise BadInput(f"{plan_file} {reason}", rebuild_remedy(bundle.path, plan))
     if shape:
         check_shape(plan_file, bundle, plan, shape)
     return plan
 
 
 def check_shape(plan_file: Path, bundle: Bundle, plan: PlanMetadata, shape: Shape) -> None:
-    """Raise `BadInput` unless `plan` takes images of `shape` (N, H, W)."""
+    """Raise `BadInput` unless a plan accepts images of `shape` (N, H, W)."""
     if plan.profile.accepts(shape):
         return
-    command = rebuild_command(bundle.path, plan, plan.profile.widened(shape))
-    raise BadInput(
-        f"{plan_file} takes {plan.profile} and not {format_shape(shape)}; build it for that too with: {command}"
-    )
+    cause = f"{plan_file} accepts {plan.profile}, not {format_shape(shape)}"
+    raise BadInput(cause, rebuild_remedy(bundle.path, plan, plan.profile.widened(shape)))
 
 
-def _wrong_name(plan_file: Path, plan: PlanMetadata) -> str:
-    """A plan is found by its name, so a copy under another name would be run as something that it is not."""
+# Each check returns why the plan cannot be used, as the rest of a sentence that starts with its path; empty if it can.
+# engines/cpp/src/plan_metadata.cpp has the same checks and messages.
+
+
+def _check_name(plan_file: Path, plan: PlanMetadata) -> str:
+    """A plan is found by its name, so a renamed copy would run as something that it is not."""
     start, end = f"model.{plan.requested}.", f".{plan.backend}.plan"
     good = plan_file.name.startswith(start) and plan_file.name.endswith(end)
-    return "" if good else f"was built in {plan.requested} by {plan.backend}"
+    return "" if good else f"was built in {plan.requested} by {plan.backend}, not what its name says"
 
 
-def _wrong_bytes(plan_file: Path, plan: PlanMetadata) -> str:
+def _check_bytes(plan_file: Path, plan: PlanMetadata) -> str:
     size = plan_file.stat().st_size
     if size != plan.bytes:
-        what = "truncated" if size < plan.bytes else "not the plan that was built"
-        return f"has {size:,} bytes and should have {plan.bytes:,}: it is {what}"
-    return "" if sha256(plan_file) == plan.plan_sha256 else "was changed after it was built (SHA-256 differs)"
+        change = "is truncated" if size < plan.bytes else "is larger than when it was built"
+        return f"{change} ({size:,} bytes, expected {plan.bytes:,})"
+    return "" if sha256(plan_file) == plan.plan_sha256 else "has changed since it was built (SHA-256 differs)"
 
 
-def _wrong_graph(bundle: Bundle, plan: PlanMetadata) -> str:
+def _check_graph(bundle: Bundle, plan: PlanMetadata) -> str:
     entry = bundle.manifest.artifacts.get(plan.graph)
     if entry is None:
-        return f"was built from {plan.graph}, which {bundle.path} does not hold"
-    return "" if entry.sha256 == plan.graph_sha256 else f"was built from another {plan.graph} than the bundle's"
+        return f"was built from {plan.graph}, which is not in {bundle.path}"
+    return "" if entry.sha256 == plan.graph_sha256 else f"was built from a different {plan.graph}"
 
 
-def _wrong_version(plan: PlanMetadata, version: str) -> str:
-    built, here = parse_version(plan.backend_version), parse_version(version)
-    later = plan.options.version_compatible and here[0] == built[0] and here >= built
-    return "" if here == built or later else f"was built by {plan.backend} {plan.backend_version} and not {version}"
+def _check_version(plan: PlanMetadata, version: str) -> str:
+    built, current = parse_version(plan.backend_version), parse_version(version)
+    later = plan.options.version_compatible and current[0] == built[0] and current >= built
+    return "" if current == built or later else f"was built by {plan.backend} {plan.backend_version}, not {version}"
 
 
-def _wrong_gpu(plan: PlanMetadata, sm: str) -> str:
-    ampere = plan.options.hardware_compatible and parse_version(sm) >= (8, 0)
-    return "" if sm in plan.sm or ampere else f"was built for compute capability {', '.join(plan.sm)} and not {sm}"
+def _check_gpu(plan: PlanMetadata, sm: str) -> str:
+    compatible = plan.options.hardware_compatible and parse_version(sm) >= (8, 0)
+    return "" if sm in plan.sm or compatible else f"was built for compute capability {', '.join(plan.sm)}, not {sm}"

@@ -1,9 +1,8 @@
-"""PlanMetadata: a built TensorRT engine on disk, and the sidecar that says what it is.
+"""Metadata of a plan (a built TensorRT engine), and the commands that build it.
 
-A plan is plain bytes that any loader takes. Beside ``model.fp16.sm86.tensorrt-rtx.plan`` lies
-``model.fp16.sm86.tensorrt-rtx.plan.json``: for which TensorRT and GPU it was built, from which graph, for which shapes,
-and in which precision it really computes. `preflight` reads it before the plan is loaded: TensorRT itself answers with
-an error number, or computes something else.
+A plan is plain bytes that any loader accepts. Its metadata is in a sidecar: ``model.fp16.sm86.tensorrt-rtx.plan.json``
+beside ``model.fp16.sm86.tensorrt-rtx.plan``. It records the TensorRT, GPU, graph and shapes that the plan was built
+for, and the precision that it actually computes in.
 """
 
 import shlex
@@ -15,8 +14,10 @@ import msgspec
 
 from msal_deploy.errors import BadInput
 from msal_deploy.files import write_json
+from msal_deploy.trt.layer_precisions import Source
 
 FORMAT_VERSION = 1
+REBUILD_ALL = "rebuild the plan with: msal-deploy build-trt BUNDLE --rebuild"
 TrtBackendName = Literal["tensorrt", "tensorrt-rtx"]
 Shape = tuple[int, int, int]  # N, H, W
 
@@ -35,11 +36,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: Shape = msgspec.field(name="maximum")
 
     def accepts(self, shape: Shape) -> bool:
-        """Return whether images of N, H, W can be computed with this profile."""
+        """Return whether images of `shape` (N, H, W) can be computed with this profile."""
         return all(low <= n <= high for low, n, high in zip(self.min, shape, self.max, strict=True))
 
     def widened(self, shape: Shape) -> "Profile":
-        """Return a profile that takes `shape` too."""
+        """Return a profile that also accepts `shape`.
+
+        >>> print(Profile((1, 256, 256), (4, 512, 512), (8, 1024, 1024)).widened((16, 512, 512)))
+        1 × 256 × 256 px to 16 × 1024 × 1024 px
+        """
         return Profile(_each(min, self.min, shape), self.opt, _each(max, self.max, shape))
 
     def __str__(self) -> str:
@@ -48,7 +53,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{format_shape(self.min)} to {format_shape(self.max)}"
 
     def options(self) -> str:
-        """Return the profile as options of ``msal-deploy build-trt``."""
+        """Return the profile as options of ``msal-deploy build-trt``.
+
+        >>> DEFAULT_PROFILE.options()
+        '--batch 1:4:8 --size 256:512:1024'
+        """
         points = (self.min, self.opt, self.max)
         batches = ":".join(str(batch) for batch, _, _ in points)
         sizes = ":".join(str(h) if h == w else f"{h}x{w}" for _, h, w in points)
@@ -59,7 +68,13 @@ DEFAULT_PROFILE = Profile((1, 256, 256), (4, 512, 512), (8, 1024, 1024))
 
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much of the network one precision computes: layers, their share of all, and their share of the FLOPs."""
+    """How much of the network one precision computes.
+
+    Attributes:
+        layers: Number of layers.
+        of_layers: Their share of all layers, 0 to 1.
+        of_flops: Their share of the FLOPs, 0 to 1.
+    """
 
     layers: int
     of_layers: float
@@ -67,29 +82,32 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ActualPrecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a plan computes in, of the layers that hold the arithmetic (convolutions and matrix products).
+    """The precision of a plan's convolutions and matrix products.
 
     Attributes:
-        read_from: ``inspector`` of the loaded engine; ``log`` of the build, which names the engine's layers too (of
-            TensorRT-RTX, where there is no driver to load it with); or ``network``, its types before the build.
-        shares: precision -> how much it computes.
-        reformats: layers that only change a tensor's layout or type; None where the network was read.
+        read_from: Source: ``inspector`` of the loaded engine, ``log`` of the build, or ``network`` before the build;
+            see `msal_deploy.trt.audit`.
+        shares: Precision -> how much of the network it computes.
+        reformats: Number of layers that only change a layout or type; None if the source is the network.
     """
 
-    read_from: Literal["inspector", "log", "network"]
+    read_from: Source
     shares: dict[str, Share]
     reformats: int | None = None
 
 
 class BuildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the builder was told beside the profile.
+    """Options of the builder.
+
+    >>> BuildOptions(workspace_mib=512, tf32=True).options()
+    '--workspace 512 --tf32'
 
     Attributes:
-        workspace_mib: most device memory that a layer may take for itself, None for what the backend allows.
-        version_compatible: later versions of the same major version may load the plan.
-        hardware_compatible: GPUs of compute capability 8.0 and above may load it.
-        tf32: what is FP32 may be multiplied in TF32, which keeps ten bits of the mantissa.
-        allow_wider: layers that the builder computes wider than the graph says are accepted, and named.
+        workspace_mib: Maximum device memory for the workspace of one layer, in MiB; None for the backend's default.
+        version_compatible: Let later releases of the same major version load the plan.
+        hardware_compatible: Let GPUs of compute capability 8.0 and above load the plan.
+        tf32: Allow TF32 for FP32 layers (10-bit mantissa).
+        allow_wider: Accept layers that are computed in a wider precision than in the graph, with a warning.
     """
 
     workspace_mib: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -99,24 +117,30 @@ class BuildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_wider: bool = False
 
     def options(self) -> str:
-        """Return them as options of ``msal-deploy build-trt``."""
+        """Return the options of ``msal-deploy build-trt``."""
         workspace = (f"--workspace {self.workspace_mib}",) if self.workspace_mib else ()
         flags = ("version_compatible", "hardware_compatible", "tf32", "allow_wider")
         return " ".join((*workspace, *(f"--{flag.replace('_', '-')}" for flag in flags if getattr(self, flag))))
 
 
 class PlanMetadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A plan's sidecar.
+    """Metadata of a plan, as in its sidecar.
 
     Attributes:
-        backend_version: of the builder, such as ``10.13.3.9``.
-        gpu: name of the target it was built for, None where it was the GPU that was here.
-        sm: compute capabilities that it is for, such as ``("8.6",)``.
-        graph: name in the bundle of the graph it was built from.
-        requested: the precision that was asked for.
-        realised: the precision it computes in.
-        bytes: size of the plan.
-        built: date and time, UTC.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        backend_version: Version of the builder, such as ``10.13.3.9``.
+        gpu: Name of the target; None if the plan was built for the local GPU.
+        sm: Compute capabilities of the target, such as ``("8.6",)``.
+        graph: File name of the graph in the bundle.
+        graph_sha256: SHA-256 of the graph.
+        requested: Requested precision.
+        actual: Actual precision; the JSON key is ``realised``.
+        profile: Shapes that the plan accepts.
+        plan_sha256: SHA-256 of the plan.
+        bytes: Size of the plan in bytes.
+        options: Options of the builder.
+        built: Date and time of the build, in UTC.
+        format_version: Version of this format.
     """
 
     backend: TrtBackendName
@@ -126,7 +150,7 @@ class PlanMetadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     graph: str
     graph_sha256: str
     requested: str
-    realised: ActualPrecision
+    actual: ActualPrecision = msgspec.field(name="realised")
     profile: Profile
     plan_sha256: str
     bytes: int
@@ -136,43 +160,60 @@ class PlanMetadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 def plan_name(precision: str, backend: str, sm: Iterable[str]) -> str:
-    """Return a plan's name in its bundle: ``model.fp16.sm86.tensorrt-rtx.plan``."""
+    """Return the file name of a plan in its bundle.
+
+    >>> plan_name("fp16", "tensorrt-rtx", ("8.6",))
+    'model.fp16.sm86.tensorrt-rtx.plan'
+    """
     capabilities = "-".join(capability.replace(".", "") for capability in sm)
     return f"model.{precision}.sm{capabilities}.{backend}.plan"
 
 
-def sidecar(plan_file: Path) -> Path:
-    """Return where the metadata of `plan_file` is."""
+def metadata_path(plan_file: Path) -> Path:
+    """Return the path of a plan's metadata.
+
+    >>> metadata_path(Path("model.fp16.sm86.tensorrt.plan")).name
+    'model.fp16.sm86.tensorrt.plan.json'
+    """
     return plan_file.with_name(f"{plan_file.name}.json")
 
 
 def kernel_cache_path(plan_file: Path) -> Path:
-    """Return where TensorRT-RTX keeps the kernels that it has compiled for `plan_file`."""
+    """Return the path of the kernels that TensorRT-RTX has compiled for a plan.
+
+    >>> kernel_cache_path(Path("model.fp16.sm86.tensorrt-rtx.plan")).name
+    'model.fp16.sm86.tensorrt-rtx.plan.cache'
+    """
     return plan_file.with_name(f"{plan_file.name}.cache")
 
 
 def write_metadata(plan_file: Path, plan: PlanMetadata) -> None:
-    """Write `plan` beside `plan_file`."""
-    write_json(sidecar(plan_file), msgspec.to_builtins(plan))
+    """Write the metadata of `plan_file` to its sidecar."""
+    write_json(metadata_path(plan_file), msgspec.to_builtins(plan))
 
 
 def read_metadata(plan_file: Path) -> PlanMetadata:
-    """Read the metadata of `plan_file`.
+    """Read the metadata of `plan_file` from its sidecar.
+
+    >>> read_metadata(Path("my.plan"))
+    Traceback (most recent call last):
+        ...
+    msal_deploy.errors.BadInput: my.plan has no metadata (my.plan.json is missing); rebuild the plan with: msal-deploy
+    build-trt BUNDLE --rebuild
 
     Raises:
-        BadInput: it has none, or one that cannot be read.
+        BadInput: The sidecar is missing or invalid.
     """
-    path, again = sidecar(plan_file), "build it again with: msal-deploy build-trt BUNDLE --rebuild"
+    path = metadata_path(plan_file)
     try:
         plan = msgspec.json.decode(path.read_bytes(), type=PlanMetadata)
     except FileNotFoundError as error:
-        raise BadInput(
-            f"{plan_file} has no {path.name} beside it, which says what it was built for; {again}"
-        ) from error
+        raise BadInput(f"{plan_file} has no metadata ({path.name} is missing)", REBUILD_ALL) from error
     except msgspec.DecodeError as error:
-        raise BadInput(f"{path} cannot be read ({error}); {again}") from error
+        raise BadInput(f"{path} is not valid plan metadata: {error}", REBUILD_ALL) from error
     if plan.format_version != FORMAT_VERSION:
-        raise BadInput(f"{path} has format version {plan.format_version}, and only {FORMAT_VERSION} is known; {again}")
+        cause = f"Expected format version {FORMAT_VERSION} in {path}, got {plan.format_version}"
+        raise BadInput(cause, REBUILD_ALL)
     return plan
 
 
@@ -185,7 +226,11 @@ def build_command(
     profile: Profile | None = None,
     options: BuildOptions | None = None,
 ) -> str:
-    """Return the command that builds a plan, ready to be pasted into a shell."""
+    """Return the command that builds a plan, quoted for a shell.
+
+    >>> build_command(Path("my bundle"), "fp16", gpu="rtx-3090", options=BuildOptions(tf32=True))
+    "msal-deploy build-trt 'my bundle' --fp16 --gpu rtx-3090 --tf32"
+    """
     words = ["msal-deploy build-trt", shlex.quote(str(bundle)), f"--{precision}"]
     words += [f"--gpu {shlex.quote(gpu)}"] if gpu else []
     words += [f"--backend {backend}"] if backend else []
@@ -193,8 +238,13 @@ def build_command(
     return " ".join(word for word in words if word)
 
 
+def rebuild_remedy(bundle: Path, plan: PlanMetadata, profile: Profile | None = None) -> str:
+    """Return the remedy for a plan that cannot be used: ``rebuild it with: msal-deploy build-trt …``."""
+    return f"rebuild it with: {rebuild_command(bundle, plan, profile)}"
+
+
 def rebuild_command(bundle: Path, plan: PlanMetadata, profile: Profile | None = None) -> str:
-    """Return the command that builds `plan` again, for `profile` instead of its own if one is given."""
+    """Return the command that rebuilds a plan, with `profile` instead of its own if one is given."""
     return build_command(
         bundle,
         plan.requested,
@@ -210,5 +260,9 @@ def _each(pick: Callable[[int, int], int], one: Shape, other: Shape) -> Shape:
 
 
 def format_shape(shape: Shape) -> str:
-    """Write N, H, W for a message: ``4 × 512 × 512 px``."""
+    """Format N, H, W for a message.
+
+    >>> format_shape((4, 512, 512))
+    '4 × 512 × 512 px'
+    """
     return f"{shape[0]} × {shape[1]} × {shape[2]} px"

@@ -18,7 +18,7 @@ from msal_deploy.targets import find_target
 from msal_deploy.trt.plan_metadata import BuildOptions, Profile
 
 __all__ = ["ctrl_c"]  # a fixture
-GPU_OF_VERSION = {"8.6.1": "gtx-1080-ti"}  # any other is built for an RTX 3090
+GPU_OF_VERSION = {"8.6.1": "gtx-1080-ti"}  # all other versions build for an RTX 3090
 SHAPES = Profile((1, 64, 64), (2, 64, 96), (4, 128, 128))
 
 
@@ -29,13 +29,13 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(tiny_source: Path, tmp_path: Path) -> Bundle:
-    """A bundle of the test's own."""
+    """A copy of the small bundle."""
     return Bundle(Path(shutil.copytree(tiny_source, tmp_path / "bundle")))
 
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
-    """Install a fake TensorRT and the GPU that it is built for; no arguments are needed but the version."""
+    """Install a fake TensorRT and its target GPU; only the version is required."""
 
     def install(version: str, **world: Any) -> ModuleType:
         target = find_target(GPU_OF_VERSION.get(version, "rtx-3090"))
@@ -47,22 +47,22 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
     return install
 
 
-def an_order(
+def make_request(
     version: str, precision: str, *, gpu: str | None = None, profile: Profile = SHAPES, **options: Any
 ) -> BuildRequest:
-    """Return what to build with a version; `options` are those of `BuildOptions`."""
+    """Return a build request for a version; `options` are those of `BuildOptions`."""
     target = find_target(gpu or GPU_OF_VERSION.get(version, "rtx-3090"))
     backend = "tensorrt-rtx" if version == "rtx" else "tensorrt"
     return BuildRequest(precision, BuildTarget(target, backend, target.name), profile, BuildOptions(**options))
 
 
-@pytest.fixture(name="an_order")
-def _an_order() -> Callable[..., BuildRequest]:
-    return an_order
+@pytest.fixture(name="make_request")
+def _make_request() -> Callable[..., BuildRequest]:
+    return make_request
 
 
 def files(bundle: Bundle) -> set[str]:
-    """Return the names of all files of a bundle but its lock."""
+    """Return the names of all files of a bundle except its lock."""
     return {path.name for path in bundle.path.rglob("*") if path.is_file()} - {".build-trt.lock"}
 
 

@@ -1,4 +1,4 @@
-"""Graphs that cannot be built, told by the name of the node."""
+"""Graphs that cannot be built are reported by node."""
 
 import re
 
@@ -23,72 +23,72 @@ def refused(bundle, request, files) -> str:
 
 @pytest.fixture
 def with_det() -> onnx.ModelProto:
-    """A graph with an operator that no TensorRT reads."""
+    """A graph with an operator that no TensorRT supports."""
     model = tiny_graph("fp32")
     model.graph.node[-1].input[0] = "det"
     model.graph.node.insert(len(model.graph.node) - 1, helper.make_node("Det", ["last"], ["det"], name="/network/Det"))
     return model
 
 
-def test_no_onnx_file(tiny, tmp_path, install, an_order, files):
+def test_invalid_onnx_file_is_refused(tiny, tmp_path, install, make_request, files):
     (tmp_path / "text").write_text("not a graph")
     install("rtx")
     broken = put_graph(tiny, "model.fp32.onnx", tmp_path / "text")
-    assert "model.fp32.onnx is no ONNX file" in refused(broken, an_order("rtx", "fp32"), files)
+    assert "model.fp32.onnx is not a valid ONNX file" in refused(broken, make_request("rtx", "fp32"), files)
 
 
-def test_a_graph_that_is_not_there(tiny, install, an_order, files):
+def test_missing_graph_is_refused(tiny, install, make_request, files):
     install("rtx")
-    sentence = refused(tiny, an_order("rtx", "int4"), files)
-    assert "holds no model.int4.onnx (it has model.fp16.onnx, model.fp32.onnx, model.int8.onnx)" in sentence
+    message = refused(tiny, make_request("rtx", "int4"), files)
+    assert "has no model.int4.onnx (found: model.fp16.onnx, model.fp32.onnx, model.int8.onnx)" in message
 
 
-def test_a_graph_that_was_changed(tiny, install, an_order, files):
+def test_changed_graph_is_refused(tiny, install, make_request, files):
     install("rtx")
     with (tiny.path / "model.fp32.onnx").open("ab") as stream:
         stream.write(b"more")
-    assert "SHA-256 differs" in refused(tiny, an_order("rtx", "fp32"), files)
+    assert "SHA-256 differs" in refused(tiny, make_request("rtx", "fp32"), files)
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
-        ({"image": "input"}, "has no 'image' but input"),
-        ({"dtype": TensorProto.FLOAT}, "image of .* is float32 and not uint8"),
+        ({"image": "input"}, "Expected a tensor named 'image' in .*, got 'input'"),
+        ({"dtype": TensorProto.FLOAT}, "Expected uint8 for 'image' in .*, got float32"),
     ],
 )
-def test_a_graph_of_another_network(changes, sentence, tiny, install, an_order, files):
+def test_graph_of_another_network_is_refused(changes, message, tiny, install, make_request, files):
     install("rtx")
     other = put_graph(tiny, "model.fp32.onnx", tiny_graph("fp32", **changes))
-    assert re.search(sentence, refused(other, an_order("rtx", "fp32"), files))
+    assert re.search(message, refused(other, make_request("rtx", "fp32"), files))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_operator_that_the_target_does_not_have(version, with_det, tiny, install, an_order, files):
+def test_unsupported_operator_is_refused(version, with_det, tiny, install, make_request, files):
     install(version)
     other = put_graph(tiny, "model.fp32.onnx", with_det)
-    assert "/network/Det (Det)" in refused(other, an_order(version, "fp32"), files)
+    assert "/network/Det (Det)" in refused(other, make_request(version, "fp32"), files)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_only_the_parser_refuses_is_told_by_node_too(version, tiny, install, an_order, files):
-    """8.6's errors have the node's number only."""
+def test_error_of_the_parser_names_the_node(version, tiny, install, make_request, files):
+    """Errors of 8.6 have only the index of the node."""
     install(version, refuses=("Sigmoid",))
-    sentence = refused(tiny, an_order(version, "fp32"), files)
-    assert "/Sigmoid (Sigmoid)" in sentence
-    assert "without this operator" in sentence
+    message = refused(tiny, make_request(version, "fp32"), files)
+    assert "/Sigmoid (Sigmoid)" in message
+    assert "replace this operator" in message
 
 
-def test_an_opset_that_8_6_does_not_read(tiny, install, an_order, files):
+def test_opset_18_needs_tensorrt_10(tiny, install, make_request, files):
     install("8.6.1")
     other = put_graph(tiny, "model.fp32.onnx", tiny_graph("fp32", opset=18))
-    assert "opset 18" in refused(other, an_order("8.6.1", "fp32"), files)
+    assert "opset 18" in refused(other, make_request("8.6.1", "fp32"), files)
     install("10.16.1.11")
-    build_trt(other, an_order("10.16.1.11", "fp32"))
+    build_trt(other, make_request("10.16.1.11", "fp32"))
 
 
 class Error:
-    """A parser's error as TensorRT-RTX 1.7.1 gives it."""
+    """A parser error as in TensorRT-RTX 1.7.1."""
 
     def __init__(self, desc: str) -> None:
         self.desc = lambda: desc
@@ -97,7 +97,7 @@ class Error:
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("description", "cause", "remedy"),
     [
         (
             "Invalid Node - /a\nITensor::getDimensions: Error Code 4: API Usage Error (/a: ElementWiseOperation SUM "
@@ -106,15 +106,16 @@ class Error:
             "(In catchCudaError at /_src/common/dispatch/checkMacros.cpp:250 (cudaError 35: CUDA driver version is "
             "insufficient))",
             "/network/Add (Add): /a: ElementWiseOperation SUM must have same input types. But they are of types Float "
-            "and Half.; both sides must have the same type: cast one of them",
+            "and Half",
+            "cast one side, so that both have the same type",
         ),
         (
             "Assertion failed: shiftIsAllZeros(zeroPoint): Non-zero zero point is not supported.",
-            "/network/Add (Add): Assertion failed: shiftIsAllZeros(zeroPoint): Non-zero zero point is not supported.; "
+            "/network/Add (Add): Assertion failed: shiftIsAllZeros(zeroPoint): Non-zero zero point is not supported",
             "quantise symmetrically, with zero point 0",
         ),
-        ("", "/network/Add (Add): no reason is given"),
+        ("", "/network/Add (Add): no message", ""),
     ],
 )
-def test_the_parser_s_words_without_its_source_files(said, sentence, tmp_path):
-    assert module._sentence(Error(said), tmp_path) == sentence
+def test_error_of_the_parser_is_shown_without_source_files(description, cause, remedy, tmp_path):
+    assert module._explain(Error(description), tmp_path) == (cause, remedy)

@@ -1,4 +1,4 @@
-"""What is refused before anything is built: places, profiles, options."""
+"""Checks before the build: target, profile, options."""
 
 import sys
 from pathlib import Path
@@ -27,59 +27,59 @@ def an_rtx_3090(monkeypatch):
     monkeypatch.setattr(request, "current_gpu", lambda: request.LocalGpu("NVIDIA GeForce RTX 3090", "8.6"))
 
 
-def test_without_a_gpu_rtx_builds_for_what_it_serves(tmp_path):
+def test_rtx_is_the_default_without_a_gpu(tmp_path):
     build_target = find_build_target(tmp_path, "rtx-3090")
     assert (build_target.backend, build_target.target.sm, build_target.gpu) == ("tensorrt-rtx", "8.6", "rtx-3090")
 
 
 @pytest.mark.parametrize("gpu", ["gtx-1080-ti", "v100", "h200"])
-def test_what_rtx_does_not_serve_needs_the_gpu_or_a_kit(gpu):
+def test_target_without_rtx_needs_the_gpu_or_a_build_kit(gpu):
     for backend in (None, "tensorrt"):
         with pytest.raises(MissingRequirement) as caught:
             find_build_target(Path("bundle"), gpu, backend)
         assert KIT.format(gpu) in str(caught.value)
-    with pytest.raises(BadInput, match="does not serve"):
+    with pytest.raises(BadInput, match="does not support"):
         find_build_target(Path("bundle"), gpu, "tensorrt-rtx")
 
 
-def test_without_gpu_and_name_the_names_are_listed(tmp_path):
-    with pytest.raises(MissingRequirement, match=r"--gpu: .*gtx-1080-ti.*rtx-5090"):
+def test_missing_gpu_lists_the_targets(tmp_path):
+    with pytest.raises(MissingRequirement, match=r"^No GPU found; choose a target with --gpu: .*gtx-1080-ti.*rtx-5090"):
         find_build_target(tmp_path)
 
 
-def test_a_reason_is_told_where_nobody_could_look(tmp_path, monkeypatch):
-    monkeypatch.setattr(request, "current_gpu", lambda: request.LocalGpu(unknown_because="This needs cuda-python"))
-    with pytest.raises(MissingRequirement, match="cuda-python"):
+def test_failed_detection_is_part_of_the_cause(tmp_path, monkeypatch):
+    monkeypatch.setattr(request, "current_gpu", lambda: request.LocalGpu(detection_error="cuda-python is missing"))
+    with pytest.raises(MissingRequirement, match=r"found \(cuda-python is missing\);"):
         find_build_target(tmp_path)
-    with pytest.raises(MissingRequirement, match="cuda-python"):
+    with pytest.raises(MissingRequirement, match=r"found \(cuda-python is missing\);"):
         find_build_target(tmp_path, "gtx-1080-ti")
 
 
-def test_the_gpu_that_is_here_is_the_default(tmp_path, an_rtx_3090, monkeypatch):
+def test_local_gpu_is_the_default(tmp_path, an_rtx_3090, monkeypatch):
     build_target = find_build_target(tmp_path)
     assert (build_target.backend, build_target.target.name, build_target.gpu) == ("tensorrt-rtx", "rtx-3090", None)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("10.16.1.11"))
     assert find_build_target(tmp_path).backend == "tensorrt"
-    assert find_build_target(tmp_path, "rtx-4090").backend == "tensorrt-rtx"  # that one is not here
-    with pytest.raises(MissingRequirement, match="no NVIDIA GeForce RTX 4090 here"):
+    assert find_build_target(tmp_path, "rtx-4090").backend == "tensorrt-rtx"  # another GPU than the local one
+    with pytest.raises(MissingRequirement, match="no NVIDIA GeForce RTX 4090 was found"):
         find_build_target(tmp_path, "rtx-4090", "tensorrt")
 
 
-def test_who_is_asked_for_the_gpu(monkeypatch):
+def test_local_gpu_comes_from_cuda(monkeypatch):
     class Gpu:
         device, sm = "NVIDIA L4", "8.9"
 
     monkeypatch.undo()
-    for answer, here in (
+    for answer, gpu in (
         (lambda: Gpu, request.LocalGpu("NVIDIA L4", "8.9")),
         (_raising(CudaError("no driver")), request.LocalGpu()),
         (
-            _raising(MissingRequirement("This needs cuda-python")),
-            request.LocalGpu(unknown_because="This needs cuda-python"),
+            _raising(MissingRequirement("cuda-python is missing", "install it")),
+            request.LocalGpu(detection_error="cuda-python is missing"),
         ),
     ):
         monkeypatch.setattr("msal_deploy.trt.cuda.open_cuda", answer)
-        assert request.current_gpu() == here
+        assert request.current_gpu() == gpu
 
 
 def _raising(error):
@@ -89,12 +89,12 @@ def _raising(error):
     return answer
 
 
-def test_an_unknown_gpu_is_suggested(tmp_path):
+def test_unknown_gpu_gives_a_suggestion(tmp_path):
     with pytest.raises(BadInput, match="did you mean 'rtx-3090'"):
         find_build_target(tmp_path, "rtx-309")
 
 
-def test_auto_takes_the_first_that_pays(tiny):
+def test_auto_chooses_the_first_preferred_precision(tiny):
     assert first_preferred(tiny, find_target("gtx-1080-ti")) == "int8"
     (without := dict(tiny.manifest.artifacts)).pop("model.int8.onnx")
     tiny.manifest = msgspec.structs.replace(tiny.manifest, artifacts=without)
@@ -106,34 +106,39 @@ def test_auto_takes_the_first_that_pays(tiny):
 
 
 @pytest.mark.parametrize(
-    ("shapes", "sentence"),
+    ("shapes", "message"),
     [
         (((1, 64, 64), (80, 64, 64), (90, 64, 64)), "batch is 80; it must lie between 1 and 64"),
         (((1, 64, 64), (2, 100, 64), (2, 128, 64)), "height is 100, no multiple of 32"),
-        (((4, 64, 64), (2, 64, 64), (8, 64, 64)), "batch is 4:2:8; write MIN:OPT:MAX"),
+        (((4, 64, 64), (2, 64, 64), (8, 64, 64)), "Expected MIN:OPT:MAX in increasing order for the batch, got 4:2:8"),
         (((1, 64, 64), (1, 64, 64), (1, 64, 8192)), "width is 8192"),
         (((0, 64, 64), (1, 64, 64), (1, 64, 64)), "batch is 0"),
     ],
 )
-def test_a_profile_outside_of_the_spec(shapes, sentence, tiny, install, an_order):
+def test_profile_outside_the_spec_is_refused(shapes, message, tiny, install, make_request):
     install("rtx")
-    with pytest.raises(BadInput, match=sentence):
-        build_trt(tiny, an_order("rtx", "fp32", profile=Profile(*shapes)))
+    with pytest.raises(BadInput, match=message):
+        build_trt(tiny, make_request("rtx", "fp32", profile=Profile(*shapes)))
 
 
-def test_a_profile_that_no_layer_fits_into_the_gpu_with(tiny, install, an_order, files):
+def test_profile_that_exceeds_the_gpu_memory_is_refused(tiny, install, make_request, files):
     install("rtx")
     huge = Profile((1, 64, 64), (1, 64, 64), (64, 4096, 4096))
     before = files(tiny)
-    with pytest.raises(BadInput, match=r"need \d+\.\d GiB for /network/encoder2/Conv alone"):
-        build_trt(tiny, an_order("rtx", "fp32", profile=huge))
+    with pytest.raises(
+        BadInput, match=r"need \d+\.\d GiB for /network/encoder2/Conv alone.*; lower the maximum --batch or --size"
+    ):
+        build_trt(tiny, make_request("rtx", "fp32", profile=huge))
     assert files(tiny) == before
 
 
-def test_a_tensorrt_that_does_not_serve_the_gpu(tiny, install, an_order):
+def test_tensorrt_that_does_not_support_the_gpu_is_refused(tiny, install, make_request):
     install("10.16.1.11")
-    with pytest.raises(MissingRequirement, match=r"10\.16.* 8\.6\.1 to 8\.6\.1.*msal-deploy doctor --gpu gtx-1080-ti"):
-        build_trt(tiny, an_order("10.16.1.11", "fp32", gpu="gtx-1080-ti"))
+    with pytest.raises(
+        MissingRequirement,
+        match=r"Expected TensorRT 8\.6\.1 to 8\.6\.1 .*got 10\.16.*msal-deploy doctor --gpu gtx-1080-ti",
+    ):
+        build_trt(tiny, make_request("10.16.1.11", "fp32", gpu="gtx-1080-ti"))
     install("8.6.1")
     with pytest.raises(MissingRequirement, match="RTX 5090"):
-        build_trt(tiny, an_order("8.6.1", "fp32", gpu="rtx-5090"))
+        build_trt(tiny, make_request("8.6.1", "fp32", gpu="rtx-5090"))

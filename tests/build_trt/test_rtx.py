@@ -1,4 +1,4 @@
-"""Real plans by TensorRT-RTX, which builds without a GPU: the reference weights, for four generations of GPUs."""
+"""Real plans by TensorRT-RTX, which builds without a GPU, for four GPU generations."""
 
 import signal
 import subprocess
@@ -28,13 +28,13 @@ pytest.importorskip("tensorrt_rtx")
 GPUS = {"t4": "7.5", "rtx-3090": "8.6", "rtx-4090": "8.9", "rtx-5090": "12.0"}
 
 
-def an_rtx_order(gpu: str, precision: str, **changes: object) -> BuildRequest:
+def make_rtx_request(gpu: str, precision: str, **changes: object) -> BuildRequest:
     return BuildRequest(precision, BuildTarget(find_target(gpu), "tensorrt-rtx", gpu), **changes)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with the FP32 and the FP16 graph of the weights that come with the package."""
+    """A bundle with the FP32 and FP16 graphs of the weights in the package."""
     folder = tmp_path_factory.mktemp("reference")
     weights = load_checkpoint(find_weights(DEFAULT))
     write_graph(DeployedNetwork(weights.network(), ModelSpec()).eval(), ModelSpec(), folder / "model.fp32.onnx", 17)
@@ -47,13 +47,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("gpu", GPUS)
-def test_the_reference_weights_for_four_generations(reference, gpu, precision):
-    report = build_trt(reference, an_rtx_order(gpu, precision))
+def test_reference_weights_build_for_four_gpu_generations(reference, gpu, precision):
+    report = build_trt(reference, make_rtx_request(gpu, precision))
     plan = report.plan
     assert plan.sm == (GPUS[gpu],)
-    assert plan.realised.read_from == ("inspector" if has_gpu(GPUS[gpu]) else "log")
-    assert plan.realised.shares.keys() == {precision}
-    assert plan.realised.shares[precision].of_flops == 1
+    assert plan.actual.read_from == ("inspector" if has_gpu(GPUS[gpu]) else "log")
+    assert plan.actual.shares.keys() == {precision}
+    assert plan.actual.shares[precision].of_flops == 1
     assert preflight(report.file, reference, backend_version=plan.backend_version, sm=GPUS[gpu]) == plan
     assert report.file.stat().st_size == plan.bytes > 60_000_000
     report.file.unlink()
@@ -66,43 +66,43 @@ def has_gpu(sm: str = "") -> bool:
         return False
 
 
-def test_an_fp32_graph_called_fp16_fails_the_audit(tiny, files):
+def test_fp32_graph_named_fp16_fails_the_audit(tiny, files):
     put_graph(tiny, "model.fp16.onnx", tiny_graph("fp32"))
-    with pytest.raises(GateFailed, match=r"asked for in fp16 and computes its FLOPs 100% in fp32.*make the fp16 graph"):
-        build_trt(Bundle(tiny.path), an_rtx_order("rtx-3090", "fp16"))
+    with pytest.raises(GateFailed, match=r"requested in fp16, but its FLOPs are 100\.0% in fp32.*make the fp16 graph"):
+        build_trt(Bundle(tiny.path), make_rtx_request("rtx-3090", "fp16"))
     name = "model.fp16.sm86.tensorrt-rtx.plan"
     assert name not in files(tiny)
     assert f"{name}.rejected" in files(tiny)
     assert name not in Bundle(tiny.path).manifest.artifacts
 
 
-def test_int8_is_int8_from_8_0_on(tiny):
-    assert build_trt(tiny, an_rtx_order("rtx-3090", "int8")).plan.realised.shares["int8"].of_flops == 1
+def test_int8_plan_is_int8_from_8_0_on(tiny):
+    assert build_trt(tiny, make_rtx_request("rtx-3090", "int8")).plan.actual.shares["int8"].of_flops == 1
 
 
-def test_int8_is_not_int8_on_7_5(tiny):
-    """TensorRT-RTX 1.7.1 quantises, dequantises and multiplies in FP32 there, and says nothing."""
-    with pytest.raises(GateFailed, match=r"asked for in int8 and computes its FLOPs 100% in fp32.*another precision"):
-        build_trt(tiny, an_rtx_order("t4", "int8"))
+def test_int8_plan_is_rejected_on_7_5(tiny):
+    """There TensorRT-RTX 1.7.1 silently quantises, dequantises and multiplies in FP32."""
+    with pytest.raises(GateFailed, match=r"requested in int8, but its FLOPs are 100\.0% in fp32.*another precision"):
+        build_trt(tiny, make_rtx_request("t4", "int8"))
 
 
-def test_a_second_build_takes_nothing_from_the_first(tiny):
-    first = build_trt(tiny, an_rtx_order("rtx-3090", "fp32"))
+def test_second_build_reuses_nothing(tiny):
+    first = build_trt(tiny, make_rtx_request("rtx-3090", "fp32"))
     other_shapes = Profile((1, 64, 64), (1, 64, 64), (1, 64, 64))
-    second = build_trt(tiny, an_rtx_order("rtx-3090", "fp32", profile=other_shapes))
+    second = build_trt(tiny, make_rtx_request("rtx-3090", "fp32", profile=other_shapes))
     assert second.plan.plan_sha256 != first.plan.plan_sha256
     put_graph(tiny, "model.fp32.onnx", tiny_graph("fp32", seed=1))
-    third = build_trt(Bundle(tiny.path), an_rtx_order("rtx-3090", "fp32", profile=other_shapes))
+    third = build_trt(Bundle(tiny.path), make_rtx_request("rtx-3090", "fp32", profile=other_shapes))
     assert third.plan.plan_sha256 != second.plan.plan_sha256
     assert preflight(third.file, Bundle(tiny.path)) == third.plan
     assert not second.timing_cache_reused
     assert not third.timing_cache_reused
 
 
-def test_too_small_a_workspace_is_told(reference, files):
+def test_too_small_workspace_is_reported(reference, files):
     before = files(reference)
-    with pytest.raises(MissingRequirement, match=r"OutOfMemory.*a larger --workspace"):
-        build_trt(reference, an_rtx_order("rtx-3090", "fp16", options=BuildOptions(workspace_mib=16)))
+    with pytest.raises(MissingRequirement, match=r"OutOfMemory.*raise --workspace"):
+        build_trt(reference, make_rtx_request("rtx-3090", "fp16", options=BuildOptions(workspace_mib=16)))
     assert files(reference) == before
 
 
@@ -119,7 +119,7 @@ build_trt(Bundle(Path(sys.argv[1])), BuildRequest("fp32", BuildTarget(find_targe
 """
 
 
-def test_ctrl_c_during_the_build(reference, files):
+def test_ctrl_c_cancels_the_build(reference, files):
     before = files(reference)
     command = [sys.executable, "-c", BUILD, str(reference.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -132,19 +132,19 @@ def test_ctrl_c_during_the_build(reference, files):
     assert files(reference) == before
 
 
-@pytest.mark.skipif(has_gpu("8.6"), reason="there is such a GPU here")
-def test_the_plan_needs_a_driver_to_be_loaded(tiny):
-    build_trt(tiny, an_rtx_order("rtx-3090", "fp32"))
+@pytest.mark.skipif(has_gpu("8.6"), reason="this machine has such a GPU")
+def test_plan_needs_a_driver_to_load(tiny):
+    build_trt(tiny, make_rtx_request("rtx-3090", "fp32"))
     with pytest.raises((MissingRequirement, BadInput)) as caught, open_engine(Bundle(tiny.path), "tensorrt-rtx:fp32"):
         pass
     assert caught.value.exit_code == 3
 
 
-def test_the_parser_s_own_words(tiny, monkeypatch, files):
-    """What the tables of operators do not know, TensorRT's parser tells, by the name of the node."""
+def test_error_of_the_real_parser_names_the_node(tiny, monkeypatch, files):
+    """The parser reports what the tables of operators do not cover."""
     monkeypatch.setattr("msal_deploy.build_trt.parse.require_readable", lambda model, version: None)
     model = tiny_graph("fp32")
     model.graph.node[0].CopyFrom(onnx.helper.make_node("Transpose", ["image"], ["cast"], name="/T", perm=[0, 1, 2, 3]))
     put_graph(tiny, "model.fp32.onnx", model)
     with pytest.raises(BadInput, match=r"/T \(Transpose\): .*UInt8.*; cast the image to float"):
-        build_trt(Bundle(tiny.path), an_rtx_order("rtx-3090", "fp32"))
+        build_trt(Bundle(tiny.path), make_rtx_request("rtx-3090", "fp32"))

@@ -1,5 +1,6 @@
-"""``build-trt`` as a user sees it: exit codes, sentences, files."""
+"""``build-trt`` on the command line: exit codes, messages, files."""
 
+import inspect
 import json
 import shutil
 import sys
@@ -15,7 +16,8 @@ from typer.testing import CliRunner, Result
 from msal_deploy.build_trt import request
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
-from msal_deploy.trt.plan_metadata import read_metadata
+from msal_deploy.cli import build_trt as command
+from msal_deploy.trt.plan_metadata import DEFAULT_PROFILE, read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def bundle(source: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def fake_rtx(monkeypatch: pytest.MonkeyPatch) -> object:
-    """TensorRT-RTX is installed, TensorRT is not, and there is no GPU."""
+    """Install TensorRT-RTX but neither TensorRT nor a GPU."""
     module = fake_tensorrt("rtx", driver=False)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -49,7 +51,7 @@ def names(bundle: Path) -> set[str]:
     return {path.name for path in bundle.iterdir()} - {".build-trt.lock"}
 
 
-def test_a_plan_with_its_report(bundle, tmp_path):
+def test_plan_is_built_with_a_report(bundle, tmp_path):
     result = build_trt(bundle, "--fp16", "--gpu", "rtx-3090", "--size", "512", "--json", tmp_path / "report.json")
     assert result.exit_code == 0, result.output
     assert "model.fp16.sm86.tensorrt-rtx.plan" in result.output
@@ -61,21 +63,21 @@ def test_a_plan_with_its_report(bundle, tmp_path):
     assert str(tmp_path) not in json.dumps(report)
 
 
-def test_the_table_fits_80_columns(bundle, monkeypatch):
+def test_table_fits_80_columns(bundle, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     result = build_trt(bundle, "--int8", "--gpu", "rtx-3090")
     assert all(len(line) <= 80 for line in result.stdout.splitlines() if not line.startswith("Next"))
 
 
-def test_auto_builds_what_pays_of_what_is_there(bundle):
+def test_auto_builds_the_preferred_precision(bundle):
     from msal_deploy.targets import find_target
 
     result = build_trt(bundle, "--auto", "--gpu", "rtx-4090")
     assert result.exit_code == 0, result.output
-    assert f"model.{find_target('rtx-4090').auto[0]}.sm89" in result.output
+    assert f"model.{find_target('rtx-4090').preferred[0]}.sm89" in result.output
 
 
-def test_pascal_without_a_gpu_gets_the_command_for_the_build_kit(bundle):
+def test_pascal_without_a_gpu_gives_the_build_kit_command(bundle):
     before = names(bundle)
     for arguments in (("--backend", "tensorrt"), ()):
         result = build_trt(bundle, "--fp16", "--gpu", "gtx-1080-ti", *arguments)
@@ -91,14 +93,14 @@ def test_pascal_without_a_gpu_gets_the_command_for_the_build_kit(bundle):
         (("--gpu", "t4"), 2, ("exactly one of --fp16",)),
         (("--fp16", "--int8", "--gpu", "t4"), 2, ("exactly one of --fp16",)),
         (("--fp16", "--rebuild"), 2, ("exactly one of --fp16",)),
-        (("--fp16", "--gpu", "t4", "--backend", "trt"), 2, ("No backend is called 'trt'",)),
-        (("--fp16", "--gpu", "t4", "--batch", "many"), 2, ("'many' is no batch",)),
+        (("--fp16", "--gpu", "t4", "--backend", "trt"), 2, ("'trt' is not a TensorRT backend",)),
+        (("--fp16", "--gpu", "t4", "--batch", "many"), 2, ("'many' is not a batch",)),
         (("--fp16", "--gpu", "t4", "--batch", "1:2"), 2, ("MIN:OPT:MAX",)),
         (("--fp16", "--gpu", "t4", "--size", "big"), 2, ("'big' is no size",)),
         (("--fp16", "--gpu", "t4", "--size", "500"), 2, ("no multiple of 32",)),
         (("--fp16", "--gpu", "t4", "--batch", "65"), 2, ("between 1 and 64",)),
         (("--fp16", "--gpu", "t4", "--version-compatible"), 2, ("--version-compatible",)),
-        (("--fp16", "--gpu", "gtx-1080-ti", "--backend", "tensorrt-rtx"), 2, ("does not serve", "build-kit")),
+        (("--fp16", "--gpu", "gtx-1080-ti", "--backend", "tensorrt-rtx"), 2, ("does not support", "build-kit")),
     ],
 )
 def test_bad_input(arguments, code, words, bundle):
@@ -107,63 +109,68 @@ def test_bad_input(arguments, code, words, bundle):
     assert names(bundle) == before
 
 
-def test_no_bundle(tmp_path):
+def test_default_profile_is_that_of_the_package():
+    defaults = inspect.signature(command.build_trt).parameters
+    assert command.parse_profile(defaults["batch"].default, defaults["size"].default) == DEFAULT_PROFILE
+
+
+def test_missing_bundle_is_refused(tmp_path):
     assert_refused(build_trt(tmp_path, "--fp16", "--gpu", "t4"), 2, "is no bundle")
 
 
-def test_no_onnx_file(bundle, tmp_path):
+def test_invalid_onnx_file_is_refused(bundle, tmp_path):
     (tmp_path / "text").write_text("not a graph")
     put_graph(Bundle(bundle), "model.fp16.onnx", tmp_path / "text")
-    assert_refused(build_trt(bundle, "--fp16", "--gpu", "t4"), 2, "is no ONNX file")
+    assert_refused(build_trt(bundle, "--fp16", "--gpu", "t4"), 2, "is not a valid ONNX file")
 
 
-def test_a_graph_of_another_network(bundle):
+def test_graph_of_another_network_is_refused(bundle):
     put_graph(Bundle(bundle), "model.fp16.onnx", tiny_graph("fp16", image="pixels"))
     assert_refused(build_trt(bundle, "--fp16", "--gpu", "t4"), 2, "'image'", "pixels")
 
 
-def test_another_precision_than_asked_for(bundle):
+def test_plan_in_another_precision_is_rejected(bundle):
     put_graph(Bundle(bundle), "model.fp16.onnx", tiny_graph("fp32"))
     result = build_trt(bundle, "--fp16", "--gpu", "t4")
-    assert_refused(result, 1, "asked for in fp16", "100% in fp32", ".rejected")
+    assert_refused(result, 1, "requested in fp16", "100.0% in fp32", ".rejected")
     assert "model.fp16.sm75.tensorrt-rtx.plan.rejected" in names(bundle)
 
 
-def test_no_tensorrt_rtx(bundle, monkeypatch):
+def test_missing_tensorrt_rtx_gives_the_pip_command(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     assert_refused(build_trt(bundle, "--fp16", "--gpu", "t4"), 3, "pip install 'msal-deploy[rtx]'")
 
 
-def test_ctrl_c(bundle, fake_rtx, ctrl_c):
+def test_ctrl_c_leaves_no_files(bundle, fake_rtx, ctrl_c):
     before = names(bundle)
     fake_rtx.world.on_step = ctrl_c
     result = build_trt(bundle, "--fp16", "--gpu", "t4")
     assert result.exit_code == 130
-    assert "nothing half-written" in result.output
+    assert "no partial files are left" in result.output
     assert names(bundle) == before
 
 
-def test_rebuild_builds_what_can_no_longer_be_used(bundle, tmp_path):
+def test_rebuild_builds_stale_plans(bundle, tmp_path):
     for precision in ("--fp16", "--fp32"):
         assert build_trt(bundle, precision, "--gpu", "t4", "--size", "64").exit_code == 0
     result = build_trt(bundle, "--rebuild")
-    assert "2 plans: 2 can be used, 0 were built again" in result.output
+    assert "2 plans: 2 up to date, 0 rebuilt" in result.output
     plan = bundle / "model.fp16.sm75.tensorrt-rtx.plan"
     plan.write_bytes(plan.read_bytes()[:100])
     result = build_trt(bundle, "--rebuild", "--json", tmp_path / "report.json")
     assert result.exit_code == 0, result.output
     assert "truncated" in result.output
-    assert "2 plans: 1 can be used, 1 were built again" in result.output
+    assert "2 plans: 1 up to date, 1 rebuilt" in result.output
     assert read_metadata(plan).profile.opt == (4, 64, 64)
     report = json.loads((tmp_path / "report.json").read_text())
     assert [built["file"] for built in report["built"]] == [plan.name]
     assert report["kept"] == ["model.fp32.sm75.tensorrt-rtx.plan"]
 
 
-def test_rebuild_names_what_cannot_be_built_here(bundle, monkeypatch):
+def test_rebuild_reports_plans_that_need_another_machine(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("8.6.1", sm="6.1"))
     monkeypatch.setattr(request, "current_gpu", lambda: request.LocalGpu("NVIDIA GeForce GTX 1080 Ti", "6.1"))
     assert build_trt(bundle, "--int8", "--gpu", "gtx-1080-ti").exit_code == 0
     put_graph(Bundle(bundle), "model.int8.onnx", tiny_graph("int8", seed=1))
     monkeypatch.setattr(request, "current_gpu", request.LocalGpu)
-    assert_refused(build_trt(bundle, "--rebuild"), 3, "1 plans: 0 can be used", "build-kit --gpu gtx-1080-ti")
+    assert_refused(build_trt(bundle, "--rebuild"), 3, "1 plans: 0 up to date", "build-kit --gpu gtx-1080-ti")

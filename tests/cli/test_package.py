@@ -1,5 +1,6 @@
 """``msal-deploy package``: what it says, and every way it can be asked wrongly."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner, Result
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
 from msal_deploy.files import sha256
-from msal_deploy.package import INTEGRATIONS, build_kit, is_package
+from msal_deploy.package import INTEGRATIONS, is_package
 
 
 def package(*words: object) -> Result:
@@ -25,7 +26,7 @@ def kit(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     files = [path for path in out.rglob("*") if path.is_file() and path.name != "package.json"]
     assert f"{out}: {len(files)} files for build-kit" in result.output
-    assert "run there: docker compose run --rm kit (or: sh build.sh)" in result.output
+    assert "and run: docker compose run --rm kit (or: sh build.sh)" in result.output
     return out
 
 
@@ -69,7 +70,7 @@ def test_a_failure_in_the_middle_leaves_nothing(bundle, tmp_path, monkeypatch):
     def fails(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_kit, "_render", fails)
+    monkeypatch.setattr(importlib.import_module("msal_deploy.package.build_kit.write"), "_render", fails)
     result = package(bundle.path, "build-kit", "--gpu", "gtx-1080-ti", "--out", tmp_path / "kit")
     assert result.exit_code == 130
     assert not list(tmp_path.iterdir())
@@ -110,7 +111,7 @@ def test_a_bundle_with_none_of_the_graphs_that_pay(bundle, tmp_path):
     (tmp_path / "own.toml").write_text("\n".join([*lines, 'auto = ["int8"]']))
     assert tomllib.loads((tmp_path / "own.toml").read_text())["auto"] == target["auto"]
     result = package(bundle.path, "build-kit", "--gpu", tmp_path / "own.toml", "--out", tmp_path / "kit")
-    assert_refused(result, 2, "holds none of the graphs that pay on NVIDIA GeForce GTX 1080 Ti (int8)")
+    assert_refused(result, 2, "has no graph in a preferred precision of NVIDIA GeForce GTX 1080 Ti (int8)")
     assert not (tmp_path / "kit").exists()
 
 

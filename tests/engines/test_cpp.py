@@ -23,8 +23,8 @@ from msal_deploy.trt.plan_metadata import (
     PlanMetadata,
     Profile,
     Share,
+    metadata_path,
     plan_name,
-    sidecar,
     write_metadata,
 )
 
@@ -214,7 +214,7 @@ def write(bundle: Bundle, backend: str = "tensorrt-rtx", **changes: object) -> P
         graph="model.fp32.onnx",
         graph_sha256=entry.sha256,
         requested="fp32",
-        realised=ActualPrecision("inspector", {"fp32": Share(3, 1.0, 1.0)}, 2),
+        actual=ActualPrecision("inspector", {"fp32": Share(3, 1.0, 1.0)}, 2),
         profile=PROFILE,
         plan_sha256=sha256(file),
         bytes=file.stat().st_size,
@@ -319,8 +319,8 @@ def test_a_sidecar_is_judged_as_python_judges_it(built, run, my_bundle, case):
         ('{"format_version": 1}', "is not valid plan metadata"),
     ],
 )
-def test_a_sidecar_that_is_not_valid(built, run, my_bundle, written, part):
-    file = sidecar(write(my_bundle))
+def test_a_sidecar_that_cannot_be_read(built, run, my_bundle, written, part):
+    file = metadata_path(write(my_bundle))
     file.unlink() if written is None else file.write_text(written)
     python, cxx = verdicts(built, run, my_bundle)
     assert part in python
@@ -328,7 +328,7 @@ def test_a_sidecar_that_is_not_valid(built, run, my_bundle, written, part):
 
 
 def test_a_sidecar_of_another_format(built, run, my_bundle):
-    file = sidecar(write(my_bundle))
+    file = metadata_path(write(my_bundle))
     file.write_text(file.read_text().replace('"format_version": 1', '"format_version": 2'))
     python, cxx = verdicts(built, run, my_bundle)
     assert cxx == python and "Expected format version 1 in" in cxx and ", got 2; rebuild the plan with: " in cxx
@@ -494,7 +494,7 @@ def test_plans_of_the_precision_travel_with_their_sidecars(bundle, tmp_path):
     copy = Bundle(Path(shutil.copytree(bundle.path, tmp_path / "bundle")))
     file = write(copy)
     write_package(copy, "cpp", tmp_path / "out", PackageOptions("fp32", gpu="rtx-3090"))
-    for name in (file.name, sidecar(file).name):
+    for name in (file.name, metadata_path(file).name):
         assert (tmp_path / "out" / "model" / name).read_bytes() == (copy.path / name).read_bytes()
     with pytest.raises(BadInput, match="no fp32 plan for gtx-1080-ti; build one with: msal-deploy build-trt"):
         write_package(copy, "cpp", tmp_path / "other", PackageOptions("fp32", gpu="gtx-1080-ti"))

@@ -15,8 +15,8 @@ from msal_deploy.trt.plan_metadata import (
     PlanMetadata,
     Profile,
     Share,
+    metadata_path,
     plan_name,
-    sidecar,
     write_metadata,
 )
 
@@ -43,7 +43,7 @@ def put_plan(bundle: Bundle, sm: str, version: str = "11.2.1.2", backend: str = 
         graph="model.fp32.onnx",
         graph_sha256=bundle.manifest.artifacts["model.fp32.onnx"].sha256,
         requested="fp32",
-        realised=ActualPrecision("network", {"fp32": Share(10, 1.0, 1.0)}),
+        actual=ActualPrecision("network", {"fp32": Share(10, 1.0, 1.0)}),
         profile=PROFILE,
         plan_sha256=sha256(path),
         bytes=path.stat().st_size,
@@ -51,6 +51,6 @@ def put_plan(bundle: Bundle, sm: str, version: str = "11.2.1.2", backend: str = 
         built="2026-01-01T00:00:00+00:00",
     )
     write_metadata(path, replace(plan, **changes))
-    entries = {name: artifact(bundle.path, name) for name in (path.name, sidecar(path).name)}
+    entries = {name: artifact(bundle.path, name) for name in (path.name, metadata_path(path).name)}
     write_manifest(bundle.path, replace(bundle.manifest, artifacts={**bundle.manifest.artifacts, **entries}))
     return Bundle(bundle.path)

@@ -1,12 +1,12 @@
-"""A trtexec for machines without TensorRT: the real one's options, messages and file formats; ONNX Runtime computes.
+"""A fake trtexec, with the real options, messages and file formats. ONNX Runtime computes.
 
-What is as in NVIDIA's source (samples/trtexec and samples/common of the release that it plays): which options there
-are, and that any other is refused; `name=value` words; the first line with the version; "Unknown option", "Selected
-Device", "Compute Capability", "TensorRT version", "GPU Compute Time"; the JSON of --exportOutput with six significant
-digits and C++'s nan; the size check of --loadInputs. What builders do with types is as TensorRT's guide says: those of
-8.6 take flags and may fall back, those of 10 must be told --stronglyTyped, those of 11 are.
+These follow NVIDIA's source (samples/trtexec and samples/common of the simulated release): the options, and the error
+for any other; `name=value` arguments; the first line with the version; "Unknown option", "Selected Device", "Compute
+Capability", "TensorRT version", "GPU Compute Time"; the JSON of --exportOutput with six significant digits and C++'s
+nan; the size check of --loadInputs. The builders follow TensorRT's guide: 8.6 has precision flags and may fall back,
+10 needs --stronglyTyped, and 11 is always strongly typed.
 
-FAKE_TRTEXEC in the environment is JSON: version, sm, gpu, and what is to go wrong (`computes`, `off`, `silent`,
+FAKE_TRTEXEC in the environment is JSON: version, sm, gpu, and failures to simulate (`computes`, `off`, `silent`,
 `builder`, `dies`).
 """
 
@@ -87,8 +87,8 @@ def build(given: dict[str, str]) -> None:
         refuse(f'Cannot find input tensor with name "{points[0][0]}" in the network inputs!')
     if WORLD.get("builder") == "fails":
         refuse("Error Code 10: Internal Error (Could not find any implementation for node /network/head/Conv.)")
-    found = {layer.name: layer.precision for layer in layers(model)}
-    computed = typed(given, found) if VERSION[0] < 10 else commanded(given, found)
+    requested = {layer.name: layer.precision for layer in layers(model)}
+    computed = weakly_typed(given, requested) if VERSION[0] < 10 else strongly_typed(given, requested)
     if "computes" in WORLD:
         computed = dict.fromkeys(computed, WORLD["computes"])
     plan = {"onnx": str(Path(given["--onnx"]).resolve()), "profile": [list(extents) for _, extents in points]}
@@ -103,19 +103,19 @@ def build(given: dict[str, str]) -> None:
         say("I", "Skipped inference phase since --skipInference is added.")
 
 
-def typed(given: dict[str, str], graph: dict[str, str]) -> dict[str, str]:
-    """TensorRT 8: a graph's types are wishes; a flag permits each, and only a layer's own precision commands it."""
+def weakly_typed(given: dict[str, str], graph: dict[str, str]) -> dict[str, str]:
+    """TensorRT 8: types do not bind the builder. A flag permits a precision, and a layer's constraint requires it."""
     for kind in {"fp16", "int8"} & set(graph.values()):
         if f"--{kind}" not in given:
             refuse(f"Error Code 4: Internal Error ({kind} precision has been set for a layer, but is not configured)")
-    told = dict(word.rsplit(":", 1) for word in given.get("--layerPrecisions", "").split(",") if word)
+    constraints = dict(word.rsplit(":", 1) for word in given.get("--layerPrecisions", "").split(",") if word)
     if given.get("--precisionConstraints") != "obey":
-        told = {}
-    return {name: kind if kind != "fp16" else told.get(name, "fp32") for name, kind in graph.items()}
+        constraints = {}
+    return {name: kind if kind != "fp16" else constraints.get(name, "fp32") for name, kind in graph.items()}
 
 
-def commanded(given: dict[str, str], graph: dict[str, str]) -> dict[str, str]:
-    """From TensorRT 10 on: strongly typed networks compute as their graph says; others need flags as before."""
+def strongly_typed(given: dict[str, str], graph: dict[str, str]) -> dict[str, str]:
+    """TensorRT 10 and later: strongly typed networks keep the precisions of the graph; others need flags."""
     if VERSION[0] == 10 and "--stronglyTyped" not in given and set(graph.values()) != {"fp32"}:
         refuse("Error Code 4: API Usage Error (precision has been set for a layer, but is not configured)")
     return graph

@@ -1,4 +1,4 @@
-"""Build kits, run for real: build.sh, kit.py and check_golden.py over a trtexec that refuses what the real one does."""
+"""Build kits run end to end: build.sh, kit.py and check_golden.py, with a fake trtexec as strict as the real one."""
 
 import json
 import os
@@ -19,16 +19,15 @@ from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256
 from msal_deploy.graph import layers, load_graph
 from msal_deploy.package import PackageOptions, build_kit, choose_options, write_package
-from msal_deploy.package.build_kit import kit
 from msal_deploy.package.build_kit.write import TEMPLATES, flags8
 from msal_deploy.targets import find_target, target_names
-from msal_deploy.trt.audit import find_fault, realised
-from msal_deploy.trt.layer_precisions import read_layers
+from msal_deploy.trt import layer_precisions
+from msal_deploy.trt.layer_precisions import check_layers, check_requested, precision_shares, read_layers
 from msal_deploy.trt.plan_checks import find_plan, preflight
 from msal_deploy.trt.plan_metadata import read_metadata
 
 FAKE = Path(__file__).with_name("fake_trtexec.py")
-# Version -> a target that it serves, and a precision that pays there.
+# Version -> a target that it supports, and a preferred precision of that target.
 TARGETS = {
     "8.6.1": ("gtx-1080-ti", "int8"),
     "10.4.0": ("v100", "fp16"),
@@ -45,7 +44,7 @@ class Done(NamedTuple):
 
 @pytest.fixture(scope="session")
 def make_kit(typed_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a kit for a GPU, made once; not to be changed by a test."""
+    """Return a kit for a GPU. Kits are cached, so tests must not change them."""
     made: dict[tuple[str, str | None], Path] = {}
 
     def make(gpu: str, precision: str | None = None) -> Path:
@@ -59,7 +58,7 @@ def make_kit(typed_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def tools(plain_python: Path, tmp_path: Path) -> Path:
-    """A folder for the PATH: the fake trtexec, and a Python with numpy alone."""
+    """A folder for the PATH, with the fake trtexec and a Python that has only numpy."""
     folder = tmp_path / "tools"
     folder.mkdir()
     put(folder / "trtexec", f'#!/bin/sh\nunset PYTHONPATH\nexec "{sys.executable}" "{FAKE}" "$@"\n')
@@ -84,7 +83,7 @@ def run(make_kit: Callable[..., Path], tools: Path, tmp_path: Path) -> Callable[
         done = subprocess.run(
             ["sh", tmp_path / "kit" / "build.sh", *words],
             env=environment(tools, world, **variables),
-            cwd=tmp_path,  # it finds its own folder
+            cwd=tmp_path,  # build.sh finds its own folder
             capture_output=True,
             text=True,
             check=False,
@@ -108,7 +107,7 @@ def plans(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("version", TARGETS)
-def test_a_plan_is_built_proved_and_brought_home(run, typed_bundle, tmp_path, version):
+def test_plan_is_built_tested_and_accepted_by_the_bundle(run, typed_bundle, tmp_path, version):
     gpu, precision = TARGETS[version]
     done = run(gpu, precision, precision=precision, world=world(version))
     assert done.code == 0, done
@@ -119,20 +118,20 @@ def test_a_plan_is_built_proved_and_brought_home(run, typed_bundle, tmp_path, ve
     assert "passed: largest |dp|" in done.out
     assert "4x512x512x3 on the GPU: min = 9.1 ms" in done.out
 
-    home = Bundle(Path(shutil.copytree(typed_bundle.path, tmp_path / "home", copy_function=os.link)))
+    bundle = Bundle(Path(shutil.copytree(typed_bundle.path, tmp_path / "bundle", copy_function=os.link)))
     for file in (tmp_path / "kit" / "plans").iterdir():
-        shutil.copy(file, home.path)
-    found = find_plan(home, precision, "tensorrt", sm)
-    plan = preflight(found, home, backend_version=version, sm=sm, shape=(8, 1024, 1024))
+        shutil.copy(file, bundle.path)
+    plan_file = find_plan(bundle, precision, "tensorrt", sm)
+    plan = preflight(plan_file, bundle, backend_version=version, sm=sm, shape=(8, 1024, 1024))
     assert (plan.requested, plan.gpu, plan.backend_version, plan.sm) == (precision, gpu, version, (sm,))
-    assert plan.realised.read_from == "inspector"
-    assert plan.realised.shares[precision].of_flops > 0.99
+    assert plan.actual.read_from == "inspector"
+    assert plan.actual.shares[precision].of_flops > 0.99
     assert plan.profile.opt == (4, 512, 512)
     with pytest.raises(BadInput, match=r"9\.9\.9"):
-        preflight(found, home, backend_version="9.9.9")
+        preflight(plan_file, bundle, backend_version="9.9.9")
 
 
-def test_by_default_all_that_pay_are_built_the_best_first(run, tmp_path):
+def test_default_is_all_preferred_precisions_the_best_first(run, tmp_path):
     done = run("gtx-1080-ti")
     assert done.code == 0, done
     assert [name for name in plans(tmp_path) if name.endswith(".plan")] == [
@@ -143,7 +142,7 @@ def test_by_default_all_that_pay_are_built_the_best_first(run, tmp_path):
     assert not (tmp_path / "kit" / "model.fp16.onnx").exists()
 
 
-def test_fp16_on_pascal_is_warned_about_and_timed_beside_fp32(run, make_kit, typed_bundle, tmp_path):
+def test_fp16_on_pascal_warns_and_is_timed_with_fp32(run, make_kit, typed_bundle, tmp_path):
     report = write_package(typed_bundle, "build-kit", tmp_path / "other", PackageOptions("fp16", "gtx-1080-ti"))
     assert "1/64" in report.next_step
     assert "1/64" in (tmp_path / "other" / "README.md").read_text()
@@ -152,31 +151,31 @@ def test_fp16_on_pascal_is_warned_about_and_timed_beside_fp32(run, make_kit, typ
     assert all(f"{precision}: 4x512x512x3 on the GPU" in done.out for precision in ("fp16", "fp32"))
 
 
-def test_in_tensorrt_8_each_layer_is_told_its_type(typed_bundle):
+def test_flags_of_tensorrt_8_constrain_each_layer(typed_bundle):
     assert flags8(load_graph(typed_bundle.file("model.fp32.onnx"))) == []
     assert flags8(load_graph(typed_bundle.file("model.int8.onnx"))) == ["--int8"]
-    half = load_graph(typed_bundle.file("model.fp16.onnx"))
-    permit, obey, told = flags8(half)
+    fp16 = load_graph(typed_bundle.file("model.fp16.onnx"))
+    permit, obey, constraints = flags8(fp16)
     assert (permit, obey) == ("--fp16", "--precisionConstraints=obey")
-    assert told.startswith("--layerPrecisions=")
-    kinds = dict(word.rsplit(":", 1) for word in told.partition("=")[2].split(","))
-    assert {kinds[layer.name] for layer in layers(half)} == {"fp16"}
-    assert kinds[half.graph.node[-1].name] == "fp32"  # the sigmoid
+    assert constraints.startswith("--layerPrecisions=")
+    kinds = dict(word.rsplit(":", 1) for word in constraints.partition("=")[2].split(","))
+    assert {kinds[layer.name] for layer in layers(fp16)} == {"fp16"}
+    assert kinds[fp16.graph.node[-1].name] == "fp32"  # the sigmoid
 
 
-def test_a_plan_of_another_precision_is_kept_aside_and_the_others_are_built(run, tmp_path):
+def test_plan_in_another_precision_is_rejected(run, tmp_path):
     done = run("gtx-1080-ti", "int8", world={"computes": "fp32"})
     assert done.code == 1
-    assert "FAILED: the plan was asked for in int8 and computes its FLOPs 100.0% in fp32" in done.out
+    assert "FAILED: the plan was requested in int8, but its FLOPs are 100.0% in fp32" in done.out
     assert done.err.count("Error: ") == 1
     name = "model.int8.sm61.tensorrt.plan.rejected"
     assert plans(tmp_path) == [name, f"{name}.json"]
-    assert read_metadata(tmp_path / "kit" / "plans" / name).realised.shares["fp32"].of_flops == 1
-    assert run("gtx-1080-ti", "int8").code == 0  # and goes once there is a good one
+    assert read_metadata(tmp_path / "kit" / "plans" / name).actual.shares["fp32"].of_flops == 1
+    assert run("gtx-1080-ti", "int8").code == 0  # an accepted plan removes the rejected one
     assert not [name for name in plans(tmp_path) if "rejected" in name]
 
 
-def test_a_plan_that_computes_something_else_is_kept_aside(run, tmp_path):
+def test_plan_with_wrong_results_is_rejected(run, tmp_path):
     done = run("gtx-1080-ti", "fp32", world={"off": 0.01})
     assert done.code == 1
     assert "FAILED: largest |dp| 1.00e-02" in done.out
@@ -184,7 +183,7 @@ def test_a_plan_that_computes_something_else_is_kept_aside(run, tmp_path):
     assert plans(tmp_path)[0] == "model.fp32.sm61.tensorrt.plan.rejected"
 
 
-def test_other_shapes_and_a_workspace(run, tmp_path):
+def test_shapes_and_workspace_are_passed_on(run, tmp_path):
     done = run("gtx-1080-ti", "int8", MIN="2x256x256x3", OPT="2x512x512x3", MAX="2x512x768x3", WORKSPACE="2048")
     assert done.code == 0, done
     plan = read_metadata(next((tmp_path / "kit" / "plans").glob("*.plan")))
@@ -194,25 +193,25 @@ def test_other_shapes_and_a_workspace(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "variables", "world", "code", "sentence"),
+    ("arguments", "variables", "world", "code", "message"),
     [
-        (["fp16"], {}, {}, 2, "This kit has no graph of 'fp16'; it has: int8 fp32"),
-        (["../x"], {}, {}, 2, "This kit has no graph of '../x'"),
-        ([], {"MAX": "8x1000x1024x3"}, {}, 2, "'8x1000x1024x3' is no shape"),
-        ([], {"OPT": "big"}, {}, 2, "'big' is no shape"),
-        ([], {"MIN": "8x512x512x3"}, {}, 2, "Each extent of MIN must be at most OPT's"),
-        ([], {"MIN": "4x512x512x3"}, {}, 2, "must take in the golden tiles' 2x256x256x3"),
-        ([], {"WORKSPACE": "2G"}, {}, 2, "'2G' is no workspace"),
+        (["fp16"], {}, {}, 2, "This kit has no 'fp16' graph; choose from: int8 fp32"),
+        (["../x"], {}, {}, 2, "This kit has no '../x' graph"),
+        ([], {"MAX": "8x1000x1024x3"}, {}, 2, "'8x1000x1024x3' is not a shape"),
+        ([], {"OPT": "big"}, {}, 2, "'big' is not a shape"),
+        ([], {"MIN": "8x512x512x3"}, {}, 2, "MIN, OPT and MAX are not in increasing order"),
+        ([], {"MIN": "4x512x512x3"}, {}, 2, "The golden tiles (2x256x256x3) are not between MIN and MAX"),
+        ([], {"WORKSPACE": "2G"}, {}, 2, "'2G' is not a size in MiB"),
         ([], {"PATH": "PLAIN"}, {}, 3, "trtexec was not found; install TensorRT 8.6.1"),
-        ([], {"TRTEXEC": "/nowhere/trtexec"}, {}, 3, "TRTEXEC names /nowhere/trtexec, which is no program"),
-        ([], {"PATH": "BARE"}, {}, 3, "python3 with numpy is needed"),
+        ([], {"TRTEXEC": "/nowhere/trtexec"}, {}, 3, "TRTEXEC (/nowhere/trtexec) is not a program"),
+        ([], {"PATH": "BARE"}, {}, 3, "python3 with numpy is not installed"),
         ([], {}, {"dies": True}, 3, "trtexec does not start (trtexec: error while loading shared libraries"),
         (
             [],
             {},
             {"version": "10.4.0"},
             3,
-            "TensorRT 10.4.0 is here, and NVIDIA GeForce GTX 1080 Ti is served by 8.6.1",
+            "Expected TensorRT 8.6.1 to 8.6.1 for NVIDIA GeForce GTX 1080 Ti, got 10.4.0",
         ),
         (["int8"], {}, {"builder": "fails"}, 3, "Could not find any implementation for node"),
         (
@@ -220,19 +219,19 @@ def test_other_shapes_and_a_workspace(run, tmp_path):
             {},
             {"sm": "7.5", "gpu": "Tesla T4"},
             3,
-            "was built on Tesla T4, which is not 6.1; make a kit",
+            "was built on Tesla T4, not on a GPU of compute capability 6.1; make a kit",
         ),
-        (["int8"], {}, {"silent": True}, 1, "What the plan computes in cannot be read"),
+        (["int8"], {}, {"silent": True}, 1, "The precision of the plan cannot be read"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(run, plain_python, tmp_path, words, variables, world, code, sentence):
+def test_errors_are_one_message(run, plain_python, tmp_path, arguments, variables, world, code, message):
     (tmp_path / "bare").mkdir()
     put(tmp_path / "bare" / "python3", "#!/bin/sh\nexit 1\n")
     paths = {"PLAIN": f"{plain_python}:/usr/bin:/bin", "BARE": f"{tmp_path / 'bare'}:/usr/bin:/bin"}
     given = {name: paths.get(value, value) for name, value in variables.items()}
-    done = run("gtx-1080-ti", *words, world=world, **given)
+    done = run("gtx-1080-ti", *arguments, world=world, **given)
     assert done.code == code, done
-    assert sentence in done.err
+    assert message in done.err
     assert done.err.count("Error: ") == 1
     assert "Traceback" not in done.err
     left = [path.name for path in (tmp_path / "kit").rglob("*") if path.name.startswith(".work")]
@@ -240,22 +239,22 @@ def test_what_is_wrong_is_one_sentence(run, plain_python, tmp_path, words, varia
     assert not list((tmp_path / "kit").rglob("*.plan"))
 
 
-def test_another_gpu_is_seen_before_anything_is_built(run, tools, tmp_path):
+def test_another_gpu_is_detected_before_the_build(run, tools, tmp_path):
     put(tools / "nvidia-smi", "#!/bin/sh\necho 7.5\necho 8.6\n")
     done = run("gtx-1080-ti")
-    assert (done.code, "compute capability 7.5, 8.6, and the kit is for 6.1" in done.err) == (3, True)
+    assert (done.code, "Expected a GPU of compute capability 6.1, got 7.5, 8.6" in done.err) == (3, True)
     put(tools / "nvidia-smi", "#!/bin/sh\necho 7.5\necho 6.1\n")
     assert run("gtx-1080-ti", "int8").code == 0
 
 
-def test_where_the_engine_names_no_layers_types_that_bind_speak_for_it(run, tmp_path):
+def test_types_of_the_graph_replace_a_silent_engine_if_they_bind(run, tmp_path):
     done = run("t4", "fp16", precision="fp16", world=world("11.1.0") | {"silent": True})
     assert done.code == 0, done
-    found = read_metadata(next((tmp_path / "kit" / "plans").glob("*.plan"))).realised
-    assert (found.read_from, found.reformats, found.shares["fp16"].of_flops) == ("network", None, 1)
+    actual = read_metadata(next((tmp_path / "kit" / "plans").glob("*.plan"))).actual
+    assert (actual.read_from, actual.reformats, actual.shares["fp16"].of_flops) == ("network", None, 1)
 
 
-def test_ctrl_c_leaves_no_plan_and_no_litter(make_kit, tools, tmp_path):
+def test_ctrl_c_leaves_no_files(make_kit, tools, tmp_path):
     put(
         tools / "trtexec",
         f'#!/bin/sh\ncase "$*" in *--onnx*) sleep 60 ;; esac\nexec "{sys.executable}" "{FAKE}" "$@"\n',
@@ -276,15 +275,28 @@ def test_ctrl_c_leaves_no_plan_and_no_litter(make_kit, tools, tmp_path):
     assert not list((folder / "plans").iterdir())
 
 
-def test_the_kit_reads_engines_as_the_builder_does(typed_bundle, make_kit, tmp_path):
-    """kit.py must do without msal-deploy, so it reads layers by itself: it must read them the same."""
+AUDIT = """
+import json, sys
+from pathlib import Path
+from layer_precisions import precision_shares
+from kit import Layer, find_mismatch, read_engine
+
+graph = [Layer(*layer) for layer in json.load(open(sys.argv[1]))]
+actual = read_engine(Path(sys.argv[2]))
+mismatch = find_mismatch("int8", graph, actual.precisions, True)
+print(json.dumps([actual, precision_shares(graph, actual.precisions), mismatch]))
+"""
+
+
+def test_kit_audits_engines_like_the_package(typed_bundle, make_kit, plain_python, tmp_path):
     graph = layers(load_graph(typed_bundle.file("model.int8.onnx")))
-    words = ["Row major linear FP32", "Half", "Thirty-two wide channel vectorized row major Int8 format", "BFloat16"]
+    formats = ["Row major linear FP32", "Half", "Thirty-two wide channel vectorized row major Int8 format", "BFloat16"]
+    fusions = ["__myl_Fc_myl0_1", "__myl_Conv_myl0_2", "__myl_CorrAddAdd_myl0_3"]
     listed = [
         {
-            "Name": f"w + {layer.name} + PWN(x)" if index % 2 else f"__myl_Conv_myl0_{index}",
+            "Name": f"w + {layer.name} + PWN(x)" if index % 2 else fusions[index // 2 % 3],
             "LayerType": ["CaskConvolution", "kgen", "gemm"][index % 3],
-            "Inputs": [{"Format/Datatype": "Int32"}, {"Format/Datatype": words[index % 4]}],
+            "Inputs": [{"Format/Datatype": "Int32"}, {"Format/Datatype": formats[index % 4]}],
             "Metadata": f"[ONNX Layer: {layer.name}]\x1e[ONNX Layer: /other]" if index % 5 else "",
         }
         for index, layer in enumerate(graph)
@@ -293,33 +305,46 @@ def test_the_kit_reads_engines_as_the_builder_does(typed_bundle, make_kit, tmp_p
         {"Name": "Reformatting CopyNode for " + graph[0].name, "LayerType": "Reformat", "Inputs": []},
         {"Name": "__myl_MoveReplConc_myl0_2", "LayerType": "kgen", "Metadata": f"[ONNX Layer: {graph[1].name}]"},
         {"Name": graph[2].name, "LayerType": "NoOp", "Weights": {"Type": "Half"}},
+        {"Name": "__myl_Fc_myl0_1", "Inputs": [{"Format/Datatype": "Half"}], "Metadata": "[ONNX Layer: /fused]"},
     ]
     (tmp_path / "layers.json").write_text(json.dumps({"Layers": [*listed, "only a name"]}))
-    theirs = read_layers("inspector", listed)
-    assert theirs is not None
-    precisions, reformats = kit.read_layers(tmp_path / "layers.json")
-    assert (precisions, reformats) == (theirs.precisions, theirs.reformats)
-    told = [(layer.name, layer.precision, layer.macs) for layer in graph]
-    found = realised(graph, theirs)
-    shares = kit.share(told, precisions)
-    assert {name: list(share.values()) for name, share in shares.items()} == {
-        name: pytest.approx([share.layers, share.of_layers, share.of_flops]) for name, share in found.shares.items()
-    }
-    assert bool(kit.fault("int8", told, precisions, allow_wider=True)) == bool(find_fault("int8", graph, found))
+    (tmp_path / "graph.json").write_text(json.dumps([(layer.name, layer.precision, layer.macs) for layer in graph]))
+    done = subprocess.run(
+        [plain_python / "python3", "-c", AUDIT, tmp_path / "graph.json", tmp_path / "layers.json"],
+        cwd=make_kit("gtx-1080-ti"),
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = read_layers("inspector", listed)
+    assert expected is not None
+    assert expected.precisions["/fused"] == "fp16"
+    mismatch = check_requested("int8", graph, expected.precisions) or check_layers(
+        graph, expected.precisions, wider=False
+    )
+    shares = precision_shares(graph, expected.precisions)
+    assert json.loads(done.stdout) == json.loads(json.dumps([expected, shares, mismatch]))
 
 
-def test_kit_json_is_what_the_bundle_says(make_kit, typed_bundle):
+def test_kit_contains_the_module_of_the_package(make_kit):
+    copied = make_kit("gtx-1080-ti") / "layer_precisions.py"
+    assert copied.read_bytes() == Path(layer_precisions.__file__).read_bytes()
+
+
+def test_kit_json_describes_the_graphs_of_the_bundle(make_kit, typed_bundle):
     folder = make_kit("gtx-1080-ti")
-    about = json.loads((folder / "kit.json").read_text())
-    for precision, graph in about["graphs"].items():
+    kit = json.loads((folder / "kit.json").read_text())
+    for precision, graph in kit["graphs"].items():
         assert graph["sha256"] == sha256(folder / f"model.{precision}.onnx")
         assert graph["sha256"] == typed_bundle.manifest.artifacts[graph["file"]].sha256
-        found = layers(load_graph(folder / graph["file"]), batch=4, height=512, width=512)
-        assert graph["layers"] == [[layer.name, layer.precision, layer.macs] for layer in found]
+        expected = layers(load_graph(folder / graph["file"]), batch=4, height=512, width=512)
+        assert graph["layers"] == [[layer.name, layer.precision, layer.macs] for layer in expected]
 
 
 @pytest.mark.parametrize("gpu", sorted(name for name in target_names() if find_target(name).like is None))
-def test_the_scripts_of_every_kind_of_target_are_sound(typed_bundle, make_kit, tmp_path, gpu):
+def test_script_of_every_target_passes_shellcheck(typed_bundle, make_kit, tmp_path, gpu):
     shutil.copytree(make_kit("gtx-1080-ti") / "golden", tmp_path / "golden", copy_function=os.link)
     build_kit.write(typed_bundle, tmp_path, choose_options("build-kit", gpu=gpu))
     script = tmp_path / "build.sh"
@@ -332,7 +357,7 @@ def test_the_scripts_of_every_kind_of_target_are_sound(typed_bundle, make_kit, t
     assert "{%" not in rendered
 
 
-def test_the_image_is_the_targets_and_needs_nothing_of_the_kit(make_kit):
+def test_container_is_that_of_the_target_and_contains_no_files_of_the_kit(make_kit):
     import yaml
 
     folder = make_kit("gtx-1080-ti")
@@ -343,14 +368,14 @@ def test_the_image_is_the_targets_and_needs_nothing_of_the_kit(make_kit):
     assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
 
 
-def test_a_bundle_without_int8_gives_what_it_has(bundle, tmp_path):
+def test_kit_has_only_graphs_of_the_bundle(bundle, tmp_path):
     write_package(bundle, "build-kit", tmp_path / "kit", choose_options("build-kit", gpu="gtx-1080-ti"))
     assert {path.name for path in (tmp_path / "kit").glob("*.onnx")} == {"model.fp32.onnx"}
-    with pytest.raises(BadInput, match=r"holds no model\.int8\.onnx"):
+    with pytest.raises(BadInput, match=r"no model\.int8\.onnx"):
         write_package(bundle, "build-kit", tmp_path / "other", choose_options("build-kit", "int8", "gtx-1080-ti"))
 
 
-def test_a_graph_that_the_targets_tensorrt_cannot_read(typed_bundle, tmp_path):
+def test_graph_that_the_target_does_not_support_is_refused(typed_bundle, tmp_path):
     from msgspec.structs import replace
 
     from msal_deploy.bundle import artifact, write_manifest
@@ -361,6 +386,6 @@ def test_a_graph_that_the_targets_tensorrt_cannot_read(typed_bundle, tmp_path):
     onnx.save(model, folder / "model.int8.onnx")
     entries = typed_bundle.manifest.artifacts | {"model.int8.onnx": artifact(folder, "model.int8.onnx")}
     write_manifest(folder, replace(typed_bundle.manifest, artifacts=entries))
-    with pytest.raises(BadInput, match=r"TensorRT 8\.6\.1 does not read this graph.*opset 19"):
+    with pytest.raises(BadInput, match=r"TensorRT 8\.6\.1 does not support this graph.*opset 19"):
         write_package(Bundle(folder), "build-kit", tmp_path / "kit", choose_options("build-kit", gpu="gtx-1080-ti"))
     assert not (tmp_path / "kit").exists()

@@ -147,7 +147,7 @@ def test_a_quantised_graph_is_refused(model, tmp_path):
 
 def test_what_is_no_graph_is_refused(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
-    with pytest.raises(BadInput, match="is no ONNX file"):
+    with pytest.raises(BadInput, match="is not a valid ONNX file"):
         quantisable(tmp_path / "x.onnx")
-    with pytest.raises(BadInput, match="There is no ONNX file"):
+    with pytest.raises(BadInput, match="does not exist"):
         quantisable(tmp_path / "y.onnx")

@@ -1,4 +1,4 @@
-"""The seam to the bindings: what is missing is named, and what TensorRT says is kept."""
+"""Loading the bindings: errors for missing packages, and the logger."""
 
 import subprocess
 import sys
@@ -11,12 +11,12 @@ from msal_deploy.errors import BadInput, MissingExtra, MissingRequirement
 from msal_deploy.trt.bindings import load_backend
 
 
-def test_an_unknown_backend():
+def test_unknown_backend_is_refused():
     with pytest.raises(BadInput, match="did you mean 'tensorrt-rtx'"):
         load_backend("tensorrt_rtx")
 
 
-def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+def test_missing_package_gives_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     for name, extra in (("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")):
@@ -24,8 +24,8 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
             load_backend(name)
 
 
-def test_a_folder_of_stubs_is_no_tensorrt(monkeypatch, tmp_path):
-    """tensorrt-stubs leaves one, which Python imports as an empty package."""
+def test_folder_of_stubs_is_not_tensorrt(monkeypatch, tmp_path):
+    """tensorrt-stubs leaves such a folder, which Python imports as an empty package."""
     (tmp_path / "tensorrt").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
@@ -34,7 +34,7 @@ def test_a_folder_of_stubs_is_no_tensorrt(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("line", ["import tensorrt_libs", "raise OSError('libnvinfer.so.10: cannot open')"])
-def test_bindings_without_their_libraries(line, monkeypatch, tmp_path):
+def test_bindings_without_libraries_are_reported(line, monkeypatch, tmp_path):
     (tmp_path / "tensorrt.py").write_text(line)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
@@ -43,7 +43,7 @@ def test_bindings_without_their_libraries(line, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_messages(version, monkeypatch):
+def test_logger_keeps_errors_warnings_and_layers(version, monkeypatch):
     module = fake_tensorrt(version)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     backend = load_backend(module.__name__.replace("_", "-"))
@@ -56,28 +56,30 @@ def test_messages(version, monkeypatch):
         (levels.INFO, "hello"),
         (levels.VERBOSE, "Layers:\nName: conv"),
     ):
-        backend.messages.log(level, line)
+        backend.logger.log(level, line)
     assert backend.errors() == "first line; second"
     assert backend.errors() == ""
     assert backend.warnings() == "careful"
-    assert backend.messages.layers == "Layers:\nName: conv"
-    backend.forget()
-    assert backend.messages.layers == ""
-    assert load_backend(backend.name).messages is backend.messages  # TensorRT keeps the first logger it is given
+    assert backend.logger.layers == "Layers:\nName: conv"
+    backend.clear_log()
+    assert backend.logger.layers == ""
+    assert load_backend(backend.name).logger is backend.logger  # TensorRT keeps the first logger that it gets
 
 
-@pytest.mark.parametrize(("version", "number"), [("8.6.1", (8, 6, 1)), ("11.4.0.106", (11, 4, 0)), ("rtx", (1, 7, 1))])
-def test_members_are_taken_by_name(version, number, monkeypatch):
+@pytest.mark.parametrize(
+    ("version", "version_tuple"), [("8.6.1", (8, 6, 1)), ("11.4.0.106", (11, 4, 0)), ("rtx", (1, 7, 1))]
+)
+def test_members_are_looked_up_by_name(version, version_tuple, monkeypatch):
     module = fake_tensorrt(version)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     backend = load_backend(module.__name__.replace("_", "-"))
-    assert backend.number == number
+    assert backend.version_tuple == version_tuple
     assert backend.member("BuilderFlag", "TF32") is module.BuilderFlag.TF32
     assert backend.member("BuilderFlag", "NOT_THERE") is None
     assert backend.member("NotThere", "NOT_THERE") is None
     assert (backend.member("BuilderFlag", "FP16") is None) == (version != "8.6.1")
 
 
-def test_importing_costs_no_tensorrt():
+def test_import_of_the_package_does_not_import_tensorrt():
     code = "import sys, msal_deploy.trt; assert not {'tensorrt', 'tensorrt_rtx', 'cuda'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

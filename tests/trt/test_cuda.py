@@ -1,6 +1,6 @@
-"""The seam to CUDA gives the same through cuda-python and PyCUDA, and what fails says so in one sentence.
+"""The CUDA interface gives the same results through cuda-python and PyCUDA, and reports errors with a remedy.
 
-Both packages are stood in for by `fake_cuda_packages`; the last tests hold the stand-ins to the real packages.
+Both packages are fakes from `fake_cuda_packages`; the last tests compare the fakes with the real packages.
 """
 
 import importlib
@@ -37,7 +37,7 @@ def gpu(request: pytest.FixtureRequest) -> FakeGpu:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Install packages, as far as an import can tell, and no others."""
+    """Make only these packages importable."""
 
     def do(**packages: object) -> None:
         for name in NAMES:
@@ -58,11 +58,11 @@ def cuda(package: str, gpu: FakeGpu, install: Callable[..., None]) -> Cuda:
     return open_cuda()
 
 
-def test_gpu_is_named(cuda):
+def test_gpu_has_name_and_capability(cuda):
     assert (cuda.device, cuda.sm) == ("NVIDIA GeForce GTX 1080 Ti", "6.1")
 
 
-def test_what_is_uploaded_is_downloaded(cuda, gpu):
+def test_upload_and_download_return_the_same_bytes(cuda, gpu):
     with cuda.current():
         stream, address = cuda.stream(), cuda.allocate(1000)
         source, target = cuda.pin(1000), cuda.pin(1000)
@@ -110,7 +110,7 @@ def test_event_orders_two_streams(cuda):
         cuda.destroy_event(event)
 
 
-def test_pycuda_leaves_no_context_behind(gpu, install):
+def test_pycuda_pops_its_contexts(gpu, install):
     install(**{"pycuda.driver": FakePyCudaDriver(gpu)})
     cuda = open_cuda()
     with cuda.current(), cuda.current():
@@ -119,24 +119,24 @@ def test_pycuda_leaves_no_context_behind(gpu, install):
         cuda.allocate(10)
 
 
-def test_every_thread_can_use_it(cuda):
-    wrong: list[BaseException] = []
+def test_another_thread_can_use_the_gpu(cuda):
+    errors: list[BaseException] = []
 
     def work() -> None:
         try:
             with cuda.current():
                 cuda.free(cuda.allocate(10))
         except BaseException as error:
-            wrong.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert wrong == []
+    assert errors == []
 
 
-def test_too_little_memory_says_what_to_do(cuda, gpu):
-    with cuda.current(), pytest.raises(CudaError, match=r"memory does not suffice .*smaller batches") as caught:
+def test_too_little_memory_gives_a_remedy(cuda, gpu):
+    with cuda.current(), pytest.raises(CudaError, match=r"Not enough GPU memory .*smaller batches") as caught:
         cuda.allocate(gpu.memory + 1)
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
@@ -148,19 +148,19 @@ def test_failure_of_any_call_is_a_cuda_error(cuda, gpu, call):
         stream, address, buffer = cuda.stream(), cuda.allocate(10), cuda.pin(10)
         arguments = {"pin": (10,), "upload": (address, buffer, stream), "synchronise": (stream,)}.get(call, ())
         gpu.fails[call] = "cudaErrorIllegalAddress"
-        with pytest.raises(CudaError, match=r"The GPU failed in cu\w+ \(.*cudaErrorIllegalAddress.*msal-deploy doctor"):
+        with pytest.raises(CudaError, match=r"cu\w+ failed \(.*cudaErrorIllegalAddress.*msal-deploy doctor"):
             getattr(cuda, call)(*arguments)
 
 
-def test_driver_that_serves_no_gpu_is_told(package, gpu, install):
+def test_missing_gpu_is_reported(package, gpu, install):
     gpu.fails["device"] = "cudaErrorNoDevice"
     name, fake = PACKAGES[package]
     install(**{name: fake(gpu)})
-    with pytest.raises(CudaError, match=r"No NVIDIA GPU can be used here .*msal-deploy doctor"):
+    with pytest.raises(CudaError, match=r"No usable NVIDIA GPU found .*msal-deploy doctor"):
         open_cuda()
 
 
-def test_failed_call_leaves_no_error_behind_for_others(gpu):
+def test_failed_call_clears_the_last_error(gpu):
     runtime = FakeCudaRuntime(gpu)
     cuda = CudaPython(runtime)
     with pytest.raises(CudaError):
@@ -168,14 +168,14 @@ def test_failed_call_leaves_no_error_behind_for_others(gpu):
     assert runtime.cudaGetLastError() == (CudaStatus.cudaSuccess,)
 
 
-def test_graph_does_again_what_was_noted(gpu):
+def test_graph_repeats_captured_work(gpu):
     cuda = CudaPython(FakeCudaRuntime(gpu))
     stream, address, buffer = cuda.stream(), cuda.allocate(10), cuda.pin(10)
     buffer[:] = 1
     cuda.begin_capture(stream)
     cuda.upload(address, buffer, stream)
     graph = cuda.end_capture(stream)
-    assert gpu.device[address].max() != 1, "a captured copy is not done"
+    assert gpu.device[address].max() != 1, "a captured copy does not run"
     for value in (2, 3):
         buffer[:] = value
         cuda.launch(graph, stream)
@@ -186,7 +186,7 @@ def test_graph_does_again_what_was_noted(gpu):
 
 
 @pytest.mark.parametrize("call", ["begin_capture", "end_capture", "make_graph"])
-def test_failed_capture_is_a_cuda_error_and_keeps_nothing(gpu, call):
+def test_failed_capture_raises_and_frees_everything(gpu, call):
     cuda = CudaPython(FakeCudaRuntime(gpu))
     stream = cuda.stream()
     gpu.fails[call] = "cudaErrorStreamCaptureUnsupported"
@@ -196,19 +196,19 @@ def test_failed_capture_is_a_cuda_error_and_keeps_nothing(gpu, call):
     assert not {"graphs", "captured"} & gpu.left.keys()
 
 
-def test_pycuda_has_no_graphs(gpu, install):
+def test_pycuda_does_not_support_graphs(gpu, install):
     install(**{"pycuda.driver": FakePyCudaDriver(gpu)})
     cuda = open_cuda()
-    with cuda.current(), pytest.raises(CudaError, match="PyCUDA has none"):
+    with cuda.current(), pytest.raises(CudaError, match="PyCUDA does not support CUDA graphs"):
         cuda.begin_capture(cuda.stream())
 
 
-def test_cuda_python_comes_first(gpu, install):
+def test_cuda_python_is_preferred(gpu, install):
     install(**{name: fake(gpu) for name, fake in PACKAGES.values()})
     assert isinstance(open_cuda(), CudaPython)
 
 
-def test_neither_package_is_told(install):
+def test_missing_packages_give_the_pip_command(install):
     install()
     with pytest.raises(MissingRequirement, match="pip install cuda-python") as caught:
         open_cuda()
@@ -216,18 +216,18 @@ def test_neither_package_is_told(install):
 
 
 @pytest.mark.parametrize(
-    ("error", "sentence"),
+    ("error", "message"),
     [
-        (ImportError("libcuda.so.1: cannot open shared object file"), "No NVIDIA GPU .*libcuda.so.1"),
-        (OSError("libcudart.so: cannot open"), "pycuda.driver is installed and cannot be imported .*libcudart"),
+        (ImportError("libcuda.so.1: cannot open shared object file"), "No usable NVIDIA GPU .*libcuda.so.1"),
+        (OSError("libcudart.so: cannot open"), "pycuda.driver is installed but cannot be imported .*libcudart"),
         (
             ModuleNotFoundError("No module named 'mako'", name="mako"),
-            "cannot be imported .*mako.*; install its package",
+            "cannot be imported .*mako.*; reinstall its package",
         ),
         (SystemError("initialization of _driver raised unreported exception"), "cannot be imported .*_driver"),
     ],
 )
-def test_package_that_cannot_be_imported_is_told(monkeypatch, error, sentence):
+def test_broken_package_is_reported(monkeypatch, error, message):
     real = importlib.import_module
 
     def imported(name: str) -> ModuleType:
@@ -238,24 +238,24 @@ def test_package_that_cannot_be_imported_is_told(monkeypatch, error, sentence):
         return real(name)
 
     monkeypatch.setattr(importlib, "import_module", imported)
-    with pytest.raises(MissingRequirement, match=sentence):
+    with pytest.raises(MissingRequirement, match=message):
         open_cuda()
 
 
 class NoLibrary(FakeCudaRuntime):
-    """cuda-python 12 where there is no libcuda (seen with 12.6.2)."""
+    """cuda-python 12 without libcuda (seen with 12.6.2)."""
 
     def cudaGetDevice(self) -> tuple[CudaStatus, int]:
         raise RuntimeError("Failed to dlopen libcuda.so.1")
 
 
-def test_cuda_python_12_without_a_driver_is_told(gpu, install):
+def test_cuda_python_12_without_a_driver_is_reported(gpu, install):
     install(**{"cuda.bindings.runtime": NoLibrary(gpu)})
-    with pytest.raises(CudaError, match=r"No NVIDIA GPU can be used here \(Failed to dlopen libcuda.so.1\)"):
+    with pytest.raises(CudaError, match=r"No usable NVIDIA GPU found \(Failed to dlopen libcuda.so.1\)"):
         open_cuda()
 
 
-# The fake refuses what a GPU would not even notice.
+# The fake rejects errors that a GPU does not detect.
 
 
 def fake_and_stream() -> tuple[CudaPython, int]:
@@ -272,24 +272,24 @@ def test_fake_refuses_pageable_memory():
 def test_fake_refuses_memory_that_is_freed_or_too_small():
     cuda, stream = fake_and_stream()
     address, buffer = cuda.allocate(10), cuda.pin(20)
-    with pytest.raises(Misuse, match="no memory of the GPU"):
+    with pytest.raises(Misuse, match="not device memory"):
         cuda.upload(address, buffer, stream)
     cuda.free(address)
-    with pytest.raises(Misuse, match="no memory of the GPU"):
+    with pytest.raises(Misuse, match="not device memory"):
         cuda.upload(address, buffer[:10], stream)
     with pytest.raises(Misuse, match="freed twice"):
         cuda.free(address)
 
 
-def test_fake_refuses_a_stream_that_is_gone():
+def test_fake_refuses_a_destroyed_stream():
     cuda, stream = fake_and_stream()
     cuda.destroy_stream(stream)
-    with pytest.raises(Misuse, match="no stream"):
+    with pytest.raises(Misuse, match="is not a stream"):
         cuda.synchronise(stream)
 
 
-def test_fake_shows_a_wait_that_was_forgotten():
-    """Work runs as late as it can: a download that waits for nothing brings what was there before."""
+def test_fake_reveals_a_missing_wait():
+    """Work runs as late as possible, so a download without a wait returns old memory."""
     cuda, copies = fake_and_stream()
     other, address, source, target = cuda.stream(), cuda.allocate(10), cuda.pin(10), cuda.pin(10)
     source[:] = 7
@@ -299,7 +299,7 @@ def test_fake_shows_a_wait_that_was_forgotten():
     assert (target != 7).all()
 
 
-# The fakes have the names and parse_version of the real packages.
+# The fakes have the names and constants of the real packages.
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +311,7 @@ FUNCTIONS = [name for name, member in vars(FakeCudaRuntime).items() if inspect.i
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_fake_function_takes_what_the_real_one_takes(runtime, name):
+def test_fake_function_has_the_arguments_of_the_real_one(runtime, name):
     fake = list(inspect.signature(getattr(FakeCudaRuntime, name)).parameters)[1:]
     first_line = (getattr(runtime, name).__doc__ or "").splitlines()[0]
     arguments = re.fullmatch(rf"{name}\((.*)\)", first_line)
@@ -328,13 +328,13 @@ def test_fake_function_takes_what_the_real_one_takes(runtime, name):
         ("cudaStreamCaptureMode", CudaCapture),
     ],
 )
-def test_fake_enum_has_the_real_numbers(runtime, name, fake):
+def test_fake_enum_has_the_real_values(runtime, name, fake):
     real = getattr(runtime, name)
     assert {member.name: int(member) for member in fake} == {m.name: int(getattr(real, m.name)) for m in fake}
 
 
 @pytest.mark.parametrize("name", ["cudaHostAllocDefault", "cudaStreamNonBlocking", "cudaEventDisableTiming"])
-def test_fake_constant_has_the_real_number(runtime, name):
+def test_fake_constant_has_the_real_value(runtime, name):
     assert getattr(FakeCudaRuntime, name) == getattr(runtime, name)
 
 
@@ -346,10 +346,10 @@ def has_gpu(runtime: ModuleType) -> bool:
     return bool(runtime.cudaGetDevice()[0] == runtime.cudaError_t.cudaSuccess)
 
 
-def test_real_package_without_a_driver_ends_in_exit_3(runtime):
+def test_real_package_without_a_driver_gives_exit_code_3(runtime):
     if has_gpu(runtime):
         pytest.skip("there is a GPU")
-    with pytest.raises(CudaError, match="No NVIDIA GPU can be used here") as caught:
+    with pytest.raises(CudaError, match="No usable NVIDIA GPU found") as caught:
         open_cuda()
     assert caught.value.exit_code == 3
 
@@ -376,21 +376,21 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_real_package_takes_integers_for_handles(runtime, call):
-    """It checks the types of its arguments before it looks for a driver; a `TypeError` would pass through."""
+def test_real_package_accepts_integers_as_handles(runtime, call):
+    """It checks argument types before it looks for a driver, so a wrong type would raise `TypeError` here."""
     if has_gpu(runtime):
         pytest.skip("there is a GPU, and the handles are made up")
     cuda = CudaPython.__new__(CudaPython)
     cuda._runtime, cuda._index = runtime, 0
-    with pytest.raises(CudaError, match="No NVIDIA GPU can be used here"):
+    with pytest.raises(CudaError, match="No usable NVIDIA GPU found"):
         getattr(cuda, call)(*CALLS[call])
 
 
-def test_every_method_of_the_seam_is_tried_with_the_real_package():
+def test_every_method_is_called_with_the_real_package():
     assert set(CALLS) == {name for name in vars(Cuda) if not name.startswith("_")} - {"current"}
 
 
-# PyCUDA cannot be installed without CUDA: `bindings/pycuda-*.json` says what it has and how that was recorded.
+# PyCUDA cannot be installed without CUDA; `bindings/pycuda-*.json` is a record of its names.
 
 PYCUDA = json.loads(next((Path(__file__).parents[1] / "bindings").glob("pycuda-*.json")).read_text(encoding="utf-8"))
 
@@ -409,7 +409,7 @@ def test_fake_class_of_pycuda_has_real_methods(name):
         assert parameters(getattr(member, "__func__", member)) == ["=" in argument for argument in real[key]], key
 
 
-def test_fake_functions_of_pycuda_take_what_the_real_ones_take():
+def test_fake_functions_of_pycuda_have_the_arguments_of_the_real_ones():
     functions = {k: v for k, v in vars(FakePyCudaDriver).items() if inspect.isfunction(v) and k[0] != "_"}
     assert functions.keys() <= PYCUDA["functions"].keys()
     for name, function in functions.items():

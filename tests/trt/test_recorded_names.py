@@ -1,4 +1,4 @@
-"""What stands in for TensorRT is held to the real bindings: the fake, the stub for mypy, and the records themselves."""
+"""The fake TensorRT, the stub for mypy and the records match the real bindings."""
 
 import ast
 import importlib.util
@@ -24,18 +24,18 @@ def in_some_version(owner: str, name: str) -> bool:
     return any(name in names_of(record["classes"].get(owner, {})) for record in RECORDS)
 
 
-def names_of(found: dict[str, Any]) -> set[str]:
-    members = {member for enumeration in found.get("enums", {}).values() for member in enumeration}
+def names_of(record: dict[str, Any]) -> set[str]:
+    members = {member for enumeration in record.get("enums", {}).values() for member in enumeration}
     return {
-        *found.get("methods", {}),
-        *found.get("read", []),
-        *found.get("write", []),
-        *found.get("enums", {}),
+        *record.get("methods", {}),
+        *record.get("read", []),
+        *record.get("write", []),
+        *record.get("enums", {}),
         *members,
     }
 
 
-def test_the_record_of_the_installed_tensorrt_rtx_is_its_own(tmp_path):
+def test_record_matches_the_installed_tensorrt_rtx(tmp_path):
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt-rtx is not installed")
     (file,) = (ROOT / "tests" / "bindings").glob("tensorrt_rtx-*.json")
@@ -49,19 +49,19 @@ def test_the_record_of_the_installed_tensorrt_rtx_is_its_own(tmp_path):
     subprocess.run(command, check=True)
     new, old = (json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "new.json", file))
     if new["version"] != old["version"]:
-        pytest.skip(f"recorded was {old['version']}, installed is {new['version']}")
+        pytest.skip(f"recorded version {old['version']}, installed version {new['version']}")
     assert new == old
 
 
-def test_the_fake_invents_no_name():
+def test_fake_has_only_recorded_names():
     for owner, behaviour in parts.BEHAVIOUR.items():
         for name in vars(behaviour):
             assert name.startswith("_") or in_some_version(owner, name), f"{owner}.{name}"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_fake_s_methods_take_the_recorded_arguments(version):
-    """A method of the fake must not need what the real one does not have."""
+def test_methods_of_the_fake_have_the_recorded_arguments(version):
+    """A method of the fake must not require an argument that the real one does not have."""
     for owner, behaviour in parts.BEHAVIOUR.items():
         methods = recorded(version)["classes"].get(owner, {}).get("methods", {})
         for name, overloads in methods.items():
@@ -85,12 +85,12 @@ def parameters(function: Any) -> list[inspect.Parameter]:
         ("rtx", "BuilderFlag", "INT8"),
     ],
 )
-def test_a_member_that_the_version_lacks_is_refused(version, owner, name):
+def test_fake_refuses_a_member_that_the_version_lacks(version, owner, name):
     with pytest.raises(AttributeError):
         getattr(getattr(fake_tensorrt(version), owner), name)
 
 
-def test_an_attribute_that_the_version_lacks_is_refused():
+def test_fake_refuses_an_attribute_that_the_version_lacks():
     config = _config("8.6.1")
     assert config.max_workspace_size is None
     for name in ("progress_monitor", "num_compute_capabilities"):
@@ -101,10 +101,10 @@ def test_an_attribute_that_the_version_lacks_is_refused():
     with pytest.raises(AttributeError):
         _ = _config("11.4.0.106").max_workspace_size
     with pytest.raises(AttributeError):
-        config.num_optimization_profiles = 1  # can only be read
+        config.num_optimization_profiles = 1  # read-only
 
 
-def test_arguments_that_the_version_does_not_take_are_refused():
+def test_fake_refuses_wrong_arguments():
     config = _config("10.16.1.11")
     for arguments in ((), (1, 2)):
         with pytest.raises(TypeError):
@@ -120,7 +120,7 @@ def _config(version: str) -> Any:
     return trt.Builder(trt.Logger()).create_builder_config()
 
 
-def test_overloads():
+def test_overloads_match_arguments():
     assert takes("name, profile_index=", ("x",), {})
     assert takes("name, profile_index=", (), {"name": "x", "profile_index": 1})
     assert not takes("name", (), {})
@@ -135,14 +135,14 @@ def stub() -> dict[str, ast.ClassDef]:
 
 
 @pytest.mark.parametrize("owner", stub())
-def test_the_stub_for_mypy_has_only_names_that_some_version_has(owner):
+def test_stub_has_only_recorded_names(owner):
     enums = {name for record in RECORDS for name in record["enums"].get(owner, {})}
     for node in stub()[owner].body:
         name = node.target.id if isinstance(node, ast.AnnAssign) else getattr(node, "name", "")
         assert name.startswith("__") or name in enums or in_some_version(owner, name), f"{owner}.{name}"
 
 
-def test_the_arguments_in_the_stub_are_those_of_every_version_that_has_the_method():
+def test_stub_has_the_recorded_arguments():
     for owner, node in stub().items():
         for method in (item for item in node.body if isinstance(item, ast.FunctionDef)):
             given = tuple(argument.arg for argument in method.args.args[1:])
@@ -153,11 +153,11 @@ def test_the_arguments_in_the_stub_are_those_of_every_version_that_has_the_metho
                     assert set(given) <= known, f"{owner}.{method.name} of {record['version']}: {overloads}"
 
 
-OF_LATER_VERSIONS = {("ICudaEngine", "create_execution_context")}  # runtime_config= is TensorRT-RTX's
+OF_LATER_VERSIONS = {("ICudaEngine", "create_execution_context")}  # runtime_config= exists in TensorRT-RTX only
 
 
-def test_mypy_knows_the_names(tmp_path):
-    """If it did not find the stub, everything would be Any, and nothing would be checked."""
+def test_mypy_uses_the_stub(tmp_path):
+    """Without the stub everything would be Any, and nothing would be checked."""
     program = tmp_path / "program.py"
     program.write_text(
         "import tensorrt as trt\n\n\ndef use(config: trt.IBuilderConfig) -> None:\n    config.set_flags(1)\n"

@@ -1,4 +1,4 @@
-"""Build kit: everything to build a TensorRT plan with `trtexec` where msal-deploy is not installed."""
+"""Build kit: a folder that builds TensorRT plans with `trtexec`, on a machine without msal-deploy."""
 
 from msal_deploy.package.build_kit.write import write
 

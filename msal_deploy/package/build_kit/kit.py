@@ -1,10 +1,10 @@
-"""What build.sh asks of Python: is this the right place, and is the plan what was asked for? Python 3.9 alone.
+"""The Python part of build.sh: check the machine, and check and describe a plan. Needs Python 3.9 and nothing else.
 
-    python3 kit.py check "FIRST LINE OF TRTEXEC" MIN OPT MAX     prints TensorRT's version
-    python3 kit.py sidecar int8 PLAN LAYERS LOG MIN OPT MAX      writes PLAN.json and prints what the plan computes in
+    python3 kit.py check "FIRST LINE OF TRTEXEC" MIN OPT MAX     print TensorRT's version
+    python3 kit.py sidecar int8 PLAN LAYERS LOG MIN OPT MAX      write PLAN.json and print the precision of the plan
 
-PLAN.json is the sidecar that msal-deploy reads before it loads a plan. Shapes are as trtexec takes them: 4x512x512x3.
-Exit code 1 where the plan is not what was asked for, 2 for wrong usage, 3 where this machine is not the right one.
+PLAN.json is the metadata that msal-deploy reads before it loads a plan. Shapes are in trtexec's format: 4x512x512x3.
+Exit codes: 1 the plan is not in the requested precision, 2 wrong usage, 3 the machine does not meet the requirements.
 """
 
 from __future__ import annotations
@@ -17,107 +17,129 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+if TYPE_CHECKING:
+    from msal_deploy.trt.layer_precisions import (
+        MIN_READ,
+        LayerPrecisions,
+        Mismatch,
+        check_layers,
+        check_requested,
+        format_flops,
+        precision_shares,
+        read_inspector_json,
+        read_share,
+    )
+else:  # in a kit, where packaging has copied that file beside this one
+    from layer_precisions import (
+        MIN_READ,
+        LayerPrecisions,
+        check_layers,
+        check_requested,
+        format_flops,
+        precision_shares,
+        read_inspector_json,
+        read_share,
+    )
 
 HERE = Path(__file__).resolve().parent
-MIN_SEEN = 0.95  # of the FLOPs; an engine that names fewer of its layers is not understood
-MIN_REQUESTED = 0.5  # of the FLOPs, for a plan to be called by a precision
-WIDTH = {"int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}
-# What the inspector writes for a type: "Half", or in TensorRT 8 "Two wide channel vectorized row major FP16 format".
-TYPES = {r"\bint8": "int8", r"\bbf16|bfloat": "bf16", r"fp16|half": "fp16", r"fp32|float": "fp32"}
-NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-MULTIPLIES = re.compile(r"conv|corr|gemm|matrix|matmul", re.IGNORECASE)
-FUSION = re.compile(r"__myl_\w*(Conv|Corr|Deco|Gemm|MatM)")  # named by what it fuses, four letters each
-REFORMATS = re.compile(r"^(Reformat|__myl_(Cast|Conc|Move|Repl|Resh|Slic|Tran)+_)")
 
 
-def fail(code: int, sentence: str) -> NoReturn:
-    """Print one sentence and end with `code`."""
-    print(f"Error: {sentence}", file=sys.stderr)
+class Layer(NamedTuple):
+    """A layer of the graph, as in kit.json."""
+
+    name: str
+    precision: str
+    macs: int
+
+
+def fail(code: int, message: str) -> NoReturn:
+    """Print an error and exit with `code`."""
+    print(f"Error: {message}", file=sys.stderr)
     sys.exit(code)
 
 
 def check(kit: dict[str, Any], line: str, shapes: list[tuple[int, ...]]) -> str:
-    """Return TensorRT's version, such as ``8.6.1``, after making sure that all is as the kit needs it."""
-    found = re.search(r"\[TensorRT v(\d+)\]", line)
-    if not found:
-        fail(3, f"trtexec does not start ({' '.join(line.split())[:200] or 'it says nothing'}); is TensorRT installed?")
-    version = version_of(int(found[1]))
-    first, last = numbers(kit["first"]), numbers(kit["last"] or "99")
-    if not first <= numbers(version) or numbers(version)[: len(last)] > last:
-        until = f" to {kit['last']}" if kit["last"] else " and later"
-        fail(3, f"TensorRT {version} is here, and {kit['gpu']} is served by {kit['first']}{until}; use the Dockerfile")
-    here = capabilities()
-    if here and kit["sm"] not in here:
-        fail(
-            3, f"The GPU here has compute capability {', '.join(here)}, and the kit is for {kit['sm']}; {another(kit)}"
-        )
+    """Check TensorRT, the GPU and the shapes, and return TensorRT's version, such as ``8.6.1``."""
+    match = re.search(r"\[TensorRT v(\d+)\]", line)
+    if not match:
+        output = " ".join(line.split())[:200] or "no output"
+        fail(3, f"trtexec does not start ({output}); install TensorRT, or use the Dockerfile")
+    version = format_version(int(match[1]))
+    first, last = parse_version(kit["first"]), parse_version(kit["last"] or "99")
+    if not first <= parse_version(version) or parse_version(version)[: len(last)] > last:
+        supported = f"{kit['first']} to {kit['last']}" if kit["last"] else f"{kit['first']} or later"
+        fail(3, f"Expected TensorRT {supported} for {kit['gpu']}, got {version}; use the Dockerfile")
+    gpus = local_capabilities()
+    if gpus and kit["sm"] not in gpus:
+        fail(3, f"Expected a GPU of compute capability {kit['sm']}, got {', '.join(gpus)}; {new_kit(kit)}")
     check_shapes(shapes, tuple(kit["golden"]))
     return version
 
 
-def version_of(number: int) -> str:
-    """Return 8601 as 8.6.1, and 101600 as 10.16.0: from TensorRT 10 on there are two digits a part."""
+def format_version(number: int) -> str:
+    """Format 8601 as 8.6.1, and 101600 as 10.16.0: from TensorRT 10 on, each part has two digits."""
     parts = (number // 1000, number // 100 % 10, number % 100)
     if number >= 10000:
         parts = (number // 10000, number // 100 % 100, number % 100)
     return ".".join(map(str, parts))
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """Return a version as numbers, to compare with."""
+def parse_version(version: str) -> tuple[int, ...]:
+    """Return the parts of a version as integers."""
     return tuple(int(part) for part in version.split("."))
 
 
-def capabilities() -> list[str]:
-    """Return the compute capabilities of the GPUs here, none where nvidia-smi does not say."""
+def local_capabilities() -> list[str]:
+    """Return the compute capabilities of the local GPUs; empty if nvidia-smi does not list them."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return sorted(set(re.findall(r"^\d+\.\d+$", said, re.MULTILINE)))
+    return sorted(set(re.findall(r"^\d+\.\d+$", output, re.MULTILINE)))
 
 
-def another(kit: dict[str, Any]) -> str:
-    """Return what to do on another GPU than the kit is for."""
-    return f"make a kit for it: msal-deploy package BUNDLE build-kit --gpu NAME (this one was made for {kit['target']})"
+def new_kit(kit: dict[str, Any]) -> str:
+    """Return the remedy for a GPU that the kit is not for."""
+    return f"make a kit for this GPU: msal-deploy package BUNDLE build-kit --gpu NAME (this kit is for {kit['target']})"
 
 
-def shape(text: str) -> tuple[int, ...]:
+def parse_shape(text: str) -> tuple[int, ...]:
     """Read ``4x512x512x3``."""
     extents = tuple(int(part) if part.isdecimal() else 0 for part in text.split("x"))
     if len(extents) != 4 or extents[3] != 3 or min(extents) < 1 or extents[1] % 32 or extents[2] % 32:
-        fail(2, f"{text!r} is no shape; give images x height x width x 3, the sizes multiples of 32, as in 4x512x512x3")
+        fail(2, f"{text!r} is not a shape; give NxHxWx3 with H and W in multiples of 32, such as 4x512x512x3")
     return extents
 
 
 def check_shapes(shapes: list[tuple[int, ...]], golden: tuple[int, ...]) -> None:
-    """End unless MIN ≤ OPT ≤ MAX, and the golden tiles fit in."""
-    low, best, high = shapes
-    if not all(a <= b <= c for a, b, c in zip(low, best, high)):  # noqa: B905 (Python 3.9)
-        fail(2, "Each extent of MIN must be at most OPT's, and OPT's at most MAX's")
+    """Exit unless MIN ≤ OPT ≤ MAX and the golden tiles are between MIN and MAX."""
+    low, opt, high = shapes
+    if not all(a <= b <= c for a, b, c in zip(low, opt, high)):  # noqa: B905 (Python 3.9)
+        fail(2, "MIN, OPT and MAX are not in increasing order; increase OPT or MAX")
     if not all(a <= b <= c for a, b, c in zip(low, golden, high)):  # noqa: B905
         tiles = "x".join(map(str, golden))
-        fail(2, f"The shapes from MIN to MAX must take in the golden tiles' {tiles}: they are what proves the plan")
+        fail(2, f"The golden tiles ({tiles}) are not between MIN and MAX; widen MIN and MAX")
 
 
-def write_sidecar(kit: dict[str, Any], given: argparse.Namespace, shapes: list[tuple[int, ...]]) -> str:
-    """Write the sidecar of a plan; return why the plan must not be used, empty where it may."""
-    graph = kit["graphs"][given.precision]
-    log = given.log.read_text(encoding="utf-8", errors="replace")
-    if said(log, "Compute Capability") != kit["sm"]:
-        fail(3, f"The plan was built on {said(log, 'Selected Device')}, which is not {kit['sm']}; {another(kit)}")
-    reformats: int | None
-    precisions, reformats = read_layers(given.layers)
-    source, version = "inspector", said(log, "TensorRT version")
-    if seen(graph["layers"], precisions) < MIN_SEEN:
-        if numbers(version) < (10,):
-            fail(1, f"What the plan computes in cannot be read from {given.layers}, so it was not kept")
-        # Networks are strongly typed from 10 on as they are built here: the graph's types bind the builder.
-        source, precisions, reformats = "network", {name: kind for name, kind, _ in graph["layers"]}, None
-    shares = share(graph["layers"], precisions)
-    options = {**kit["options"], "workspace_mib": given.workspace, "allow_wider": given.allow_wider}
+def write_sidecar(kit: dict[str, Any], arguments: argparse.Namespace, shapes: list[tuple[int, ...]]) -> Mismatch | None:
+    """Write the metadata of a plan; return how the plan differs from the request, or None if it does not."""
+    graph = kit["graphs"][arguments.precision]
+    layers = [Layer(*layer) for layer in graph["layers"]]
+    log = arguments.log.read_text(encoding="utf-8", errors="replace")
+    if find_in_log(log, "Compute Capability") != kit["sm"]:
+        device = find_in_log(log, "Selected Device")
+        fail(3, f"The plan was built on {device}, not on a GPU of compute capability {kit['sm']}; {new_kit(kit)}")
+    actual, version = read_engine(arguments.layers), find_in_log(log, "TensorRT version")
+    if read_share(layers, actual.precisions) < MIN_READ:
+        if parse_version(version) < (10,):
+            fail(1, f"The precision of the plan cannot be read from {arguments.layers}; use another TensorRT 8 release")
+        # From TensorRT 10 on, build.sh builds strongly typed networks: the graph's types bind the builder.
+        actual = LayerPrecisions("network", {layer.name: layer.precision for layer in layers})
+    shares = precision_shares(layers, actual.precisions)
+    options = {**kit["options"], "workspace_mib": arguments.workspace, "allow_wider": arguments.allow_wider}
     content = {
         "backend": "tensorrt",
         "backend_version": version,
@@ -125,135 +147,80 @@ def write_sidecar(kit: dict[str, Any], given: argparse.Namespace, shapes: list[t
         "sm": [kit["sm"]],
         "graph": graph["file"],
         "graph_sha256": graph["sha256"],
-        "requested": given.precision,
-        "realised": {"read_from": source, "shares": shares, "reformats": reformats},
-        "profile": dict(zip(("minimum", "optimum", "maximum"), [one[:3] for one in shapes])),  # noqa: B905
-        "plan_sha256": sha256(given.plan),
-        "bytes": given.plan.stat().st_size,
+        "requested": arguments.precision,
+        "realised": {
+            "read_from": actual.source,
+            "shares": {name: share._asdict() for name, share in shares.items()},
+            "reformats": actual.reformats,
+        },
+        "profile": dict(zip(("minimum", "optimum", "maximum"), [shape[:3] for shape in shapes])),  # noqa: B905
+        "plan_sha256": sha256(arguments.plan),
+        "bytes": arguments.plan.stat().st_size,
         "options": options,
         "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 (Python 3.9)
         "format_version": kit["format_version"],
     }
-    Path(f"{given.plan}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    more = "" if reformats is None else f"; {reformats} layers only change layout or type"
-    print(f"{given.precision}: {told(shares)} of the FLOPs, says the {source}{more}")
-    return fault(given.precision, graph["layers"], precisions, given.allow_wider)
+    Path(f"{arguments.plan}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    reformats = "" if actual.reformats is None else f"; {actual.reformats} reformat layers"
+    print(f"{arguments.precision}: {format_flops(shares)} (share of FLOPs, read from the {actual.source}){reformats}")
+    return find_mismatch(arguments.precision, layers, actual.precisions, arguments.allow_wider)
 
 
-def said(log: str, what: str) -> str:
-    """Return what trtexec's log says after ``what:``, as in ``[I] Compute Capability: 6.1``."""
-    found = re.search(rf"{what}: (.+)", log)
-    if not found:
-        fail(1, f"trtexec's log names no {what}; it is not one that this kit understands")
-    return found[1].strip()
+def find_in_log(log: str, key: str) -> str:
+    """Return the value of a key in trtexec's log, such as ``6.1`` in ``[I] Compute Capability: 6.1``."""
+    match = re.search(rf"{key}: (.+)", log)
+    if not match:
+        fail(1, f"trtexec's log has no {key!r}; use a version of TensorRT that this kit supports")
+    return match[1].strip()
 
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
-def read_layers(path: Path) -> tuple[dict[str, str], int]:
-    """Read trtexec --exportLayerInfo: node -> precision of the layer that multiplies for it, and how many reformats."""
+def read_engine(path: Path) -> LayerPrecisions:
+    """Read the layers that trtexec --exportLayerInfo has written."""
     try:
-        layers = [layer for layer in json.loads(path.read_text(encoding="utf-8"))["Layers"] if isinstance(layer, dict)]
-    except (OSError, ValueError, KeyError, TypeError):
-        layers = []
-    owners: dict[str, tuple[int, str]] = {}
-    for layer in layers:
-        for node in nodes(layer):
-            # Several layers may name a node: one adds its bias, another one changes its layout.
-            if rank(layer) > owners.get(node, (0, ""))[0]:
-                owners[node] = (rank(layer), precision(layer))
-    reformats = sum(any(REFORMATS.match(str(layer.get(key, ""))) for key in ("LayerType", "Name")) for layer in layers)
-    return {node: found for node, (_, found) in owners.items()}, reformats
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    return read_inspector_json(text) or LayerPrecisions("inspector", {}, 0)
 
 
-def rank(layer: dict[str, Any]) -> int:
-    """Return 2 for a layer that multiplies, 1 for a fusion in which something does, 0 for the others."""
-    if MULTIPLIES.search(f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"):
-        return 2
-    return 1 if FUSION.match(str(layer.get("Name", ""))) or MULTIPLIES.search(str(layer.get("TacticName", ""))) else 0
-
-
-def nodes(layer: dict[str, Any]) -> set[str]:
-    """Return the ONNX nodes of an engine's layer: named in its metadata, or joined by + in its name."""
-    return {*NODE.findall(str(layer.get("Metadata", ""))), *re.split(r" \+ | \|\| ", str(layer.get("Name", "")))}
-
-
-def precision(layer: dict[str, Any]) -> str:
-    """Return the type of a layer's first input that has one of these types, or else of its weights."""
-    inputs = [str(tensor.get("Format/Datatype", "")) for tensor in layer.get("Inputs") or ()]
-    for text in (*inputs, str((layer.get("Weights") or {}).get("Type", ""))):
-        for pattern, name in TYPES.items():
-            if re.search(pattern, text, re.IGNORECASE):
-                return name
-    return "unknown"
-
-
-def seen(layers: list[tuple[str, str, int]], precisions: dict[str, str]) -> float:
-    """Return the share of the FLOPs whose precision is known."""
-    known = sum(macs for name, _, macs in layers if precisions.get(name, "unknown") != "unknown")
-    return known / sum(macs for *_, macs in layers)
-
-
-def share(layers: list[tuple[str, str, int]], precisions: dict[str, str]) -> dict[str, dict[str, float]]:
-    """Return precision -> layers, their share of all, and their share of the FLOPs."""
-    total = sum(macs for *_, macs in layers)
-    groups: dict[str, list[int]] = {}
-    for name, _, macs in layers:
-        groups.setdefault(precisions.get(name, "unknown"), []).append(macs)
-    return {
-        name: {"layers": len(of), "of_layers": len(of) / len(layers), "of_flops": sum(of) / total}
-        for name, of in sorted(groups.items())
-    }
-
-
-def told(shares: dict[str, dict[str, float]]) -> str:
-    """Return the shares in words, the largest first."""
-    largest = sorted(shares.items(), key=lambda item: -item[1]["of_flops"])
-    return ", ".join(f"{found['of_flops']:.1%} in {name}" for name, found in largest)
-
-
-def fault(asked: str, layers: list[tuple[str, str, int]], precisions: dict[str, str], allow_wider: bool) -> str:
-    """Return how the plan is not what was asked for, empty where it is."""
-    shares = share(layers, precisions)
-    if shares.get(asked, {"of_flops": 0})["of_flops"] < MIN_REQUESTED:
-        return f"was asked for in {asked} and computes its FLOPs {told(shares)}"
-    wrong = [
-        f"{name} in {precisions[name]} and not {wanted}"
-        for name, wanted, _ in layers
-        if precisions.get(name) in WIDTH
-        and WIDTH[precisions[name]] != WIDTH[wanted]
-        and not (allow_wider and WIDTH[precisions[name]] > WIDTH[wanted])
-    ]
-    more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
-    return f"computes layers otherwise than its graph says: {', '.join(wrong[:2])}{more}" if wrong else ""
+def find_mismatch(requested: str, graph: list[Layer], precisions: dict[str, str], allow_wider: bool) -> Mismatch | None:
+    """Return how the plan differs from the request, or None if it does not."""
+    return (
+        check_requested(requested, graph, precisions)
+        or check_layers(graph, precisions, wider=False)
+        or (None if allow_wider else check_layers(graph, precisions, wider=True))
+    )
 
 
 def main() -> None:
-    """Do what the command line asks."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    checks, sidecar = verbs.add_parser("check"), verbs.add_parser("sidecar")
-    checks.add_argument("line")
+    check_parser, sidecar = verbs.add_parser("check"), verbs.add_parser("sidecar")
+    check_parser.add_argument("line")
     sidecar.add_argument("precision")
     for name in ("plan", "layers", "log"):
         sidecar.add_argument(name, type=Path)
     sidecar.add_argument("--workspace", type=int)
     sidecar.add_argument("--allow-wider", action="store_true")
-    for verb in (checks, sidecar):
+    for verb in (check_parser, sidecar):
         verb.add_argument("shapes", nargs=3)
-    given = parser.parse_args()
-    kit, shapes = json.loads((HERE / "kit.json").read_text(encoding="utf-8")), [shape(text) for text in given.shapes]
-    if given.verb == "check":
-        print(check(kit, given.line, shapes))
-    elif wrong := write_sidecar(kit, given, shapes):
-        print(f"FAILED: the plan {wrong}")
+    arguments = parser.parse_args()
+    kit = json.loads((HERE / "kit.json").read_text(encoding="utf-8"))
+    shapes = [parse_shape(text) for text in arguments.shapes]
+    if arguments.verb == "check":
+        print(check(kit, arguments.line, shapes))
+    elif mismatch := write_sidecar(kit, arguments, shapes):
+        print(f"FAILED: the plan {mismatch.cause}")
         sys.exit(1)
 
 

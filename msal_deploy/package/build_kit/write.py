@@ -1,11 +1,12 @@
-"""Build kit: for a machine that has the GPU and trtexec, and not msal-deploy.
+"""Write a build kit, for a machine that has the target GPU and trtexec but not msal-deploy.
 
 ::
 
-    build.sh          builds each plan with trtexec, audits it, replays the golden tiles on it, times it
-    kit.py            what build.sh asks of Python: the right GPU and TensorRT, the sidecar with the realised precision
-    kit.json          target, graphs with their layers, golden shape
-    model.*.onnx      the graphs; *.flags8: what trtexec 8 must be told of them beside
+    build.sh              builds each plan with trtexec, audits it, runs the golden tiles on it, times it
+    kit.py                the Python part of build.sh: checks GPU and TensorRT, writes the plan's metadata
+    layer_precisions.py   a copy of msal_deploy/trt/layer_precisions.py, which kit.py imports
+    kit.json              target, graphs with their layers, shape of the golden tiles
+    model.*.onnx          the graphs; *.flags8: the flags of trtexec 8 for each
     Dockerfile, compose.yaml, README.md
 """
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from msal_deploy.package.options import PackageOptions
 
 TEMPLATES = ("build.sh", "README.md", "Dockerfile", "compose.yaml")
-# ONNX operators whose layers a builder of TensorRT 8 may compute in another type than the graph's, and is told not to.
-CHOSEN = {
+# ONNX operators whose precision is set in TensorRT 8.6, which would choose one otherwise.
+CONSTRAINED_OPERATORS = {
     *("Conv", "ConvTranspose", "Gemm", "MatMul"),
     *("Add", "Sub", "Mul", "Div", "Relu", "Sigmoid"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
@@ -42,54 +43,68 @@ PRECISION_OF_TYPE = {1: "fp32", 10: "fp16"}  # TensorProto.FLOAT and FLOAT16
 
 
 def write(bundle: Bundle, folder: Path, options: "PackageOptions") -> str:
-    """Write a build kit for the target ``options.gpu`` into `folder`.
+    """Write a build kit for the target ``options.gpu`` into `folder`, and return the next step for the user.
+
+    ::
+
+        msal-deploy package BUNDLE build-kit --gpu gtx-1080-ti --out DIR
 
     Raises:
-        BadInput: no GPU is named or it is unknown, the bundle lacks the graph, or the target cannot read it.
+        BadInput: No GPU is given or it is unknown, the bundle lacks the graph, or the target does not support it.
     """
     if options.gpu is None:
-        raise BadInput(f"A build kit is for one GPU; name it with --gpu: {', '.join(target_names())}")
+        raise BadInput("A build kit is for one GPU", f"name it with --gpu: {', '.join(target_names())}")
     target = find_target(options.gpu)
     precisions = choose_precisions(bundle, target, options.precision)
     golden = _golden_shape(folder)
     profile = DEFAULT_PROFILE.widened(golden)
-    graphs = {precision: _put_graph(bundle, folder, precision, target, profile) for precision in precisions}
-    write_json(folder / "kit.json", _about(target, graphs, golden))
+    graphs = {precision: _copy_graph(bundle, folder, precision, target, profile) for precision in precisions}
+    write_json(folder / "kit.json", _kit_json(target, graphs, golden))
     warnings = [target.discouraged[precision] for precision in precisions if precision in target.discouraged]
     _render(bundle, folder, target, precisions, profile, golden, warnings)
-    shutil.copyfile(str(resources.files(__package__).joinpath("kit.py")), folder / "kit.py")
-    (folder / ".dockerignore").write_text("*\n", encoding="utf-8")  # the image needs none of these files
-    beside = "".join(f"{warning}: FP32 is built and timed beside it. " for warning in warnings)
-    return f"{beside}Take the folder to the {target.gpu} and run there: docker compose run --rm kit (or: sh build.sh)"
+    for package, name in (__package__, "kit.py"), ("msal_deploy.trt", "layer_precisions.py"):
+        (folder / name).write_bytes(resources.files(package).joinpath(name).read_bytes())
+    (folder / ".dockerignore").write_text("*\n", encoding="utf-8")  # the image contains none of these files
+    notes = "".join(f"{warning}: FP32 is built and timed too. " for warning in warnings)
+    return (
+        f"{notes}Copy the folder to a machine with {target.gpu} and run: docker compose run --rm kit (or: sh build.sh)"
+    )
 
 
-def choose_precisions(bundle: Bundle, target: Target, asked: str) -> tuple[str, ...]:
-    """Return the precisions to build: the one that is asked for, or those that pay on the target, the best first.
+def choose_precisions(bundle: Bundle, target: Target, requested: str) -> tuple[str, ...]:
+    """Return the precisions to build: the requested one, or those that the target prefers, the best first.
 
-    Where one does not pay, FP32 is built beside it to compare with.
+    A discouraged precision is accompanied by FP32, to compare it with.
+
+    >>> from pathlib import Path
+    >>> bundle = Bundle(Path("bundle"))
+    >>> choose_precisions(bundle, find_target("gtx-1080-ti"), PREFERRED)
+    ('int8', 'fp32')
+    >>> choose_precisions(bundle, find_target("gtx-1080-ti"), "fp16")
+    ('fp16', 'fp32')
 
     Raises:
-        BadInput: the bundle holds none of those that pay.
+        BadInput: The bundle has none of the preferred graphs.
     """
-    there = [name for name in ("fp32", "fp16", "int8") if f"model.{name}.onnx" in bundle.manifest.artifacts]
-    if asked != PREFERRED:
-        return (asked, "fp32") if asked in target.discouraged and "fp32" in there else (asked,)
-    found = tuple(precision for precision in target.preferred if precision in there)
-    if not found:
+    available = [name for name in ("fp32", "fp16", "int8") if f"model.{name}.onnx" in bundle.manifest.artifacts]
+    if requested != PREFERRED:
+        return (requested, "fp32") if requested in target.discouraged and "fp32" in available else (requested,)
+    preferred = tuple(precision for precision in target.preferred if precision in available)
+    if not preferred:
         raise BadInput(
-            f"{bundle.path} holds none of the graphs that pay on {target.gpu} ({', '.join(target.preferred)}); make "
-            "one with msal-deploy export, or name a --precision"
+            f"{bundle.path} has no graph in a preferred precision of {target.gpu} ({', '.join(target.preferred)})",
+            "export one with msal-deploy export, or choose a --precision",
         )
-    return found
+    return preferred
 
 
 def _golden_shape(folder: Path) -> tuple[int, int, int]:
-    about = msgspec.json.decode((folder / "golden" / "golden.json").read_bytes())
-    return about["images"], about["height"], about["width"]
+    golden = msgspec.json.decode((folder / "golden" / "golden.json").read_bytes())
+    return golden["images"], golden["height"], golden["width"]
 
 
-def _put_graph(bundle: Bundle, folder: Path, precision: str, target: Target, profile: Profile) -> dict[str, Any]:
-    """Copy a graph into the kit, and return what the audit needs to know of it."""
+def _copy_graph(bundle: Bundle, folder: Path, precision: str, target: Target, profile: Profile) -> dict[str, Any]:
+    """Copy a graph into the kit, and return its entry in kit.json: the layers that the audit compares with."""
     name = f"model.{precision}.onnx"
     source = bundle.file(name)
     model = load_graph(source)
@@ -97,33 +112,40 @@ def _put_graph(bundle: Bundle, folder: Path, precision: str, target: Target, pro
     shutil.copyfile(source, folder / name)
     (folder / f"model.{precision}.flags8").write_text("".join(f"{flag}\n" for flag in flags8(model)), encoding="utf-8")
     batch, height, width = profile.opt
-    found = [
-        (layer.name, layer.precision, layer.macs) for layer in layers(model, batch=batch, height=height, width=width)
-    ]
-    return {"file": name, "sha256": bundle.manifest.artifacts[name].sha256, "layers": found}
+    graph = layers(model, batch=batch, height=height, width=width)
+    rows = [(layer.name, layer.precision, layer.macs) for layer in graph]
+    return {"file": name, "sha256": bundle.manifest.artifacts[name].sha256, "layers": rows}
 
 
 def flags8(model: "onnx.ModelProto") -> list[str]:
     """Return the flags of trtexec 8.6.1 that bind its builder to the types of a graph.
 
     Its networks are weakly typed: --int8 and --fp16 permit a precision, and --layerPrecisions with
-    --precisionConstraints=obey command it, layer by layer (samples/common/sampleOptions.cpp of release 8.6.1).
+    --precisionConstraints=obey requires it, layer by layer (samples/common/sampleOptions.cpp of release 8.6.1).
+
+    >>> from pathlib import Path
+    >>> flags8(load_graph(Path("bundle/model.int8.onnx")))
+    ['--int8']
     """
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
-    kinds = {n.name: PRECISION_OF_TYPE.get(types.get(n.output[0], 0)) for n in graph.node if n.op_type in CHOSEN}
+    kinds = {
+        n.name: PRECISION_OF_TYPE.get(types.get(n.output[0], 0))
+        for n in graph.node
+        if n.op_type in CONSTRAINED_OPERATORS
+    }
     flags = ["--int8"] if any(node.op_type == "QuantizeLinear" for node in graph.node) else []
     if "fp16" in kinds.values():
-        told = ",".join(
+        constraints = ",".join(
             f"{name}:{kind}" for name, kind in kinds.items() if name and kind and not set(name) & set(",:'")
         )
-        flags += ["--fp16", "--precisionConstraints=obey", f"--layerPrecisions={told}"]
+        flags += ["--fp16", "--precisionConstraints=obey", f"--layerPrecisions={constraints}"]
     return flags
 
 
-def _about(target: Target, graphs: dict[str, dict[str, Any]], golden: tuple[int, int, int]) -> dict[str, Any]:
+def _kit_json(target: Target, graphs: dict[str, dict[str, Any]], golden: tuple[int, int, int]) -> dict[str, Any]:
     return {
         "target": target.name,
         "gpu": target.gpu,

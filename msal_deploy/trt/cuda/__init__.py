@@ -1,7 +1,7 @@
-"""The seam to CUDA: the little that a TensorRT engine needs of it, from cuda-python or from PyCUDA.
+"""A thin interface to CUDA, with the functions that a TensorRT engine needs, over cuda-python or PyCUDA.
 
-Every handle (an address, a stream, an event, a graph) is an integer, as TensorRT takes them; what a package keeps
-behind one stays in here. Whatever fails raises `CudaError`, with CUDA's own words for it and what to do.
+Every handle (address, stream, event, graph) is an integer, as TensorRT expects. Any failure raises `CudaError` with
+CUDA's own message and a remedy.
 """
 
 from msal_deploy.trt.cuda.base import Buffer, Cuda, CudaError, open_cuda

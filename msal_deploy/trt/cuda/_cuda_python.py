@@ -1,4 +1,4 @@
-"""cuda-python: ``cuda.bindings.runtime``, or ``cuda.cudart`` as it was called up to 12.5."""
+"""CUDA through cuda-python: ``cuda.bindings.runtime``, or ``cuda.cudart`` up to version 12.5."""
 
 import ctypes
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import numpy as np
 from msal_deploy.trt.cuda.base import Buffer, CudaError, failed, no_gpu, no_memory
 
 NO_GPU = {
-    "cudaErrorInsufficientDriver",  # also where there is none
+    "cudaErrorInsufficientDriver",  # also if there is no driver
     "cudaErrorNoDevice",
     "cudaErrorStubLibrary",
     "cudaErrorDevicesUnavailable",
@@ -22,7 +22,7 @@ NO_GPU = {
 
 
 class CudaPython:
-    """The current GPU of the thread that makes this object; the methods are explained in `Cuda`."""
+    """The current GPU of the thread that creates this object; see `Cuda` for the methods."""
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
@@ -34,22 +34,22 @@ class CudaPython:
         self.device: str = self._call("cudaGetDeviceProperties", self._index).name.rstrip(b"\0").decode()
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the CUDA runtime and return what it gives beside its status."""
+        """Call a function of the CUDA runtime, and return its result without the status."""
         try:
             status, *values = getattr(self._runtime, name)(*arguments)
-        except RuntimeError as error:  # cuda-python 12, where there is no libcuda
+        except RuntimeError as error:  # cuda-python 12 without libcuda
             raise no_gpu(str(error)) from error
         if status != self._runtime.cudaError_t.cudaSuccess:
-            self._runtime.cudaGetLastError()  # or TensorRT finds it and takes it for its own
+            self._runtime.cudaGetLastError()  # clears it; otherwise TensorRT would report it as its own
             raise self._error(name, status)
         return values[0] if values else None
 
     def _error(self, name: str, status: Any) -> CudaError:
         _, description = self._runtime.cudaGetErrorString(status)
-        said = f"{status.name}: {description.decode()}"
+        message = f"{status.name}: {description.decode()}"
         if status.name in NO_GPU:
-            return no_gpu(said)
-        return no_memory(said) if status.name == "cudaErrorMemoryAllocation" else failed(name, said)
+            return no_gpu(message)
+        return no_memory(message) if status.name == "cudaErrorMemoryAllocation" else failed(name, message)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -99,16 +99,16 @@ class CudaPython:
         self._call("cudaStreamSynchronize", stream)
 
     def begin_capture(self, stream: int) -> None:
-        # Thread-local: what other threads do with the GPU meanwhile neither fails nor spoils the capture.
+        # Thread-local: other threads may use the GPU during the capture, without failing or breaking it.
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
 
     def end_capture(self, stream: int) -> int:
-        noted = self._call("cudaStreamEndCapture", stream)
+        captured = self._call("cudaStreamEndCapture", stream)
         try:
-            return int(self._call("cudaGraphInstantiateWithFlags", noted, 0))
+            return int(self._call("cudaGraphInstantiateWithFlags", captured, 0))
         finally:
-            self._call("cudaGraphDestroy", noted)
+            self._call("cudaGraphDestroy", captured)
 
     def launch(self, graph: int, stream: int) -> None:
         self._call("cudaGraphLaunch", graph, stream)

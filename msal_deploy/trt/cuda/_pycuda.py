@@ -1,4 +1,4 @@
-"""PyCUDA, for the last set of packages that serves SM 6.1. It has no CUDA graphs."""
+"""CUDA through PyCUDA, for the last set of packages that supports SM 6.1. PyCUDA has no CUDA graphs."""
 
 import atexit
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ import numpy as np
 
 from msal_deploy.trt.cuda.base import Buffer, CudaError, failed, no_gpu, no_memory
 
-STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; PyCUDA gives it no name
+STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA does not define
 
 
 @cache
 def _primary_context(driver: Any) -> Any:
-    """Return the context that TensorRT and PyTorch work in too, held to the end of the process, as they hold it."""
-    atexit.register(_primary_context.cache_clear)  # before PyCUDA itself is torn down
+    """Return the primary context, which TensorRT and PyTorch use too, and keep it until the process ends as they do."""
+    atexit.register(_primary_context.cache_clear)  # before PyCUDA itself is unloaded
     return driver.Device(0).retain_primary_context()
 
 
 class PyCuda:
-    """The first GPU; the methods are explained in `Cuda`."""
+    """The first GPU; see `Cuda` for the methods."""
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
-        self._kept: dict[int, Any] = {}  # PyCUDA frees what nobody refers to
+        self._kept: dict[int, Any] = {}  # PyCUDA frees an object when its last reference is gone
         with self._failures("cuInit"):
             driver.init()
             device = driver.Device(0)
@@ -43,8 +43,8 @@ class PyCuda:
         except self._driver.Error as error:
             raise (no_gpu(str(error)) if call == "cuInit" else failed(call, str(error))) from error
 
-    def _keep(self, handle: int, thing: Any) -> int:
-        self._kept[handle] = thing
+    def _keep(self, handle: int, value: Any) -> int:
+        self._kept[handle] = value
         return handle
 
     @contextmanager
@@ -87,7 +87,7 @@ class PyCuda:
     def event(self) -> int:
         with self._failures("cuEventCreate"):
             event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
-        return self._keep(id(event), event)  # it does not tell its handle
+        return self._keep(id(event), event)  # PyCUDA does not expose the event's handle
 
     def destroy_event(self, event: int) -> None:
         del self._kept[event]
@@ -113,10 +113,10 @@ class PyCuda:
             self._kept[stream].synchronize()
 
     def begin_capture(self, stream: int) -> None:
-        raise CudaError("PyCUDA has none; cuda-python has, in a version that suits the driver")
+        raise CudaError("PyCUDA does not support CUDA graphs", "install a cuda-python that suits the driver")
 
     def end_capture(self, stream: int) -> int:
-        raise NotImplementedError  # no capture ever begins
+        raise NotImplementedError  # `begin_capture` always fails
 
     def launch(self, graph: int, stream: int) -> None:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Cuda: one GPU, as the engines see it."""
+"""`Cuda`, the interface to one GPU, and its errors."""
 
 import importlib
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ from msal_deploy.errors import MissingRequirement
 
 Buffer = NDArray[np.uint8]
 
-# What to import -> what makes a `Cuda` of it. The first one that is installed is taken.
+# Module -> its implementation of `Cuda`. The first module that is installed is used.
 BINDINGS = {
     "cuda.bindings.runtime": "msal_deploy.trt.cuda._cuda_python:CudaPython",
     "cuda.cudart": "msal_deploy.trt.cuda._cuda_python:CudaPython",  # cuda-python up to 12.5
@@ -20,99 +20,105 @@ BINDINGS = {
 
 
 class CudaError(MissingRequirement):
-    """A call of CUDA failed."""
+    """A CUDA call failed."""
 
 
 class Cuda(Protocol):
     """One GPU.
 
     Attributes:
-        device: what the vendor calls it, such as ``NVIDIA GeForce GTX 1080 Ti``.
-        sm: its compute capability, such as ``6.1``.
+        device: Product name, such as ``NVIDIA GeForce GTX 1080 Ti``.
+        sm: Compute capability, such as ``6.1``.
     """
 
     device: str
     sm: str
 
     def current(self) -> AbstractContextManager[None]:
-        """Make this GPU the one that the calling thread talks to; all that follows is called inside of it."""
+        """Make this GPU the current one of the calling thread. All other methods must be called inside this context."""
         ...
 
     def allocate(self, size: int) -> int:
-        """Return the address of `size` bytes on the GPU."""
+        """Allocate `size` bytes of device memory, and return their address."""
         ...
 
     def free(self, address: int) -> None:
-        """Give back what `allocate` returned."""
+        """Free device memory."""
         ...
 
     def pin(self, size: int) -> Buffer:
-        """Return uint8[size] in memory of the host that cannot be paged out: copies of it need no processor."""
+        """Allocate pinned host memory, uint8[size], which the GPU copies without the CPU."""
         ...
 
     def unpin(self, buffer: Buffer) -> None:
-        """Give back what `pin` returned; no view of it may be used any more."""
+        """Free pinned memory. Views of `buffer` must not be used afterwards."""
         ...
 
     def stream(self) -> int:
-        """Return a new stream, which does not wait for the default stream."""
+        """Create a stream that does not wait for the default stream."""
         ...
 
     def destroy_stream(self, stream: int) -> None:
-        """Give back a stream."""
+        """Destroy a stream."""
         ...
 
     def event(self) -> int:
-        """Return a new event, to order streams with."""
+        """Create an event, which orders work on different streams."""
         ...
 
     def destroy_event(self, event: int) -> None:
-        """Give back an event."""
+        """Destroy an event."""
         ...
 
     def upload(self, address: int, source: Buffer, stream: int) -> None:
-        """Queue a copy of `source`, which is pinned, to the GPU."""
+        """Queue a copy from `source`, which must be pinned, to device memory."""
         ...
 
     def download(self, target: Buffer, address: int, stream: int) -> None:
-        """Queue a copy from the GPU to `target`, which is pinned."""
+        """Queue a copy from device memory to `target`, which must be pinned."""
         ...
 
     def record(self, event: int, stream: int) -> None:
-        """Let `event` stand for all that is queued on `stream` so far."""
+        """Record in `event` the work that is queued on `stream` so far."""
         ...
 
     def wait(self, stream: int, event: int) -> None:
-        """Let what is queued on `stream` from now on wait for what `event` stands for."""
+        """Let later work on `stream` wait for the work that `event` has recorded."""
         ...
 
     def synchronise(self, stream: int) -> None:
-        """Return when all that is queued on `stream` is done."""
+        """Wait until all work on `stream` is done."""
         ...
 
     def begin_capture(self, stream: int) -> None:
-        """From now on note down what this thread queues on `stream`, instead of doing it."""
+        """Start to capture the work that this thread queues on `stream`, instead of running it."""
         ...
 
     def end_capture(self, stream: int) -> int:
-        """Return what was noted down, as a graph that can be launched."""
+        """Stop the capture, and return the work as a graph that can be launched."""
         ...
 
     def launch(self, graph: int, stream: int) -> None:
-        """Queue all that a graph holds, in one go."""
+        """Queue the work of a graph."""
         ...
 
     def destroy_graph(self, graph: int) -> None:
-        """Give back a graph."""
+        """Destroy a graph."""
         ...
 
 
 def open_cuda() -> Cuda:
-    """Return this thread's current GPU, through cuda-python where it is installed and else through PyCUDA.
+    """Return this thread's current GPU, through cuda-python if it is installed, otherwise through PyCUDA.
+
+    ::
+
+        cuda = open_cuda()
+        with cuda.current():
+            address = cuda.allocate(1 << 20)
 
     Raises:
-        MissingRequirement: neither is installed.
-        CudaError: there is no driver or no GPU.
+        MissingRequirement: Neither package is installed.
+        CudaError: There is no driver or no GPU.
     """
     for name, implementation in BINDINGS.items():
         try:
@@ -121,39 +127,36 @@ def open_cuda() -> Cuda:
             if name.startswith(error.name or "-"):
                 continue
             raise _broken(name, error) from error
-        except Exception as error:  # a library that is missing or does not fit; PyCUDA with NumPy 2: SystemError
+        except Exception as error:  # a missing or incompatible library; PyCUDA with NumPy 2: SystemError
             raise _broken(name, error) from error
-        module, _, made_by = implementation.partition(":")
-        cuda: Cuda = getattr(importlib.import_module(module), made_by)(binding)
+        module, _, class_name = implementation.partition(":")
+        cuda: Cuda = getattr(importlib.import_module(module), class_name)(binding)
         return cuda
     raise MissingRequirement(
-        "This needs cuda-python, which is not installed; run: pip install cuda-python "
-        "(with TensorRT 8.6: pip install 'msal-deploy[pascal]')"
+        "cuda-python is not installed",
+        "run: pip install cuda-python (for TensorRT 8.6: pip install 'msal-deploy[pascal]')",
     )
 
 
 def _broken(name: str, error: Exception) -> MissingRequirement:
-    if "libcuda.so" in str(error):  # the driver's library: without a driver PyCUDA cannot even be imported
+    if "libcuda.so" in str(error):  # the driver's library, without which PyCUDA cannot be imported
         return no_gpu(str(error))
-    return MissingRequirement(f"{name} is installed and cannot be imported ({error}); install its package again")
+    return MissingRequirement(f"{name} is installed but cannot be imported ({error})", "reinstall its package")
 
 
-def no_gpu(said: str) -> CudaError:
-    """Return the error for a machine without a GPU or with a driver that does not serve it."""
+def no_gpu(message: str) -> CudaError:
+    """Return the error for a missing GPU, or for a driver that does not support it."""
+    return CudaError(f"No usable NVIDIA GPU found ({message})", "run: msal-deploy doctor, or use an openvino engine")
+
+
+def no_memory(message: str) -> CudaError:
+    """Return the error for a failed allocation."""
     return CudaError(
-        f"No NVIDIA GPU can be used here ({said}); msal-deploy doctor says what is missing, "
-        "and the openvino engines need none"
+        f"Not enough GPU memory ({message})",
+        "build the plan for smaller batches (msal-deploy build-trt --batch), or close other programs on the GPU",
     )
 
 
-def no_memory(said: str) -> CudaError:
-    """Return the error for memory that is used up."""
-    return CudaError(
-        f"The GPU's memory does not suffice ({said}); build the plan for smaller batches "
-        "(msal-deploy build-trt --batch), or end what else uses the GPU"
-    )
-
-
-def failed(call: str, said: str) -> CudaError:
+def failed(call: str, message: str) -> CudaError:
     """Return the error for any other failure."""
-    return CudaError(f"The GPU failed in {call} ({said}); run it again, and if that does not help: msal-deploy doctor")
+    return CudaError(f"{call} failed ({message})", "try again, and if it fails again run: msal-deploy doctor")
