@@ -80,7 +80,7 @@ def test_a_budget_that_cannot_be_kept_writes_nothing_and_remembers(
     arguments = ["export", checkpoint_file, "--out", out, "--int8", "--calibration", images, "--tiles", 4]
     result = run(*arguments, "--budget", 0.01)
     assert result.exit_code == 1, result.output
-    assert "No INT8 graph keeps within 0.01 Dice" in result.output
+    assert "No INT8 graph stays within the budget of 0.01 Dice" in result.output
     assert not out.exists()
     monkeypatch.setattr(Evaluator, "_scored", lambda *_: pytest.fail("was scored again"))
     assert run(*arguments, "--budget", 0.01).exit_code == 1

@@ -72,9 +72,7 @@ def test_validation_split_is_a_partition_independent_of_order(stems: set[str], f
     assert train and held_out
     assert sorted(image.stem for image in (*train, *held_out)) == sorted(stems)
     random.shuffle(given_images)
-    assert {image.stem for image in validation_split(given_images, fraction)[1]} == {
-        image.stem for image in held_out
-    }
+    assert {image.stem for image in validation_split(given_images, fraction)[1]} == {image.stem for image in held_out}
 
 
 @given(st.sets(st.text(min_size=1), min_size=3, max_size=40), st.text(min_size=1))

@@ -1,9 +1,9 @@
-"""Ask a Triton server where the nuclei are. Needs tritonclient[http,grpc] and numpy, and nothing of msal-deploy.
+"""Segment nuclei on a Triton server. Needs tritonclient[http,grpc] and numpy, but not msal-deploy.
 
     python client.py http://localhost:8000 golden/image.npy result.npy
 
-The images are uint8[N,H,W,3] RGB as .npy, H and W multiples of 32; the result is float32[N,1,H,W], the probability of a
-nucleus. ``grpc://localhost:8001`` does the same over gRPC.
+Images are uint8[N,H,W,3] RGB in an .npy file, with H and W multiples of 32. The result is float32[N,1,H,W], the
+probability that a pixel belongs to a nucleus. Use ``grpc://localhost:8001`` for gRPC.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 
 def segment(url: str, images: NDArray[np.uint8], model: str = "msal-net") -> NDArray[np.float32]:
-    """Return the probability of a nucleus for uint8[N,H,W,3], in requests of as many images as the model takes.
+    """Return the probability of a nucleus per pixel, float32[N,1,H,W], for RGB images uint8[N,H,W,3].
+
+    The images are sent in requests of the model's maximum batch size.
 
     Raises:
-        tritonclient.utils.InferenceServerException: the server refused; OSError: there is none.
+        ValueError: The URL does not begin with http:// or grpc://.
+        tritonclient.utils.InferenceServerException: The server rejected the request.
+        OSError: The server cannot be reached.
     """
     scheme, _, host = url.partition("://")
     if scheme == "grpc":
@@ -30,7 +34,7 @@ def segment(url: str, images: NDArray[np.uint8], model: str = "msal-net") -> NDA
     elif scheme == "http":
         import tritonclient.http as protocol
     else:
-        raise ValueError(f"{url!r} must begin with http:// or grpc://")
+        raise ValueError(f"{url!r} is not a server URL; begin it with http:// or grpc://")
     with protocol.InferenceServerClient(host) as client:
         config = client.get_model_config(model, **({"as_json": True} if scheme == "grpc" else {}))
         config = config.get("config", config)
@@ -47,7 +51,7 @@ def _ask(protocol: Any, client: Any, config: Any, images: NDArray[np.uint8]) -> 
 
 
 def main() -> int:
-    """Ask, write the result, and return the exit code."""
+    """Segment the images, write the result, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="http://HOST:PORT or grpc://HOST:PORT")
     parser.add_argument("images", help="uint8[N,H,W,3] as .npy")
@@ -56,7 +60,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         np.save(given.result, segment(given.url, np.load(given.images), given.model))
-    except Exception as error:  # of two protocols, each with its own
+    except Exception as error:  # the two protocols raise different types
         print(f"Error: {error}", file=sys.stderr)
         return 1
     return 0

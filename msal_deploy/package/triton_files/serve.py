@@ -1,11 +1,11 @@
-"""Serve a model repository with a real Triton, without Docker, on the CPU: Linux, x86-64, Python 3.9 to 3.13.
+"""Serve a model repository with Triton on the CPU, without Docker: Linux, x86-64, Python 3.9 to 3.13.
 
     pip install nvidia-pytriton openvino
     python serve.py models
 
-Triton comes out of the nvidia-pytriton wheel, with the Python backend and no other. It listens on this machine alone
-unless --host says otherwise. Ctrl-C or SIGTERM ends it once the requests under way are answered. Options that are not
-listed here go to Triton itself.
+The nvidia-pytriton wheel contains Triton with its Python backend only. The server is reachable from this machine only;
+change that with --host. Ctrl-C or SIGTERM stops it after running requests are answered. Options that are not listed
+below are passed to Triton.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 
 
 def main() -> int:
-    """Serve until told to stop, and return Triton's exit code."""
+    """Serve until stopped, and return Triton's exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="?", default="models", help="the model repository")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--http-port", type=int, default=8000)
     parser.add_argument("--grpc-port", type=int, default=8001)
-    parser.add_argument("--exit-timeout", type=int, default=30, help="seconds for requests under way to be answered")
+    parser.add_argument("--exit-timeout", type=int, default=30, help="seconds to wait for running requests")
     given, others = parser.parse_known_args()
     triton, fault = find_triton()
     if fault or not Path(given.models).is_dir():
-        print(f"Error: {fault or f'there is no folder {given.models}'}", file=sys.stderr)
+        print(f"Error: {fault or f'{given.models} is not a folder; pass the model repository'}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="triton-") as folder:
         backends = gather_backend(triton, Path(folder))
@@ -49,32 +49,32 @@ def main() -> int:
 
 
 def find_triton() -> tuple[Path, str]:
-    """Return the folder of Triton's files, and what is missing, empty where nothing is."""
+    """Return the folder of Triton's files, and an error message, which is empty if nothing is missing."""
     package = find_spec("pytriton")
     if package is None or package.origin is None:
         return Path(), "nvidia-pytriton is not installed; run: pip install nvidia-pytriton openvino"
     folder = Path(package.origin).parent / "tritonserver"
     if not stub(folder).is_file():
-        return folder, f"nvidia-pytriton has no backend for Python {sysconfig.get_python_version()}; take 3.9 to 3.13"
+        return folder, f"nvidia-pytriton does not support Python {sysconfig.get_python_version()}; use 3.9 to 3.13"
     if find_spec("openvino") is None:
         return folder, "openvino is not installed; run: pip install openvino"
     return folder, ""
 
 
 def stub(triton: Path) -> Path:
-    """Return the program that runs a model.py in this version of Python."""
+    """Return the program that runs model.py in this version of Python."""
     return triton / "python_backend_stubs" / sysconfig.get_python_version() / "triton_python_backend_stub"
 
 
 def gather_backend(triton: Path, folder: Path) -> Path:
-    """Put the Python backend and its stub side by side, as Triton wants them, and return the folder of backends."""
+    """Copy the Python backend and its stub into one folder, as Triton requires, and return the folder of backends."""
     shutil.copytree(triton / "backends" / "python", folder / "backends" / "python")
     shutil.copy(stub(triton), folder / "backends" / "python")
     return folder / "backends"
 
 
 def options(given: argparse.Namespace, backends: Path, shared: str) -> list[str]:
-    """Return Triton's options; `shared` begins the names of the memory that it shares with its Python processes."""
+    """Return Triton's options; `shared` is the prefix of its shared memory regions."""
     return [
         f"--model-repository={given.models}",
         f"--backend-directory={backends}",
@@ -90,11 +90,11 @@ def options(given: argparse.Namespace, backends: Path, shared: str) -> list[str]
 
 
 def run(command: list[str], triton: Path) -> int:
-    """Run Triton with the Python that runs this program, and hand it the signals that this program gets."""
+    """Run Triton with the current Python, and forward SIGTERM and SIGINT to it."""
     libraries = [sysconfig.get_config_var("LIBDIR"), str(triton.parent.parent / "nvidia_pytriton.libs")]
     environment = dict(os.environ)
     environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*libraries, environment.get("LD_LIBRARY_PATH")]))
-    # The stub takes the python3 that it finds first, with what is installed there.
+    # The stub uses the first python3 on the PATH, with its packages.
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     process = subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -103,11 +103,11 @@ def run(command: list[str], triton: Path) -> int:
         return process.wait()
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the Python processes of a Triton that was killed live on
+            os.killpg(process.pid, signal.SIGKILL)  # if Triton is killed, its Python processes keep running
 
 
 def clean(models: Path, shared: str) -> None:
-    """Remove what Python left in the repository, and the memory that a killed Triton left."""
+    """Remove Python's caches from the repository, and the shared memory that a killed Triton left."""
     for cache in models.glob("*/*/__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
     for left in Path("/dev/shm").glob(f"{shared}*"):
