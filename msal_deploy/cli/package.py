@@ -19,8 +19,8 @@ def package(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="The graph to package: fp32, fp16 or int8. Default: fp32; for build-kit, every precision that is "
-            "recommended for the GPU."
+            help="The graph to package: fp32, fp16 or int8. Default: fp32; for build-kit, every preferred "
+            "precision of the GPU."
         ),
     ] = None,
     gpu: Annotated[
@@ -30,8 +30,8 @@ def package(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="Triton's backend: tensorrt, onnxruntime or openvino (CPU only). Default: tensorrt if the bundle has "
-            "plans, else openvino.",
+            help="Triton's backend: tensorrt, onnxruntime or openvino (CPU only). Default: tensorrt if --gpu is given "
+            "or the bundle has plans, else openvino.",
             show_default=False,
         ),
     ] = None,

@@ -161,7 +161,10 @@ def _run(bundle: Bundle, patches: Sequence[Patch]) -> tuple[Any, list[float]]:
 
 
 def search(evaluator: Evaluator, budget: float, *, progress: bool = False) -> SearchReport:
-    """Find the smallest set of float nodes for which the lower bound of ΔDice is at least −`budget`.
+    """Find the smallest set of float nodes for which the lower bound of ΔDice is at least −`budget`::
+
+        report = search(Evaluator(bundle, ranges, patches), budget=0.002)
+        print(report.trials[report.chosen].float_nodes)
 
     Args:
         evaluator: Scores the graphs.
