@@ -268,7 +268,10 @@ def test_dockerfile_installs_the_imports_of_the_model(own: Bundle) -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(("nowhere",), "nowhere is not a folder"), ((), "nvidia-pytriton is not installed; run: pip install")],
+    [
+        (("nowhere",), "nowhere is not a folder; pass the model repository"),
+        ((), "nvidia-pytriton is not installed; run: pip install"),
+    ],
 )
 def test_serve_reports_what_is_missing(own: Bundle, words: tuple[str, ...], message: str) -> None:
     folder, _ = package(own)

@@ -3,9 +3,9 @@
     pip install nvidia-pytriton openvino
     python serve.py models
 
-The nvidia-pytriton wheel contains Triton with its Python backend only. The server is reachable from this machine only;
-change that with --host. Ctrl-C or SIGTERM stops it after running requests are answered. Options that are not listed
-below are passed to Triton.
+Triton comes from the nvidia-pytriton wheel, which has only the Python backend. It listens only on this machine unless
+you set --host. Ctrl-C or SIGTERM stops it after the running requests are answered. Options not listed here are passed
+to Triton.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--http-port", type=int, default=8000)
     parser.add_argument("--grpc-port", type=int, default=8001)
-    parser.add_argument("--exit-timeout", type=int, default=30, help="seconds to wait for running requests")
+    parser.add_argument("--exit-timeout", type=int, default=30, help="seconds to answer running requests")
     given, others = parser.parse_known_args()
     triton, fault = find_triton()
     if fault or not Path(given.models).is_dir():
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def find_triton() -> tuple[Path, str]:
-    """Return the folder of Triton's files, and an error message, which is empty if nothing is missing."""
+    """Return the folder of Triton's files and what is missing, which is empty if everything is there."""
     package = find_spec("pytriton")
     if package is None or package.origin is None:
         return Path(), "nvidia-pytriton is not installed; run: pip install nvidia-pytriton openvino"
@@ -62,19 +62,19 @@ def find_triton() -> tuple[Path, str]:
 
 
 def stub(triton: Path) -> Path:
-    """Return the program that runs model.py in this version of Python."""
+    """Return the program that runs a model.py in this Python version."""
     return triton / "python_backend_stubs" / sysconfig.get_python_version() / "triton_python_backend_stub"
 
 
 def gather_backend(triton: Path, folder: Path) -> Path:
-    """Copy the Python backend and its stub into one folder, as Triton requires, and return the folder of backends."""
+    """Copy the Python backend and its stub into one folder, as Triton expects, and return the folder of backends."""
     shutil.copytree(triton / "backends" / "python", folder / "backends" / "python")
     shutil.copy(stub(triton), folder / "backends" / "python")
     return folder / "backends"
 
 
 def options(given: argparse.Namespace, backends: Path, shared: str) -> list[str]:
-    """Return Triton's options; `shared` is the prefix of its shared memory regions."""
+    """Return Triton's options; `shared` is the name prefix of the memory it shares with its Python processes."""
     return [
         f"--model-repository={given.models}",
         f"--backend-directory={backends}",
@@ -90,11 +90,11 @@ def options(given: argparse.Namespace, backends: Path, shared: str) -> list[str]
 
 
 def run(command: list[str], triton: Path) -> int:
-    """Run Triton with the current Python, and forward SIGTERM and SIGINT to it."""
+    """Run Triton with this program's Python, and forward signals to it."""
     libraries = [sysconfig.get_config_var("LIBDIR"), str(triton.parent.parent / "nvidia_pytriton.libs")]
     environment = dict(os.environ)
     environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*libraries, environment.get("LD_LIBRARY_PATH")]))
-    # The stub uses the first python3 on the PATH, with its packages.
+    # The stub uses the first python3 on the PATH and its packages.
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     process = subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -103,11 +103,11 @@ def run(command: list[str], triton: Path) -> int:
         return process.wait()
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # if Triton is killed, its Python processes keep running
+            os.killpg(process.pid, signal.SIGKILL)  # Python processes outlive a killed Triton
 
 
 def clean(models: Path, shared: str) -> None:
-    """Remove Python's caches from the repository, and the shared memory that a killed Triton left."""
+    """Remove Python's caches in the repository and the shared memory of a killed Triton."""
     for cache in models.glob("*/*/__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
     for left in Path("/dev/shm").glob(f"{shared}*"):
