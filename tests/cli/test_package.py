@@ -1,6 +1,7 @@
 """``msal-deploy package``: its output, and all wrong usage."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner, Result
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
 from msal_deploy.files import sha256
-from msal_deploy.package import INTEGRATIONS, build_kit, is_package
+from msal_deploy.package import INTEGRATIONS, is_package
 
 
 def package(*words: object) -> Result:
@@ -69,7 +70,8 @@ def test_interrupted_package_leaves_nothing(bundle, tmp_path, monkeypatch):
     def fails(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_kit, "_render", fails)
+    # The package exports a function of the same name as this module.
+    monkeypatch.setattr(import_module("msal_deploy.package.build_kit.write"), "_render", fails)
     result = package(bundle.path, "build-kit", "--gpu", "gtx-1080-ti", "--out", tmp_path / "kit")
     assert result.exit_code == 130
     assert not list(tmp_path.iterdir())
