@@ -79,8 +79,8 @@ def bundle(checkpoint: Checkpoint, checkpoint_file: Path, tmp_path_factory: pyte
 
 
 @pytest.fixture
-def make_case(tmp_path: Path) -> Callable[..., AnnotatedImage]:
-    """Write an image uint8[H,W,3] and a mask bool[H,W], and return them as a case."""
+def make_annotated_image(tmp_path: Path) -> Callable[..., AnnotatedImage]:
+    """Write an image uint8[H,W,3] and a mask bool[H,W], and return them as an annotated image."""
 
     def make(stem: str, image: np.ndarray, mask: np.ndarray) -> AnnotatedImage:
         image_path, map_path = tmp_path / f"{stem}.png", tmp_path / f"{stem}_mask.png"

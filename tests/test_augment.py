@@ -1,4 +1,4 @@
-"""Augmentation moves image and mask together, changes only what it should, and repeats itself with its seed."""
+"""Augmentation transforms image and mask together and is determined by the seed."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def off_but(**changes: object) -> TrainRecipe:
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """Dark nuclei on white, so that what is filled in outside agrees with the mask too."""
+    """Dark nuclei on white, so that the fill value outside the image agrees with the mask."""
     field = gaussian_filter(np.random.default_rng(0).standard_normal((SIDE, SIDE)), 5)
     mask = torch.from_numpy(field > field.std() / 2).to(torch.uint8)[None]
     return tv_tensors.Image((255 * (1 - mask)).repeat(3, 1, 1)), tv_tensors.Mask(mask)
@@ -41,7 +41,7 @@ GEOMETRY = {
 
 
 def assert_together(image: torch.Tensor, mask: torch.Tensor) -> None:
-    """The image, cut at half intensity, is the mask but for lines one or two pixels wide, as interpolation leaves."""
+    """Check that the image, thresholded at half intensity, equals the mask except at edges one or two pixels wide."""
     drawn, truth = image[0].numpy() < 128, mask[0].numpy() > 0
     assert not binary_erosion(drawn != truth, np.ones((3, 3), bool)).any()
     assert (drawn != truth).mean() < 0.05
@@ -116,14 +116,14 @@ def test_flips_and_quarter_turns_give_all_eight_symmetries(pair):
     assert seen == set(range(8))
 
 
-def test_everything_off_changes_nothing(pair):
+def test_augmentation_switched_off_changes_nothing(pair):
     image, mask = augmentation(off_but())(*pair)
     assert torch.equal(image, pair[0]) and torch.equal(mask, pair[1])
     cut = random_crop(off_but(crop="random"), *pair)
     assert torch.equal(cut[0], pair[0]) and torch.equal(cut[1], pair[1])
 
 
-def test_outside_is_white_and_no_nucleus():
+def test_pixels_outside_the_image_are_white_background():
     black = tv_tensors.Image(torch.zeros(3, SIDE, SIDE, dtype=torch.uint8))
     full = tv_tensors.Mask(torch.ones(1, SIDE, SIDE, dtype=torch.uint8))
     torch.manual_seed(0)
@@ -132,7 +132,7 @@ def test_outside_is_white_and_no_nucleus():
     assert image[:, SIDE // 2, SIDE // 2].tolist() == [0] * 3 and mask[0, SIDE // 2, SIDE // 2] == 1
 
 
-def test_same_seed_gives_the_same_and_another_seed_another(pair):
+def test_augmentation_depends_on_the_seed(pair):
     transform = augmentation(off_but(rotate=30.0, stain=0.2))
     results = []
     for seed in (5, 5, 6):
@@ -148,7 +148,7 @@ def colours() -> tv_tensors.Image:
     return tv_tensors.Image(torch.arange(256).repeat(3, 4, 1).to(torch.uint8))
 
 
-def test_stain_jitter_changes_no_mask(colours):
+def test_stain_jitter_does_not_change_masks(colours):
     mask = tv_tensors.Mask(torch.randint(0, 2, (1, 4, 256), dtype=torch.uint8))
     for seed in range(5):
         torch.manual_seed(seed)
@@ -182,7 +182,7 @@ def test_stain_jitter_scales_optical_density_by_channel():
     assert factors.mean(1).std() > 0.01
 
 
-def test_input_is_not_changed(pair, colours):
+def test_augmentation_does_not_change_its_input(pair, colours):
     copies = [item.clone() for item in (*pair, colours)]
     augmentation(off_but(flip=True, rotate=20.0, stain=0.3))(*pair)
     StainJitter(0.3)(colours)

@@ -1,4 +1,4 @@
-"""The parts of training: samples and their shares, loss, rate, state, and a run of an epoch on three tiny images."""
+"""The parts of training (patch dataset, loss, learning rate, state) and one epoch on three tiny images."""
 
 import csv
 import math
@@ -13,7 +13,8 @@ from msal_deploy.checkpoint import load_checkpoint
 from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 from msal_deploy.recipe import AugmentRecipe, Recipe, TrainRecipe
 from msal_deploy.train import BEST, LAST, Epoch, load_state, train
-from msal_deploy.train.optim import rate_at, segmentation_loss
+from msal_deploy.train.losses import segmentation_loss
+from msal_deploy.train.optim import rate_at
 from msal_deploy.train.patch_dataset import PatchDataset, as_tensors
 from msal_deploy.train.state import State, save_state
 
@@ -23,23 +24,23 @@ OFF = AugmentRecipe(flip=False, rotate=0.0, shift=0.0, shear=0.0, zoom=(1.0, 1.0
 
 
 @pytest.fixture
-def cases(make_case):
-    """Twelve images of one colour each, as large as a patch; the mask is the upper half."""
+def images(make_annotated_image):
+    """Twelve images of one colour each, of the size of a patch; the mask is the upper half."""
     mask = np.arange(64)[:, None].repeat(64, 1) < 32
-    return [make_case(f"case-{i:02}", np.full((64, 64, 3), 10 * i, np.uint8), mask) for i in range(12)]
+    return [make_annotated_image(f"image-{i:02}", np.full((64, 64, 3), 10 * i, np.uint8), mask) for i in range(12)]
 
 
 def plain(**changes: object) -> TrainRecipe:
     return TrainRecipe(**({"patch": 64, "batch": 2, "augment": OFF} | changes))
 
 
-def seen(samples: PatchDataset, epoch: int = 1) -> list[int]:
-    """Return which images an epoch shows, in its order, by their colour."""
-    return [int(image[0, 0, 0]) // 10 for images, _ in samples.epoch(epoch) for image in images]
+def seen(dataset: PatchDataset, epoch: int = 1) -> list[int]:
+    """Return the indices of the images of an epoch in order, identified by their colour."""
+    return [int(image[0, 0, 0]) // 10 for images, _ in dataset.epoch(epoch) for image in images]
 
 
-def test_batches_are_bytes_and_masks(cases):
-    batches = list(PatchDataset(cases, plain(batch=5), CPU).epoch(1))
+def test_batches_are_bytes_and_masks(images):
+    batches = list(PatchDataset(images, plain(batch=5), CPU).epoch(1))
     assert len(batches) == 2  # of 12; an incomplete one is dropped
     for images, masks in batches:
         assert images.dtype == torch.uint8 and images.shape == (5, 3, 64, 64)
@@ -47,59 +48,59 @@ def test_batches_are_bytes_and_masks(cases):
         assert masks[:, :, :32].eq(1).all() and masks[:, :, 32:].eq(0).all()
 
 
-def test_epoch_shows_every_image_once_in_an_order_of_its_own(cases):
-    samples = PatchDataset(cases, plain(), CPU)
-    orders = [seen(samples, epoch) for epoch in (1, 2)]
+def test_each_epoch_shows_every_image_once_in_another_order(images):
+    dataset = PatchDataset(images, plain(), CPU)
+    orders = [seen(dataset, epoch) for epoch in (1, 2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(12))
     assert orders[0] != orders[1]
-    assert seen(samples, 1) == orders[0]
+    assert seen(dataset, 1) == orders[0]
 
 
-def test_seed_changes_the_order(cases):
-    assert seen(PatchDataset(cases, plain(seed=1), CPU)) != seen(PatchDataset(cases, plain(seed=2), CPU))
+def test_seed_changes_the_order(images):
+    assert seen(PatchDataset(images, plain(seed=1), CPU)) != seen(PatchDataset(images, plain(seed=2), CPU))
 
 
 @pytest.mark.parametrize("world", [2, 3, 6])
-def test_shares_of_the_ranks_are_disjoint_and_equally_long(cases, world):
-    shares = [seen(PatchDataset(cases, plain(), CPU, rank, world)) for rank in range(world)]
+def test_shares_of_the_ranks_are_disjoint_and_equal(images, world):
+    shares = [seen(PatchDataset(images, plain(), CPU, rank, world)) for rank in range(world)]
     assert {len(share) for share in shares} == {12 // world}
     assert sorted(index for share in shares for index in share) == list(range(12))
 
 
-def test_ranks_draw_different_augmentation(cases):
+def test_ranks_use_different_augmentation(images):
     recipe = plain(batch=6, augment=AugmentRecipe(crop="corners", stain=0.5))
     totals = [
-        [images.sum().item() for images, _ in PatchDataset(cases, recipe, CPU, rank, 2).epoch(1)] for rank in (0, 0, 1)
+        [images.sum().item() for images, _ in PatchDataset(images, recipe, CPU, rank, 2).epoch(1)] for rank in (0, 0, 1)
     ]
     assert totals[0] == totals[1] != totals[2]
 
 
-def test_same_epoch_gives_the_same_augmented_batches(cases):
-    samples = PatchDataset(cases, TrainRecipe(patch=64, augment=AugmentRecipe(stain=0.1)), CPU)
-    first, second, third = (list(samples.epoch(number)) for number in (1, 1, 2))
+def test_same_epoch_gives_the_same_augmented_batches(images):
+    dataset = PatchDataset(images, TrainRecipe(patch=64, augment=AugmentRecipe(stain=0.1)), CPU)
+    first, second, third = (list(dataset.epoch(number)) for number in (1, 1, 2))
     assert all(torch.equal(a, b) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
     assert not all(torch.equal(one[0], other[0]) for one, other in zip(first, third, strict=True))
 
 
-def test_random_crops_are_taken_several_times_an_image(make_case):
+def test_several_random_crops_are_taken_per_image(make_annotated_image):
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    case = make_case("a", image, image[..., 0] > 128)
+    annotated = make_annotated_image("a", image, image[..., 0] > 128)
     recipe = plain(batch=1, patches_per_image=6, augment=msgspec.structs.replace(OFF, crop="random"))
-    batches = list(PatchDataset([case], recipe, CPU).epoch(1))
+    batches = list(PatchDataset([annotated], recipe, CPU).epoch(1))
     assert len(batches) == 6
     assert len({images.numpy().tobytes() for images, _ in batches}) > 1
     for images, masks in batches:
         assert torch.equal(masks, (images[:, :1] > 128).float())
 
 
-def test_corners_of_an_image_smaller_than_the_patch_are_refused(cases):
+def test_images_smaller_than_the_patch_are_rejected(images):
     with pytest.raises(BadInput, match="smaller than a patch of 96"):
-        PatchDataset(cases, plain(patch=96), CPU)
+        PatchDataset(images, plain(patch=96), CPU)
 
 
-def test_more_ranks_than_samples_are_refused(cases):
+def test_more_ranks_than_patches_are_rejected(images):
     with pytest.raises((BadInput, MissingRequirement)):
-        list(PatchDataset(cases[:1], plain(batch=1), CPU, rank=1, world=2).epoch(1))
+        list(PatchDataset(images[:1], plain(batch=1), CPU, rank=1, world=2).epoch(1))
 
 
 def test_as_tensors_puts_channels_first():
@@ -115,7 +116,7 @@ def test_constant_rate_after_a_linear_warmup():
     assert [rate_at(recipe, step, 2) for step in range(8)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4])
 
 
-def test_cosine_falls_from_the_rate_to_almost_nothing():
+def test_cosine_schedule_falls_to_almost_zero():
     recipe = TrainRecipe(rate=1.0, epochs=10, schedule="cosine", warmup=1)
     rates = [rate_at(recipe, step, 10) for step in range(100)]
     assert max(rates) == pytest.approx(1.0) == rates[10]
@@ -133,7 +134,7 @@ def test_loss_against_the_formula():
     assert segmentation_loss(logits, masks, "bce+dice").item() == pytest.approx(bce + 1 - soft_dice)
 
 
-def test_dice_loss_of_empty_masks_is_finite_and_near_nothing():
+def test_dice_loss_of_empty_masks_is_finite_and_near_zero():
     logits = torch.full((2, 1, 8, 8), -20.0, requires_grad=True)
     loss = segmentation_loss(logits, torch.zeros(2, 1, 8, 8), "bce+dice")
     loss.backward()
@@ -158,20 +159,20 @@ def test_state_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
-def test_damaged_state_is_refused(tmp_path, content):
+def test_damaged_state_is_rejected(tmp_path, content):
     (tmp_path / LAST).write_bytes(content)
     with pytest.raises(BadInput, match="damaged"):
         load_state(tmp_path)
 
 
-def test_state_without_tensors_is_refused(tmp_path):
+def test_state_without_tensors_is_rejected(tmp_path):
     plain_state = msgspec.json.encode((Recipe(), ("a",), HISTORY)).decode()
     torch.save({"plain": plain_state}, tmp_path / LAST)
     with pytest.raises(BadInput, match="damaged"):
         load_state(tmp_path)
 
 
-def test_full_disk_leaves_the_older_state(small_disk):
+def test_full_disk_keeps_the_older_state(small_disk):
     save_state(small_disk, State(Recipe(), ("a",), HISTORY, {}))
     with pytest.raises(Exception, match=r".+"):
         save_state(small_disk, State(Recipe(), ("a",), HISTORY[:1], {"network": torch.zeros(10**6)}))
@@ -179,78 +180,78 @@ def test_full_disk_leaves_the_older_state(small_disk):
     assert sorted(path.name for path in small_disk.iterdir()) == ["curves.png", "history.csv", LAST]
 
 
-def test_full_disk_is_an_error_of_the_system(small_disk):
+def test_full_disk_raises_an_os_error(small_disk):
     with pytest.raises((OSError, MissingRequirement)):
         save_state(small_disk, State(Recipe(), ("a",), HISTORY, {"network": torch.zeros(10**6)}))
 
 
 @pytest.fixture
-def tiny(recipe, cases):
-    """Three cases and the recipe of one epoch on them."""
-    return cases[:3], msgspec.structs.replace(recipe, train=plain(epochs=1, batch=2))
+def tiny(recipe, images):
+    """Three images, and a recipe for one epoch."""
+    return images[:3], msgspec.structs.replace(recipe, train=plain(epochs=1, batch=2))
 
 
 def with_train(recipe: Recipe, **changes: object) -> Recipe:
     return msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, **changes))
 
 
-def test_training_leaves_a_checkpoint_of_its_best_epoch(tiny, tmp_path):
-    cases, recipe = tiny
+def test_train_writes_a_checkpoint_of_the_best_epoch(tiny, tmp_path):
+    images, recipe = tiny
     out = tmp_path / "run"
-    report = train(cases, recipe, out, licence="CC0-1.0", accelerator="cpu")
+    report = train(images, recipe, out, licence="CC0-1.0", accelerator="cpu")
     assert {path.name for path in out.iterdir()} == {BEST, LAST, "history.csv", "curves.png", "tensorboard"}
     checkpoint = load_checkpoint(report.checkpoint)
     assert (checkpoint.recipe, checkpoint.licence) == (recipe, "CC0-1.0")
     assert checkpoint.notes["epoch"] == "1"
     assert float(checkpoint.notes["validation_dice"]) == pytest.approx(report.best.validation_dice, abs=1e-6)
-    assert set(report.validation_stems) < {case.stem for case in cases}
+    assert set(report.validation_stems) < {image.stem for image in images}
     assert checkpoint.network()(torch.zeros(1, 3, 64, 64)).isfinite().all()
 
     with pytest.raises(BadInput, match="--resume"):  # the folder is taken now
-        train(cases, recipe, out, accelerator="cpu")
+        train(images, recipe, out, accelerator="cpu")
     with pytest.raises(BadInput, match="another recipe"):
-        train(cases, with_train(recipe, seed=9), out, resume=True, accelerator="cpu")
+        train(images, with_train(recipe, seed=9), out, resume=True, accelerator="cpu")
     with pytest.raises(BadInput, match="other images"):
-        train(cases[:2], recipe, out, resume=True, accelerator="cpu")
-    assert train(cases, recipe, out, resume=True, accelerator="cpu").history == report.history
+        train(images[:2], recipe, out, resume=True, accelerator="cpu")
+    assert train(images, recipe, out, resume=True, accelerator="cpu").history == report.history
 
 
-def test_resuming_nothing_is_refused(tiny, tmp_path):
-    with pytest.raises(BadInput, match="no training to resume"):
+def test_resume_without_a_run_is_rejected(tiny, tmp_path):
+    with pytest.raises(BadInput, match="not a training run to resume"):
         train(*tiny, tmp_path, resume=True, accelerator="cpu")
 
 
-def test_one_image_cannot_be_split(tiny, tmp_path):
-    cases, recipe = tiny
-    with pytest.raises(BadInput, match="two or more"):
-        train(cases[:1], recipe, tmp_path / "run", accelerator="cpu")
+def test_a_single_image_is_rejected(tiny, tmp_path):
+    images, recipe = tiny
+    with pytest.raises(BadInput, match="Expected at least 2 training images"):
+        train(images[:1], recipe, tmp_path / "run", accelerator="cpu")
 
 
-def test_missing_encoder_is_refused_before_the_folder_is_made(tiny, tmp_path):
-    cases, recipe = tiny
+def test_missing_encoder_is_rejected_before_the_folder_is_created(tiny, tmp_path):
+    images, recipe = tiny
     recipe = msgspec.structs.replace(recipe, network=msgspec.structs.replace(recipe.network, weights="none.pth"))
     with pytest.raises(BadInput, match=r"none\.pth"):
-        train(cases, recipe, tmp_path / "run", accelerator="cpu")
+        train(images, recipe, tmp_path / "run", accelerator="cpu")
     assert not (tmp_path / "run").exists()
 
 
 def test_exploding_loss_fails_the_gate(tiny, tmp_path):
-    cases, recipe = tiny
+    images, recipe = tiny
     with pytest.raises(GateFailed, match=r"lower train\.rate"):
-        train(cases, with_train(recipe, rate=1e30, epochs=2, batch=1, checkpoint_every=2), tmp_path, accelerator="cpu")
+        train(images, with_train(recipe, rate=1e30, epochs=2, batch=1, checkpoint_every=2), tmp_path, accelerator="cpu")
     assert not (tmp_path / LAST).exists()
 
 
 @pytest.mark.parametrize(("accelerator", "error"), [("cuda", MissingRequirement), ("zebra", BadInput)])
-def test_accelerator_that_is_not_there_is_refused(tiny, tmp_path, accelerator, error):
+def test_missing_accelerator_is_rejected(tiny, tmp_path, accelerator, error):
     if accelerator == "cuda" and torch.cuda.is_available():
-        pytest.skip("this machine has one")
+        pytest.skip("this machine has a CUDA GPU")
     with pytest.raises(error):
         train(*tiny, tmp_path / "run", accelerator=accelerator)
 
 
 @pytest.mark.filterwarnings("ignore:You passed `Fabric")
-def test_precision_that_the_device_lacks_is_refused(tiny, tmp_path):
-    cases, recipe = tiny
+def test_precision_that_the_device_lacks_is_rejected(tiny, tmp_path):
+    images, recipe = tiny
     with pytest.raises((BadInput, MissingRequirement)):
-        train(cases, with_train(recipe, precision="16-mixed"), tmp_path / "run", accelerator="cpu")
+        train(images, with_train(recipe, precision="16-mixed"), tmp_path / "run", accelerator="cpu")

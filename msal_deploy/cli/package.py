@@ -10,37 +10,41 @@ from msal_deploy.cli.options import BundlePath, Json
 
 def package(
     bundle: BundlePath,
-    host: Annotated[str, typer.Argument(help="build-kit, cpp, triton or bioimageio.", show_default=False)],
+    integration: Annotated[
+        str, typer.Argument(metavar="INTEGRATION", help="build-kit, cpp, triton or bioimageio.", show_default=False)
+    ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder to write; an older package is replaced.", show_default=False)
     ],
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Which graph of the bundle the host runs: fp32, fp16 or int8. Default: fp32; for build-kit, all that "
-            "pay on the GPU."
+            help="The graph to package: fp32, fp16 or int8. Default: fp32; for build-kit, every preferred "
+            "precision of the GPU."
         ),
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option(help="The GPU it will run on, such as gtx-1080-ti, or a .toml of your own.")
+        str | None,
+        typer.Option(help="The GPU to package for, such as gtx-1080-ti, or your own target as a .toml file."),
     ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
-            help="What Triton runs it in: tensorrt, onnxruntime or openvino (on the CPU). By default the bundle's "
-            "plans, or else openvino.",
+            help="Triton's backend: tensorrt, onnxruntime or openvino (CPU only). Default: tensorrt if --gpu is given "
+            "or the bundle has plans, else openvino.",
             show_default=False,
         ),
     ] = None,
     author: Annotated[
         list[str] | None,
-        typer.Option(help="Who bioimage.io is to name as the author; give it again for more.", show_default=False),
+        typer.Option(help="Author to name on bioimage.io; repeat it for several.", show_default=False),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Write what another host needs to run the bundle, with golden tiles by which it proves itself.
+    """Package a bundle for another runtime (C++, Triton, bioimage.io, TensorRT build kit), with reference tiles to test
+    it.
 
-    A folder to which files were added since it was written is left alone.
+    An older package at --out is replaced, unless other files were added to it.
 
     Example: msal-deploy package bundle cpp --precision int8 --out segmenter
     """
@@ -48,8 +52,9 @@ def package(
     from msal_deploy.files import write_json
     from msal_deploy.package import choose_options, write_package
 
-    report = write_package(Bundle(bundle), host, out, choose_options(host, precision, gpu, backend, author or ()))
-    typer.echo(f"{out}: {len(report.files)} files for {host}")
+    options = choose_options(integration, precision, gpu, backend, author or ())
+    report = write_package(Bundle(bundle), integration, out, options)
+    typer.echo(f"{out}: {len(report.files)} files for {integration}")
     typer.echo(report.next_step)
     if json:
         write_json(json, report.to_json())

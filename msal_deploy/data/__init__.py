@@ -1,15 +1,21 @@
-"""Images, annotations and patches of MoNuSeg, and of synthetic sets with the same layout.
+"""Images, annotations and patches: MoNuSeg, data sets with another layout, and synthetic ones.
 
 ===============  ==================================================================================
-`dataset`        `open_dataset` finds images and annotations in any folder or zip, as `AnnotatedImage`s
-`images`         `read_image`, `read_label`: files as arrays
-`annotations`    `read_xml`, `write_xml`, `rasterise`: outlines in Aperio XML, and where a vertex lies
-`patches`        `corner_patches`, `validation_split`
-`verify`         `verify` checks a whole set; `verify_report` is what it found
-`synthesize`     `synthesize` makes a free set in MoNuSeg's layout; `tissue` draws it
-`archive`        unpacking zips safely
-`checksums`      ``SHA256SUMS``
+`dataset`        `open_dataset` finds the annotated images in a folder or zip
+`images`         `read_image` and `read_label` read files into arrays
+`annotations`    `read_xml`, `write_xml` and `rasterise`: outlines of nuclei in Aperio XML
+`patches`        `corner_patches` and `validation_split`
+`verify`         `verify` checks a whole data set; `verify_report` holds the result
+`synthesize`     `synthesize` writes a synthetic data set in MoNuSeg's layout; `tissue` draws its images
+`archive`        unpacks zips safely
+`checksums`      reads and writes ``SHA256SUMS``
 ===============  ==================================================================================
+
+>>> from pathlib import Path
+>>> with open_dataset(Path("monuseg")) as dataset:
+...     patches = patches_of(dataset.test, size=256)
+>>> len(patches), patches[0].image.shape, patches[0].mask.dtype
+(8, (256, 256, 3), dtype('bool'))
 """
 
 from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, rasterise, read_xml, write_xml

@@ -1,9 +1,9 @@
-"""Aperio ImageScope XML: reading, writing and drawing the outlines of nuclei.
+"""Aperio ImageScope XML: read, write and draw the outlines of nuclei.
 
-Where a vertex lies: ImageScope's files, as the MoNuSeg challenge draws them, count pixel centres from 1. Here, in
-arrays, they count from 0: `read_xml` subtracts 1 from x and y, `write_xml` adds it, and `rasterise` fills a polygon
-with `skimage.draw.polygon`. Measured on the 13 MoNuSeg training images that have both, the union drawn in this way
-agrees with the published instance maps at IoU 0.981; without the shift at 0.869.
+Vertex convention: in ImageScope's files, as the MoNuSeg challenge interprets them, the first pixel's centre is 1. In
+array coordinates it is 0. Therefore `read_xml` subtracts 1 from x and y, `write_xml` adds 1, and `rasterise` fills each
+polygon with `skimage.draw.polygon`. On the 13 MoNuSeg training images that have both, masks drawn in this way match the
+published instance maps with an IoU of 0.981; without the shift it is 0.869.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,12 +25,13 @@ Polygon = NDArray[np.float64]
 
 
 class Annotation(msgspec.Struct, frozen=True, eq=False):
-    """The outlines of one image.
+    """The outlines of the nuclei of one image.
 
     Attributes:
-        polygons: float64[V,2] each, (x, y) in array coordinates (the first pixel's centre is 0), in the file's order.
-        degenerate: regions with fewer than three distinct vertices, which were skipped.
-        microns_per_pixel: from the root of the file, or None where it does not say.
+        polygons: One float64[V,2] per nucleus, (x, y) in array coordinates (the first pixel's centre is 0), in the
+            order of the file.
+        degenerate: Number of skipped regions; they have fewer than three distinct vertices.
+        microns_per_pixel: Pixel size from the file's root element, or None if it is missing.
     """
 
     polygons: tuple[Polygon, ...]
@@ -39,11 +40,11 @@ class Annotation(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def regions(self) -> int:
-        """Number of regions in the file, the degenerate ones included."""
+        """Number of regions in the file, including degenerate ones."""
         return len(self.polygons) + self.degenerate
 
     def outside(self, shape: tuple[int, int]) -> int:
-        """Return how many vertices lie beyond the pixels of an image of `shape` (height, width)."""
+        """Return the number of vertices outside an image of `shape` (height, width)."""
         vertices = np.concatenate(self.polygons)
         width_height = np.array(shape[::-1])
         return int(((vertices < -0.5) | (vertices > width_height - 0.5)).any(axis=1).sum())
@@ -52,17 +53,22 @@ class Annotation(msgspec.Struct, frozen=True, eq=False):
 def read_xml(path: Path) -> Annotation:
     """Read an Aperio ImageScope XML file.
 
+    >>> write_xml(Path("square.xml"), [np.array([[0, 0], [3, 0], [3, 2], [0, 2]])], microns_per_pixel=0.25)
+    >>> annotation = read_xml(Path("square.xml"))
+    >>> annotation.regions, annotation.microns_per_pixel
+    (1, 0.25)
+
     Raises:
-        BadInput: no file, no XML, XML that declares entities, no regions, only degenerate regions, or a vertex that is
-            no finite number.
+        BadInput: The file does not exist, is not XML, declares XML entities, or has no region with at least three
+            distinct vertices; or a coordinate is not a finite number.
     """
     root = _root(path)
     regions = [_vertices(region, path) for region in root.iter("Region")]
     polygons = tuple(vertices for vertices in regions if len({*map(tuple, vertices.tolist())}) >= 3)
     if not regions:
-        raise BadInput(f"{path} has no regions; give an Aperio ImageScope annotation with one region a nucleus")
+        raise BadInput(f"{path} has no regions", "use an Aperio ImageScope annotation with one region per nucleus")
     if not polygons:
-        raise BadInput(f"{path}: all {len(regions)} regions have fewer than 3 vertices; annotate the image again")
+        raise BadInput(f"{path}: all {len(regions)} regions have fewer than 3 vertices", "annotate the image again")
     return Annotation(polygons, len(regions) - len(polygons), _microns_per_pixel(root))
 
 
@@ -70,11 +76,11 @@ def _root(path: Path) -> Element:
     try:
         root = parse(path).getroot()
     except FileNotFoundError as error:
-        raise BadInput(f"There is no file {path}") from error
+        raise BadInput(f"{path} does not exist", "check the path") from error
     except DefusedXmlException as error:
-        raise BadInput(f"{path} declares XML entities, which is not safe to read; remove them") from error
+        raise BadInput(f"{path} declares XML entities, which are not safe to read", "remove them") from error
     except (ParseError, ValueError, LookupError) as error:  # the last two: an unknown or wrong encoding
-        raise BadInput(f"{path} is not valid XML ({error}); export it again from ImageScope") from error
+        raise BadInput(f"{path} is not valid XML ({error})", "export it again from ImageScope") from error
     assert root is not None
     return root
 
@@ -84,11 +90,11 @@ def _vertices(region: Element, path: Path) -> Polygon:
         pairs = [(float(vertex.attrib["X"]), float(vertex.attrib["Y"])) for vertex in region.iter("Vertex")]
     except (KeyError, ValueError) as error:
         raise BadInput(
-            f"{path}, region {region.get('Id')}: a vertex is no number ({error}); repair the file"
+            f"{path}, region {region.get('Id')}: a vertex is not a number ({error})", "repair the file"
         ) from error
     vertices = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     if not np.isfinite(vertices).all():
-        raise BadInput(f"{path}, region {region.get('Id')}: a vertex is not finite; repair the file")
+        raise BadInput(f"{path}, region {region.get('Id')}: a vertex is not finite", "repair the file")
     return vertices - 1
 
 
@@ -101,14 +107,20 @@ def _microns_per_pixel(root: Element) -> float | None:
 
 
 def rasterise(polygons: Iterable[Polygon], shape: tuple[int, int]) -> NDArray[np.int32]:
-    """Fill polygons; what lies outside the image is cut off, and a later polygon covers an earlier one.
+    """Draw filled polygons. Later polygons cover earlier ones; parts outside the image are cut off.
+
+    >>> rasterise([np.array([[0, 0], [2, 0], [2, 1], [0, 1]])], (3, 4))
+    array([[1, 1, 1, 0],
+           [1, 1, 1, 0],
+           [0, 0, 0, 0]], dtype=int32)
 
     Args:
-        polygons: float64[V,2] each, (x, y) in array coordinates.
-        shape: height and width in pixels.
+        polygons: One float64[V,2] per nucleus, (x, y) in array coordinates.
+        shape: Height and width in pixels.
 
     Returns:
-        int32[H,W]: 0 = background, n = the n-th polygon. A polygon that later ones cover whole leaves a gap.
+        int32[H,W]: 0 for background, n for the n-th polygon. If later polygons cover a polygon completely, its number
+        is missing.
     """
     instances = np.zeros(shape, dtype=np.int32)
     for number, vertices in enumerate(polygons, start=1):
@@ -117,7 +129,13 @@ def rasterise(polygons: Iterable[Polygon], shape: tuple[int, int]) -> NDArray[np
 
 
 def write_xml(path: Path, polygons: Sequence[Polygon], *, microns_per_pixel: float | None = None) -> None:
-    """Write polygons (float64[V,2], array coordinates) as an Aperio ImageScope file that `read_xml` reads back."""
+    """Write polygons as an Aperio ImageScope file, which `read_xml` reads back.
+
+    Args:
+        path: The XML file to write.
+        polygons: One float64[V,2] per nucleus, (x, y) in array coordinates.
+        microns_per_pixel: Pixel size in µm; None to leave it out.
+    """
     root = Element("Annotations")
     if microns_per_pixel is not None:
         root.set("MicronsPerPixel", f"{microns_per_pixel:.6f}")

@@ -1,4 +1,4 @@
-"""Unpacking zips that strangers made: nothing is written outside the folder, and nothing beyond a size."""
+"""Unpack untrusted zips: nothing is written outside the folder, and the total size is limited."""
 
 import errno
 import lzma
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from msal_deploy.errors import BadInput, MissingRequirement
 
-SIZE_LIMIT = 20 * 10**9  # bytes, all nested zips together
+SIZE_LIMIT = 20 * 10**9  # bytes, including nested zips
 MEMBER_LIMIT = 100_000  # files in one zip
 NESTING_LIMIT = 3  # zips within zips
 BLOCK = 1 << 20
@@ -21,20 +21,26 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.erro
 
 
 def is_junk(path: PurePosixPath | Path) -> bool:
-    """Whether a relative path is what macOS and file managers leave behind (``__MACOSX``, ``.DS_Store``, ``._x``)."""
+    """Return whether a relative path was left by macOS or a file manager (``__MACOSX``, ``.DS_Store``, ``._x``)."""
     return any(part == "__MACOSX" or part.startswith(".") for part in path.parts)
 
 
 def unpack(archive: Path, folder: Path, *, limit: int = SIZE_LIMIT) -> int:
-    """Unpack a zip into `folder`; a zip inside it is unpacked into a folder of its name, and removed.
+    """Unpack a zip into `folder`. Zips inside it are unpacked into folders of their own name and then removed.
+
+    >>> import zipfile
+    >>> with zipfile.ZipFile("images.zip", "w") as archive:
+    ...     archive.writestr("train/a.txt", "hello")
+    >>> unpack(Path("images.zip"), Path("images"))
+    5
 
     Returns:
-        How many bytes were written.
+        Number of bytes written.
 
     Raises:
-        BadInput: no zip, a damaged or encrypted one, one with a member that points outside or is a link, or more than
-            `limit` bytes.
-        MissingRequirement: the disk is full.
+        BadInput: The file is not a zip, is damaged or encrypted, has a member that is a link or points outside the
+            folder, or unpacks to more than `limit` bytes.
+        MissingRequirement: The disk is full.
     """
     return _unpack(archive, folder, limit, nesting=0)
 
@@ -42,7 +48,7 @@ def unpack(archive: Path, folder: Path, *, limit: int = SIZE_LIMIT) -> int:
 def _unpack(archive: Path, folder: Path, limit: int, nesting: int) -> int:
     if nesting > NESTING_LIMIT:
         raise BadInput(
-            f"{archive.name} lies more than {NESTING_LIMIT} zips deep; unpack it yourself and give the folder"
+            f"{archive.name} is nested more than {NESTING_LIMIT} zips deep", "unpack it yourself and pass the folder"
         )
     written = _extract(archive, folder, limit)
     for inner in sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".zip" and path.is_file()):
@@ -57,29 +63,29 @@ def _extract(archive: Path, folder: Path, limit: int) -> int:
             members = _checked_members(opened, archive.name, limit)
             return _write_members(opened, members, folder, limit, archive.name)
     except DAMAGED as error:
-        raise BadInput(f"{archive.name} is not a zip or is damaged ({error}); download it again") from error
-    except (RuntimeError, NotImplementedError) as error:  # encrypted, or a compression that Python does not know
+        raise BadInput(f"{archive.name} is not a zip or is damaged ({error})", "download it again") from error
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or a compression that Python does not support
         raise BadInput(
-            f"{archive.name} cannot be unpacked here ({error}); unpack it yourself and give the folder"
+            f"{archive.name} cannot be unpacked by Python ({error})", "unpack it yourself and pass the folder"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise MissingRequirement(
-                f"The disk is full while unpacking {archive.name}; set TMPDIR to a larger one"
+                f"The disk is full while unpacking {archive.name}", "set TMPDIR to a larger disk"
             ) from error
         raise BadInput(
-            f"{archive.name} cannot be unpacked ({error}); unpack it yourself and give the folder"
+            f"{archive.name} cannot be unpacked ({error})", "unpack it yourself and pass the folder"
         ) from error
 
 
 def _checked_members(opened: zipfile.ZipFile, name: str, limit: int) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    """Return the files to write and where, or refuse the whole zip before anything is written."""
+    """Return the members to write, with their paths; reject the whole zip before anything is written."""
     members = [(info, PurePosixPath(info.filename.replace("\\", "/"))) for info in opened.infolist()]
     for info, path in members:
         if path.is_absolute() or ".." in path.parts or WINDOWS_DRIVE.match(info.filename):
-            raise BadInput(f"{name} is refused: its member {info.filename!r} points outside the zip")
+            raise BadInput(f"Member {info.filename!r} of {name} points outside the zip", "use a zip that you trust")
         if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise BadInput(f"{name} is refused: its member {info.filename!r} is a link or a device")
+            raise BadInput(f"Member {info.filename!r} of {name} is a link or a device", "use a zip that you trust")
     if len(members) > MEMBER_LIMIT or sum(info.file_size for info, _ in members) > limit:
         raise _too_large(name)
     return [(info, path) for info, path in members if not info.is_dir() and not is_junk(path)]
@@ -97,7 +103,7 @@ def _write_members(
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         with opened.open(info) as source, target.open("xb") as sink:
-            # The headers were checked; they are the zip's own claim, so what comes out is counted as well.
+            # The headers were checked, but a zip can declare wrong sizes, so the unpacked bytes are counted too.
             while block := source.read(BLOCK):
                 written += len(block)
                 if written > limit:
@@ -108,6 +114,6 @@ def _write_members(
 
 def _too_large(name: str) -> BadInput:
     return BadInput(
-        f"{name} unpacks to more than {SIZE_LIMIT // 10**9} GB or {MEMBER_LIMIT:,} files;"
-        " unpack it yourself if you trust it, and give the folder"
+        f"{name} unpacks to more than {SIZE_LIMIT // 10**9} GB or {MEMBER_LIMIT:,} files",
+        "if you trust it, unpack it yourself and pass the folder",
     )

@@ -1,4 +1,4 @@
-"""``SHA256SUMS``: writing it, and checking a folder against it; lines are ``<hash>  ./<path>`` as sha256sum writes."""
+"""Read and write ``SHA256SUMS``, in the format of sha256sum: lines of ``<hash>  ./<path>``."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,15 @@ LINE = re.compile(r"(?P<hash>[0-9a-fA-F]{64}) [ *](?:\./)?(?P<path>.+)")
 
 
 class Checksums(msgspec.Struct, frozen=True):
-    """What the hashes say, as paths relative to the folder.
+    """The files of a folder compared with its ``SHA256SUMS``; paths are relative to the folder.
 
     Attributes:
-        listed: whether there is a ``SHA256SUMS``.
-        agreeing: how many files are what it says.
-        changed, missing: files that are not, and files that are not there.
-        unlisted: files that it does not name.
-        files: without ``SHA256SUMS``, the SHA-256 of each file.
+        listed: Whether the folder has a ``SHA256SUMS``.
+        agreeing: Number of files that match it.
+        changed: Files with another hash.
+        missing: Files that are listed but do not exist.
+        unlisted: Files that exist but are not listed.
+        files: SHA-256 of each file; only filled if the folder has no ``SHA256SUMS``.
     """
 
     listed: bool
@@ -32,25 +33,30 @@ class Checksums(msgspec.Struct, frozen=True):
 
 
 def write_sums(folder: Path) -> None:
-    """Write the hashes of all files in `folder`."""
+    """Write ``SHA256SUMS`` with the hashes of all files in `folder`."""
     lines = [f"{digest}  ./{name}\n" for name, digest in _hashes(folder).items()]
     (folder / SHA256SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def check_sums(folder: Path) -> Checksums:
-    """Hash all files in `folder` and compare them with its ``SHA256SUMS``, where it has one."""
-    found = _hashes(folder)
+    """Hash all files in `folder` and compare them with its ``SHA256SUMS``, if it has one.
+
+    >>> checksums = check_sums(Path("monuseg"))
+    >>> checksums.listed, checksums.agreeing, checksums.changed
+    (True, 11, ())
+    """
+    actual = _hashes(folder)
     sums = folder / SHA256SUMS
     if not sums.is_file():
-        return Checksums(listed=False, files=found)
+        return Checksums(listed=False, files=actual)
     matches = map(LINE.fullmatch, sums.read_text(encoding="utf-8", errors="replace").splitlines())
-    wanted = {match["path"]: match["hash"].lower() for match in matches if match}
+    expected = {match["path"]: match["hash"].lower() for match in matches if match}
     return Checksums(
         listed=True,
-        agreeing=sum(found.get(name) == digest for name, digest in wanted.items()),
-        changed=tuple(name for name, digest in wanted.items() if name in found and found[name] != digest),
-        missing=tuple(name for name in wanted if name not in found),
-        unlisted=tuple(name for name in found if name not in wanted),
+        agreeing=sum(actual.get(name) == digest for name, digest in expected.items()),
+        changed=tuple(name for name, digest in expected.items() if name in actual and actual[name] != digest),
+        missing=tuple(name for name in expected if name not in actual),
+        unlisted=tuple(name for name in actual if name not in expected),
     )
 
 

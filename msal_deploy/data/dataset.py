@@ -1,14 +1,15 @@
-"""Finding images and their annotations in a folder or zip, whatever the names of its folders.
+"""Find annotated images in a folder or zip, for all common layouts of MoNuSeg.
 
-There is no branch per layout; names say what a file is, and the folder suggest to the file speaks first.
+No layout is hard-coded. The role of a file follows from words in the names of its folders; the innermost folder with
+such a word decides.
 
-*Split*: a folder whose name holds the word train, training, val or validation is training data (validation images are
-split off the training images later, by `validation_split`); test or testing is test data. ``MoNuSegTestData``,
-``Train_Folder`` and ``MoNuSeg 2018 Training Data`` all say it. A set without such a name is a test set.
+*Split*: folders named with the word train, training, val or validation hold training data (`validation_split` later
+splits the validation images off the training images); test or testing means test data. Examples are
+``MoNuSegTestData``, ``Train_Folder`` and ``MoNuSeg 2018 Training Data``. A data set without such names is a test set.
 
-*Role*: an ``.xml`` is an annotation. A TIFF, PNG or JPEG is a label map where a folder is called labels, labelcol,
-masks, Instance Maps, Annotations or the like, or where its own name ends in ``_mask``, ``_label`` or ``_labels``;
-otherwise it is an image. An image and what annotates it have the same stem.
+*Role*: an ``.xml`` file is an annotation. A TIFF, PNG or JPEG is a label map if one of its folders is called labels,
+labelcol, masks, Instance Maps, Annotations or similar, or if its own name ends in ``_mask``, ``_label`` or ``_labels``;
+otherwise it is an image. An image and its annotation have the same stem.
 """
 
 import os
@@ -47,7 +48,19 @@ LABEL_ENDING = re.compile(r"[_\-. ](bin[_\-])?(mask|label)s?$", re.IGNORECASE)
 
 
 class AnnotatedImage(msgspec.Struct, frozen=True):
-    """An image and what annotates it: an Aperio XML, an instance map (or binary mask), or both."""
+    """An image with its annotation: an Aperio XML, a label map (instance map or binary mask), or both.
+
+    >>> annotated = find_dataset(Path("monuseg")).test[0]
+    >>> annotated.stem, annotated.image().shape, annotated.mask().shape
+    ('SYNTH-TEST-000', (512, 512, 3), (512, 512))
+
+    Attributes:
+        stem: File name of the image, without its suffix.
+        split: ``train`` or ``test``.
+        image_path: The image file.
+        xml_path: The Aperio XML, if there is one.
+        map_path: The label map, if there is one.
+    """
 
     stem: str
     split: Split
@@ -56,44 +69,62 @@ class AnnotatedImage(msgspec.Struct, frozen=True):
     map_path: Path | None
 
     def image(self) -> NDArray[np.uint8]:
-        """Read the image, uint8[H,W,3] RGB; raises `BadInput` as `read_image` does."""
+        """Return the image, uint8[H,W,3] RGB.
+
+        Raises:
+            BadInput: The file cannot be read; see `read_image`.
+        """
         return read_image(self.image_path)
 
     def instances(self) -> NDArray[np.int32]:
-        """Return the nuclei, int32[H,W], 0 = background; from the XML where there is one, else from the map.
+        """Return the nuclei as int32[H,W], 0 for background; from the XML if there is one, else from the label map.
 
         Raises:
-            BadInput: a file cannot be used, the label has not the image's size, or there is no annotation.
+            BadInput: A file cannot be read, the label map and the image differ in size, or there is no annotation.
         """
         shape = image_size(self.image_path)
         if self.xml_path is not None:
             return rasterise(read_xml(self.xml_path).polygons, shape)
         if self.map_path is None:
-            raise BadInput(f"{self.image_path} has no annotation; put an XML or a label map of the same name beside it")
+            raise BadInput(f"{self.image_path} has no annotation", "add an XML or a label map of the same name")
         return checked_size(read_label(self.map_path), shape, self.map_path)
 
     def mask(self) -> NDArray[np.bool_]:
-        """Return where nuclei are, bool[H,W]; raises as `instances` does."""
+        """Return bool[H,W], true in nuclei; raises the same errors as `instances`."""
         return self.instances() > 0
 
 
-def label_convention(cases: Iterable[AnnotatedImage]) -> str:
-    """Return a sentence on how the masks of `cases` came about, for reports: a wrong convention moves Dice by 0.05."""
+def label_convention(images: Iterable[AnnotatedImage]) -> str:
+    """Describe how the masks of `images` were made, for reports: a wrong convention changes Dice by 0.05.
+
+    >>> label_convention(find_dataset(Path("monuseg")).test)
+    '1-based pixel centres in the XML: 1 is subtracted from x and y, then skimage.draw.polygon'
+    """
     maps = "label maps as they are, without redrawing"
-    drawn = {case.xml_path is not None for case in cases}
-    return VERTEX_CONVENTION if drawn == {True} else maps if drawn == {False} else f"{VERTEX_CONVENTION}; else {maps}"
+    from_xml = {image.xml_path is not None for image in images}
+    if len(from_xml) == 2:
+        return f"{VERTEX_CONVENTION}; else {maps}"
+    return VERTEX_CONVENTION if from_xml == {True} else maps
 
 
 def checked_size(instances: NDArray[np.int32], shape: tuple[int, int], path: Path) -> NDArray[np.int32]:
-    """Return `instances`, or raise `BadInput` unless its size is the image's `shape`."""
+    """Return `instances`; raise `BadInput` if its size is not `shape`, the size of the image."""
     if instances.shape != shape:
         (height, width), (label_height, label_width) = shape, instances.shape
-        raise BadInput(f"{path} is {label_width}×{label_height} px and its image {width}×{height}; make them the same")
+        raise BadInput(
+            f"{path} is {label_width}×{label_height} px and its image {width}×{height} px", "make them the same size"
+        )
     return instances
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """The cases of a folder, sorted by stem."""
+    """The annotated images of a folder, sorted by stem.
+
+    Attributes:
+        root: The folder.
+        train: Training images; `validation_split` later holds out some of them.
+        test: Test images.
+    """
 
     root: Path
     train: tuple[AnnotatedImage, ...]
@@ -101,19 +132,33 @@ class Dataset(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something wrong with a set: what, what to do about it, and which stems or files it concerns."""
+    """A problem of a data set.
+
+    >>> print(Problem("test images without annotation", "add a label map", ("a", "b", "c", "d")))
+    test images without annotation: 4 (a, b, c, …); add a label map
+
+    Attributes:
+        what: The cause.
+        advice: The remedy.
+        names: The stems or files that have the problem.
+    """
 
     what: str
     advice: str
     names: tuple[str, ...]
 
-    def __str__(self) -> str:
+    @property
+    def cause(self) -> str:
+        """What is wrong, with the number of names and the first three of them."""
         named = ", ".join(self.names[:3]) + (", …" if len(self.names) > 3 else "")
-        return f"{self.what}: {len(self.names)} ({named}); {self.advice}"
+        return f"{self.what}: {len(self.names)} ({named})"
+
+    def __str__(self) -> str:
+        return f"{self.cause}; {self.advice}"
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What a folder holds, and what is wrong with it. An image without annotation is a case without paths."""
+    """The images of a folder, and the problems with its file names. Unannotated images are included."""
 
     dataset: Dataset
     problems: tuple[Problem, ...]
@@ -128,10 +173,14 @@ class _File(msgspec.Struct, frozen=True):
 
 @contextmanager
 def open_dataset(path: Path) -> Iterator[Dataset]:
-    """Yield the cases of a folder or a zip; a zip is unpacked into a temporary folder, removed afterwards.
+    """Open a folder or zip as a data set. A zip is unpacked into a temporary folder, which is removed afterwards.
+
+    >>> with open_dataset(Path("monuseg")) as dataset:
+    ...     len(dataset.train), len(dataset.test)
+    (2, 2)
 
     Raises:
-        BadInput: see `find_dataset`; and no such path, or a zip that `unpack` refuses.
+        BadInput: The path does not exist, the zip cannot be unpacked safely, or `find_dataset` finds a problem.
     """
     with opened_folder(path) as folder:
         yield find_dataset(folder)
@@ -139,56 +188,58 @@ def open_dataset(path: Path) -> Iterator[Dataset]:
 
 @contextmanager
 def opened_folder(path: Path) -> Iterator[Path]:
-    """Yield `path` if it is a folder, or a temporary one with what the zip `path` holds.
+    """Yield `path` if it is a folder; unpack it into a temporary folder and yield that if it is a zip.
 
     Raises:
-        BadInput: no such path, or a zip that `unpack` refuses.
+        BadInput: The path does not exist, or the zip cannot be unpacked safely.
     """
     if not path.exists():
-        raise BadInput(f"There is no folder or zip {path}")
+        raise BadInput(f"{path} does not exist", "check the path of the folder or zip")
     if path.is_dir():
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="msal-deploy-") as temporary:
-        folder = Path(temporary) / path.stem  # the zip's name may say train or test
+        folder = Path(temporary) / path.stem  # the zip's name may contain train or test
         unpack(path, folder)
         yield folder
 
 
 def find_dataset(folder: Path) -> Dataset:
-    """Return the cases of a folder.
+    """Return the annotated images of a folder.
+
+    >>> [annotated.stem for annotated in find_dataset(Path("monuseg")).train]
+    ['SYNTH-TRAIN-000', 'SYNTH-TRAIN-001']
 
     Raises:
-        BadInput: no images, an image without annotation, an annotation without image, two files for one stem, a stem
-            in both splits, or files whose folders say neither train nor test beside others that do.
+        BadInput: There are no images, an image has no annotation or an annotation no image, two files share a stem and
+            role, a stem is in both splits, or only some folders are named train or test.
     """
     findings = scan(folder)
     if findings.problems:
-        more = len(findings.problems) - 1
+        first, more = findings.problems[0], len(findings.problems) - 1
         also = f" (and {more} more: run msal-deploy data verify)" if more else ""
-        raise BadInput(f"{folder.name}: {findings.problems[0]}{also}")
+        raise BadInput(f"{folder.name}: {first.cause}", f"{first.advice}{also}")
     return findings.dataset
 
 
 def scan(folder: Path) -> Findings:
-    """Return the cases of a folder and all problems with its names; no file is opened.
+    """Return the images of a folder and all problems with its file names, without opening a file.
 
     Raises:
-        BadInput: there is no image at all.
+        BadInput: There is no image at all.
     """
     files = [_classify(path, folder) for path in _walk(folder) if path.suffix.lower() in (*RASTER_SUFFIXES, ".xml")]
     if not any(file.role == "image" for file in files):
-        raise BadInput(f"{folder.name} holds no images (TIFF, PNG or JPEG); give the folder or zip of a MoNuSeg copy")
+        raise BadInput(f"{folder.name} holds no TIFF, PNG or JPEG images", "use a folder or zip with a copy of MoNuSeg")
     problems = [_unnamed(files)]
-    train, train_problems = _cases([file for file in files if file.split == "train"], "train")
-    test, test_problems = _cases([file for file in files if file.split != "train"], "test")
+    train, train_problems = _pair([file for file in files if file.split == "train"], "train")
+    test, test_problems = _pair([file for file in files if file.split != "train"], "test")
     problems += [*train_problems, *test_problems, _leaked(train, test)]
-    found = tuple(problem for problem in problems if problem.names)
-    return Findings(Dataset(folder, train, test), found)
+    return Findings(Dataset(folder, train, test), tuple(problem for problem in problems if problem.names))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all files, sorted; links to folders are followed, each folder once."""
+    """Yield all files in sorted order. Links to folders are followed, but each folder is visited once."""
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -202,42 +253,41 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _classify(path: Path, root: Path) -> _File:
-    # The root's own name speaks last: "MoNuSeg 2018 Training Data" may be what was given.
+    # The root's own name counts last: the user may pass "MoNuSeg 2018 Training Data" itself.
     names = [*reversed(path.relative_to(root).parent.parts), root.resolve().name]
-    split = next((split for name in names if (split := _split_said(name))), None)
+    split = next((split for name in names if (split := _split_in(name))), None)
     if path.suffix.lower() == ".xml":
         return _File(path, path.stem, "xml", split)
     ending = LABEL_ENDING.search(path.stem)
-    roles = (said for name in names[:-1] if (said := _role_said(name)))
-    role: Role = "map" if ending else next(roles, "image")
+    roles = (role for name in names[:-1] if (role := _role_in(name)))
     stem = path.stem[: ending.start()] if ending else path.stem
-    return _File(path, stem, role, split)
+    return _File(path, stem, "map" if ending else next(roles, "image"), split)
 
 
 def _words(name: str) -> list[str]:
     return [word.lower() for word in WORD.findall(name)]
 
 
-def _split_said(name: str) -> Split | None:
-    said = {SPLIT_OF_WORD[word] for word in _words(name) if word in SPLIT_OF_WORD}
-    return said.pop() if len(said) == 1 else None  # "train_and_test" says neither
+def _split_in(name: str) -> Split | None:
+    splits = {SPLIT_OF_WORD[word] for word in _words(name) if word in SPLIT_OF_WORD}
+    return splits.pop() if len(splits) == 1 else None  # "train_and_test" is ambiguous
 
 
-def _role_said(name: str) -> Role | None:
-    said = {ROLE_OF_WORD[word] for word in _words(name) if word in ROLE_OF_WORD}
-    return "map" if "map" in said else "image" if said else None  # "mask_images" are masks
+def _role_in(name: str) -> Role | None:
+    roles = {ROLE_OF_WORD[word] for word in _words(name) if word in ROLE_OF_WORD}
+    return "map" if "map" in roles else "image" if roles else None  # "mask_images" are masks
 
 
-def _cases(files: Iterable[_File], split: Split) -> tuple[tuple[AnnotatedImage, ...], list[Problem]]:
-    found: dict[str, dict[Role, list[Path]]] = defaultdict(lambda: defaultdict(list))
+def _pair(files: Iterable[_File], split: Split) -> tuple[tuple[AnnotatedImage, ...], list[Problem]]:
+    paths_of: dict[str, dict[Role, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for file in files:
-        found[file.stem][file.role].append(file.path)
-    cases = tuple(
+        paths_of[file.stem][file.role].append(file.path)
+    images = tuple(
         AnnotatedImage(stem, split, roles["image"][0], _first(roles["xml"]), _first(roles["map"]))
-        for stem, roles in sorted(found.items())
+        for stem, roles in sorted(paths_of.items())
         if roles["image"]
     )
-    return cases, _pairing_problems(found, cases, split)
+    return images, _pairing_problems(paths_of, images, split)
 
 
 def _first(paths: list[Path]) -> Path | None:
@@ -245,27 +295,27 @@ def _first(paths: list[Path]) -> Path | None:
 
 
 def _pairing_problems(
-    found: dict[str, dict[Role, list[Path]]], cases: tuple[AnnotatedImage, ...], split: Split
+    paths_of: dict[str, dict[Role, list[Path]]], images: tuple[AnnotatedImage, ...], split: Split
 ) -> list[Problem]:
-    unannotated = tuple(case.stem for case in cases if case.xml_path is None and case.map_path is None)
-    without_image = tuple(sorted(stem for stem, roles in found.items() if not roles["image"]))
-    twice = tuple(sorted(stem for stem, roles in found.items() if any(len(paths) > 1 for paths in roles.values())))
+    unannotated = tuple(image.stem for image in images if image.xml_path is None and image.map_path is None)
+    without_image = tuple(sorted(stem for stem, roles in paths_of.items() if not roles["image"]))
+    twice = tuple(sorted(stem for stem, roles in paths_of.items() if any(len(paths) > 1 for paths in roles.values())))
     return [
         Problem(f"{split} images without annotation", "add an XML or a label map of the same name", unannotated),
         Problem(f"{split} annotations without image", "add the images or remove the annotations", without_image),
-        Problem(f"{split} stems with two files of one kind", "keep one, or put label maps in a folder 'labels'", twice),
+        Problem(
+            f"{split} stems with two files of one kind", "keep one, or move label maps to a folder 'labels'", twice
+        ),
     ]
 
 
 def _unnamed(files: list[_File]) -> Problem:
     some_named = any(file.split for file in files)
     unnamed = sorted({file.stem for file in files if file.split is None}) if some_named else []
-    advice = "move them into a folder that does, as the others are"
-    return Problem("stems in folders whose names say neither train nor test", advice, tuple(unnamed))
+    advice = "move them into a train or test folder, like the others"
+    return Problem("stems in folders named neither train nor test", advice, tuple(unnamed))
 
 
 def _leaked(train: tuple[AnnotatedImage, ...], test: tuple[AnnotatedImage, ...]) -> Problem:
-    both = {case.stem for case in train} & {case.stem for case in test}
-    return Problem(
-        "images both in train and in test", "remove them from one, or scores mean nothing", tuple(sorted(both))
-    )
+    both = {image.stem for image in train} & {image.stem for image in test}
+    return Problem("images both in train and in test", "remove them from one split", tuple(sorted(both)))

@@ -1,4 +1,4 @@
-"""Image and label files as arrays. Pillow decodes; here is what is refused, and the sentence that says why."""
+"""Read image and label files into arrays. Pillow decodes them; files that would lose information are rejected."""
 
 import logging
 import warnings
@@ -28,29 +28,39 @@ MODE_NAMES = {
 LABEL_MODES = ("1", "L", "P", "I", "RGB")
 MAGIC = (b"II*", b"II+", b"MM", b"\x89PNG", b"\xff\xd8")  # TIFF, BigTIFF, PNG, JPEG
 BITS_PER_SAMPLE = 258  # the TIFF tag
-PNG_BIT_DEPTH = 24  # where a PNG's header holds it
+PNG_BIT_DEPTH = 24  # offset of the bit depth in a PNG's header
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an RGB image of 8 bits a channel.
+    """Read an RGB image with 8 bits per channel.
+
+    >>> read_image(Path("monuseg/MoNuSegTestData/SYNTH-TEST-000.tif")).shape
+    (512, 512, 3)
 
     Returns:
         uint8[H,W,3].
 
     Raises:
-        BadInput: no file, no image, damaged or truncated, more pixels than Pillow's limit (179 million), or not 8-bit
-            RGB.
+        BadInput: The file does not exist, is not an image, is damaged or truncated, has more pixels than Pillow's limit
+            (179 million), or is not 8-bit RGB.
     """
     with _opened(path) as image:
         if _is_16_bit(path, image):
-            raise BadInput(f"{path} has 16 bits a channel; convert it to 8-bit RGB")
+            raise BadInput(f"{path} has 16 bits per channel", "convert it to 8-bit RGB")
         if image.mode != "RGB":
-            raise BadInput(f"{path} is {MODE_NAMES.get(image.mode, image.mode)}; convert it to 8-bit RGB")
+            raise BadInput(f"{path} is {MODE_NAMES.get(image.mode, image.mode)}", "convert it to 8-bit RGB")
         return np.array(image, dtype=np.uint8)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width in pixels from the file's header; raises as `read_image` does for what is no image."""
+    """Return height and width in pixels, read from the file's header.
+
+    >>> image_size(Path("monuseg/MoNuSegTestData/SYNTH-TEST-000.tif"))
+    (512, 512)
+
+    Raises:
+        BadInput: The file does not exist or is not an image.
+    """
     with _opened(path) as image:
         return image.height, image.width
 
@@ -58,21 +68,26 @@ def image_size(path: Path) -> tuple[int, int]:
 def read_label(path: Path) -> NDArray[np.int32]:
     """Read an instance map or a binary mask.
 
-    A file of two values, 0 and 255 or 0 and 1, is a binary mask: its instances are the 8-connected components, so
-    touching nuclei count as one. Anything else is an instance map: a value is a nucleus. RGB files are taken where
-    all three channels are equal.
+    A file that holds only the values 0 and 255, or 0 and 1, is a binary mask: its nuclei are the 8-connected
+    components, so touching nuclei count as one. Any other file is an instance map, with one value per nucleus. RGB
+    files are accepted if all three channels are equal.
+
+    >>> labels = read_label(Path("monuseg/MoNuSeg 2018 Training Data/Instance Maps/SYNTH-TRAIN-000.png"))
+    >>> labels.shape, labels.dtype
+    ((512, 512), dtype('int32'))
 
     Returns:
-        int32[H,W], 0 = background.
+        int32[H,W], 0 for background.
 
     Raises:
-        BadInput: what `read_image` refuses of a file, a lossy or coloured label, or more than 31 bits.
+        BadInput: The file cannot be read, is a JPEG, is coloured, or holds negative values or values above 31 bits.
     """
     if path.suffix.lower() in (".jpg", ".jpeg"):
-        raise BadInput(f"{path} is a JPEG, which blurs labels; save label maps as PNG or TIFF")
+        raise BadInput(f"{path} is a JPEG, which blurs labels", "save label maps as PNG or TIFF")
     with _opened(path) as image:
         if image.mode not in LABEL_MODES and not image.mode.startswith("I;16"):
-            raise BadInput(f"{path} is {MODE_NAMES.get(image.mode, image.mode)}; save labels as 8- or 16-bit greyscale")
+            mode = MODE_NAMES.get(image.mode, image.mode)
+            raise BadInput(f"{path} is {mode}", "save labels as 8- or 16-bit greyscale")
         values = np.asarray(image).astype(np.int64)
     return _instances(_grey(values, path), path)
 
@@ -81,14 +96,17 @@ def _grey(values: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
     if values.ndim == 2:
         return values
     if (values != values[..., :1]).any():
-        raise BadInput(f"{path} is a coloured label; save an instance map (one number a nucleus) or a 0/255 mask")
+        raise BadInput(f"{path} is a coloured label", "save an instance map (one value per nucleus) or a 0/255 mask")
     return values[..., 0]
 
 
 def _instances(values: NDArray[np.int64], path: Path) -> NDArray[np.int32]:
     present = np.unique(values)
     if present[0] < 0 or present[-1] > np.iinfo(np.int32).max:
-        raise BadInput(f"{path} holds values from {present[0]} to {present[-1]}; labels are 0 (background) and above")
+        raise BadInput(
+            f"Expected labels from 0 (background) to 2**31 - 1, got {present[0]} to {present[-1]} in {path}",
+            "save it as an 8- or 16-bit instance map",
+        )
     if set(present.tolist()) <= {0, 255} or set(present.tolist()) <= {0, 1}:
         return np.asarray(label(values > 0), dtype=np.int32)  # type: ignore[no-untyped-call]
     return values.astype(np.int32)
@@ -96,7 +114,7 @@ def _instances(values: NDArray[np.int64], path: Path) -> NDArray[np.int32]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Yield the opened image; whatever Pillow raises or warns about becomes one `BadInput`."""
+    """Yield the opened image, without Pillow's warnings; its exceptions become `BadInput`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -105,17 +123,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except BadInput:
         raise
     except FileNotFoundError as error:
-        raise BadInput(f"There is no file {path}") from error
+        raise BadInput(f"{path} does not exist", "check the path") from error
     except UnidentifiedImageError as error:
-        raise BadInput(_why_unidentified(path)) from error
+        raise _unidentified(path) from error
     except Image.DecompressionBombError as error:
-        raise BadInput(f"{path} has more than 179 million pixels; cut it into smaller images") from error
-    except Exception as error:  # Damaged files make Pillow's decoders raise nearly anything.
-        raise BadInput(f"{path} is damaged or truncated ({error}); copy it again") from error
+        raise BadInput(f"{path} has more than 179 million pixels", "cut it into smaller images") from error
+    except Exception as error:  # Pillow's decoders raise many exception types for damaged files.
+        raise BadInput(f"{path} is damaged or truncated ({error})", "copy it again") from error
 
 
 def _is_16_bit(path: Path, image: Image.Image) -> bool:
-    # Pillow opens 16-bit RGB as mode RGB and drops the low bytes without a word.
+    # Pillow opens 16-bit RGB as mode RGB and drops the low bytes silently.
     if image.format == "PNG":
         with path.open("rb") as stream:
             return stream.read(PNG_BIT_DEPTH + 1)[PNG_BIT_DEPTH] == 16
@@ -124,23 +142,23 @@ def _is_16_bit(path: Path, image: Image.Image) -> bool:
     return image.mode.startswith("I;16")
 
 
-def _why_unidentified(path: Path) -> str:
-    # Of a TIFF that Pillow does not know (16-bit planar, floating point), tifffile can at least tell what it is.
+def _unidentified(path: Path) -> BadInput:
+    # Pillow cannot open some TIFFs (16-bit planar, floating point); tifffile can still describe them.
     with path.open("rb") as stream:
         start = stream.read(4)
     if not start.startswith(MAGIC):
-        return f"{path} is not an image that can be read; give a TIFF, PNG or JPEG"
+        return BadInput(f"{path} is not an image that can be read", "use a TIFF, PNG or JPEG")
     logger = logging.getLogger("tifffile")
-    logger.addFilter(_nothing)
+    logger.addFilter(_drop)
     try:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages[0]
-            return f"{path} is a TIFF of {page.dtype}, shape {page.shape}; convert it to 8-bit RGB"
-    except Exception:  # No TIFF, or one too damaged for tifffile as well.
-        return f"{path} is damaged or truncated; copy it again"
+            return BadInput(f"{path} is a TIFF of {page.dtype}, shape {page.shape}", "convert it to 8-bit RGB")
+    except Exception:  # not a TIFF, or too damaged for tifffile as well
+        return BadInput(f"{path} is damaged or truncated", "copy it again")
     finally:
-        logger.removeFilter(_nothing)
+        logger.removeFilter(_drop)
 
 
-def _nothing(_: logging.LogRecord) -> bool:
+def _drop(_: logging.LogRecord) -> bool:
     return False

@@ -1,4 +1,4 @@
-"""A synthetic set in MoNuSeg's official layout: free of MoNuSeg's licence, and with an exact truth."""
+"""Synthetic data sets in MoNuSeg's official layout: free of its licence, with exactly known nuclei."""
 
 from pathlib import Path
 
@@ -15,24 +15,35 @@ README = "README.txt"
 FIRST_LINE = "Synthetic H&E-like images with outlined nuclei, made by msal-deploy."
 TRAIN_FOLDER = Path("MoNuSeg 2018 Training Data")
 TEST_FOLDER = Path("MoNuSegTestData")
-SMALLEST = 256  # px; below, an image may hold no nucleus at all
+MIN_SIZE = 256  # px; a smaller image may hold no nucleus at all
 MICRONS_PER_PIXEL = 0.25
 
 
 def synthesize(out: Path, *, train: int = 8, test: int = 4, size: int = 1000, seed: int = 0) -> None:
-    """Write `train` and `test` synthetic images of `size`² px with their annotations into the folder `out`.
+    """Write a synthetic data set of H&E-like images with outlined nuclei.
 
-    The same arguments give the same files, byte for byte. A synthetic set at `out` is replaced.
+    The same arguments give the same files, byte for byte. A synthetic data set at `out` is replaced.
+
+    >>> synthesize(Path("demo"), train=1, test=1, size=256)
+    >>> sorted(path.name for path in Path("demo").iterdir())
+    ['MoNuSeg 2018 Training Data', 'MoNuSegTestData', 'README.txt', 'SHA256SUMS']
+
+    Args:
+        out: The folder to write.
+        train: Number of training images.
+        test: Number of test images.
+        size: Height and width of an image in pixels, at least 256.
+        seed: Seed of the random generator, at least 0.
 
     Raises:
-        BadInput: no image asked for, a size below 256, or `out` holds something else.
+        BadInput: An argument is out of range, or `out` holds other files.
     """
     if train < 0 or test < 0 or train + test == 0:
-        raise BadInput(f"{train} training and {test} test images cannot be made; ask for one at least")
-    if size < SMALLEST:
-        raise BadInput(f"Images of {size} px are too small for nuclei; ask for {SMALLEST} or more")
+        raise BadInput(f"Expected at least one image, got {train} training and {test} test images", "ask for one")
+    if size < MIN_SIZE:
+        raise BadInput(f"Expected images of at least {MIN_SIZE} px, got {size} px", "use a larger size")
     if seed < 0:
-        raise BadInput(f"The seed is {seed}; give 0 or above")
+        raise BadInput(f"Expected a seed of at least 0, got {seed}", "use 0 or above")
     with atomic_directory(out, replaces=_is_synthetic) as folder:
         for index in range(train):
             _write_train(
@@ -45,7 +56,7 @@ def synthesize(out: Path, *, train: int = 8, test: int = 4, size: int = 1000, se
 
 
 def _is_synthetic(folder: Path) -> bool:
-    # Many a folder has a README.txt, and nothing of a stranger's may be replaced: the first line must be ours.
+    # Many folders have a README.txt; only one with our first line may be replaced.
     readme = folder / README
     return readme.is_file() and readme.read_bytes().startswith(FIRST_LINE.encode())
 

@@ -1,8 +1,8 @@
-"""Drawing a field of view that looks like H&E tissue, with the outlines of its nuclei known exactly.
+"""Draw a field of view that looks like H&E tissue, with exactly known outlines of its nuclei.
 
-Everything is mixed as amounts of stain and turned to light by Beer and Lambert's law. The stain vectors lie
-between Ruifrok and Johnston's (2001) and Macenko's (2009), jittered for each image. Sizes are in
-pixels at 40× (0.25 µm).
+All structures are drawn as amounts of stain, which the Beer-Lambert law turns into light. The stain vectors are between
+those of Ruifrok and Johnston (2001) and Macenko (2009), with random jitter for each image. Sizes are in pixels at 40×
+(0.25 µm per pixel).
 """
 
 import msgspec
@@ -16,12 +16,20 @@ Field = NDArray[np.float32]
 
 HAEMATOXYLIN = (0.62, 0.71, 0.34)  # optical density of red, green and blue
 EOSIN = (0.16, 0.87, 0.46)
-AREA_PER_CANDIDATE = 330  # px²; about four in ten candidates find room
+AREA_PER_CANDIDATE = 330  # px²; about four in ten candidates find a free position
 VERTEX_STEP = 1 / 16  # A binary fraction, so that writing and reading a vertex changes nothing.
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A kind of nucleus: mean semi-axes and their relative spread, amount of haematoxylin, contrast of chromatin."""
+    """A kind of nucleus.
+
+    Attributes:
+        long: Mean long semi-axis in pixels.
+        short: Mean short semi-axis in pixels.
+        spread: Relative standard deviation of the semi-axes.
+        stain: Amount of haematoxylin.
+        contrast: Contrast of the chromatin texture.
+    """
 
     long: float
     short: float
@@ -36,7 +44,15 @@ FIBROBLAST = Kind(16.0, 4.6, 0.22, 0.66, 0.30)
 
 
 class Nucleus(msgspec.Struct, frozen=True, eq=False):
-    """One nucleus: its outline in array coordinates, kind, centre (x, y), and amount of haematoxylin."""
+    """One nucleus.
+
+    Attributes:
+        outline: float64[V,2], (x, y) in array coordinates.
+        kind: The kind of nucleus.
+        centre: (x, y) in array coordinates.
+        radius: Mean radius in pixels.
+        stain: Amount of haematoxylin.
+    """
 
     outline: Polygon
     kind: Kind
@@ -46,7 +62,19 @@ class Nucleus(msgspec.Struct, frozen=True, eq=False):
 
 
 def draw_tissue(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], tuple[Polygon, ...]]:
-    """Return uint8[size,size,3] and the outline of each nucleus; where two overlap, the later lies on top."""
+    """Draw an image and return it with the outline of each nucleus.
+
+    >>> image, outlines = draw_tissue(np.random.default_rng(0), 256)
+    >>> image.shape, outlines[0].shape[1]
+    ((256, 256, 3), 2)
+
+    Args:
+        rng: Source of all random numbers.
+        size: Height and width in pixels.
+
+    Returns:
+        uint8[size,size,3] RGB and one float64[V,2] per nucleus. Where two nuclei overlap, the later one is on top.
+    """
     flow = _noise(rng, size, 160)
     lumen = _smooth_step(_noise(rng, size, 75) + 0.5 * _noise(rng, size, 30), 1.45, 0.05)
     glands = _smooth_step(_noise(rng, size, 90) + 1.2 * ndimage.gaussian_filter(lumen, 25), 0.25, 0.3)
@@ -60,10 +88,10 @@ def draw_tissue(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8],
 
 
 def _noise(rng: np.random.Generator, size: int, scale: float) -> Field:
-    """Return smooth noise of mean 0 and deviation 1 whose features are about `scale` pixels wide."""
+    """Return smooth noise with mean 0 and standard deviation 1, with features about `scale` pixels wide."""
     if scale < 16:
         field = ndimage.gaussian_filter(rng.standard_normal((size, size), dtype=np.float32), scale / 2)
-    else:  # Gaussian bumps on a coarse grid: the same, and much faster than a wide blur
+    else:  # Gaussian bumps on a coarse grid: the same result, much faster than a wide blur
         knots = np.arange(-8, 4 * size / scale + 8)
         bumps = np.exp(-0.5 * ((4 / scale * np.arange(size)[:, None] - knots) / 2) ** 2).astype(np.float32)
         field = bumps @ rng.standard_normal((len(knots), len(knots)), dtype=np.float32) @ bumps.T
@@ -75,7 +103,7 @@ def _smooth_step(field: Field, edge: float, width: float) -> Field:
 
 
 def _place(rng: np.random.Generator, size: int, flow: Field, glands: Field, lumen: Field) -> list[Nucleus]:
-    """Scatter nuclei, densely in glands; they may touch and overlap a little, never lie in each other."""
+    """Scatter nuclei, densely in glands. They may touch and overlap a little, but none contains another."""
     along_y, along_x = np.gradient(ndimage.gaussian_filter(flow, 8))
     density = (0.25 + 0.75 * glands) * np.clip(0.6 + 0.5 * _noise(rng, size, 48), 0.05, None)
     placed: list[Nucleus] = []
@@ -103,7 +131,7 @@ def _kind(rng: np.random.Generator, gland: float) -> Kind:
 
 
 def _nucleus(rng: np.random.Generator, centre: tuple[float, float], kind: Kind, fibre: float) -> Nucleus:
-    """Draw an ellipse whose boundary swings by a few harmonics; a fibroblast lies along the fibres."""
+    """Return an ellipse whose boundary is modulated by a few harmonics; a fibroblast is aligned with the fibres."""
     long, short = np.array([kind.long, kind.short]) * rng.normal(1, kind.spread, 2).clip(0.6, 1.5)
     turn = fibre + rng.normal(0, 0.2) if kind is FIBROBLAST else rng.uniform(0, np.pi)
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
@@ -125,7 +153,7 @@ def _background(rng: np.random.Generator, flow: Field, glands: Field) -> tuple[F
     stroma = 0.25 + 0.06 * fibres + 0.03 * grain + 0.05 * _noise(rng, size, 60)
     cytoplasm = 0.22 + 0.03 * _noise(rng, size, 8) + 0.03 * grain
     eosin = (1 - glands) * stroma + glands * cytoplasm
-    # Clefts between the bundles of fibres let light through.
+    # Clefts between bundles of fibres are nearly transparent.
     clefts = (1 - glands) * _smooth_step(np.sin(phase / 3 + 1) + 0.5 * _noise(rng, size, 20), 1.35, 0.08)
     eosin = eosin * (1 - 0.8 * clefts)
     haematoxylin = 0.03 + 0.10 * glands + 0.02 * _noise(rng, size, 25) + 0.012 * grain
@@ -133,7 +161,7 @@ def _background(rng: np.random.Generator, flow: Field, glands: Field) -> tuple[F
 
 
 def _add_distractors(rng: np.random.Generator, haematoxylin: Field, eosin: Field) -> None:
-    """Add what is no nucleus: heaps of red cells, and nuclei so far out of focus that nobody would outline them."""
+    """Add structures that are not annotated: heaps of red cells, and nuclei too far out of focus to outline."""
     size = len(eosin)
     cells = np.zeros_like(eosin)
     for _ in range(max(1, size * size // 250_000)):
@@ -155,7 +183,7 @@ def _dab(field: Field, x: float, y: float, radius: float, amount: float, soft: f
 
 
 def _add_nuclei(rng: np.random.Generator, nuclei: list[Nucleus], haematoxylin: Field, eosin: Field) -> None:
-    """Stain the nuclei, in place: chromatin, a dark membrane, nucleoli in the large ones."""
+    """Stain the nuclei in place: chromatin, a dark membrane, and nucleoli in epithelial nuclei."""
     size = len(eosin)
     instances = rasterise((nucleus.outline for nucleus in nuclei), (size, size))
     stain = np.array([0.0, *(nucleus.stain for nucleus in nuclei)], dtype=np.float32)[instances]
@@ -174,7 +202,7 @@ def _add_nuclei(rng: np.random.Generator, nuclei: list[Nucleus], haematoxylin: F
 
 
 def _light(rng: np.random.Generator, haematoxylin: Field, eosin: Field) -> NDArray[np.uint8]:
-    """Turn stain into light, blur it as this image's focus does, and add the sensor's noise."""
+    """Turn stain into light, blur it like an image slightly out of focus, and add sensor noise."""
     vectors = np.clip(np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.03, (2, 3)), 0.02, None)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     strength = rng.normal(1, 0.15, 2).clip(0.65, 1.4)

@@ -1,4 +1,4 @@
-"""Checking a whole set before anything is trained or scored on it: all problems are collected, none stops the check."""
+"""Check a whole data set before training or scoring on it. All problems are collected; none stops the check."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,30 +15,34 @@ from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, rasteris
 from msal_deploy.data.checksums import Checksums, check_sums
 from msal_deploy.data.dataset import AnnotatedImage, Problem, checked_size, opened_folder, scan
 from msal_deploy.data.images import read_image, read_label
-from msal_deploy.data.verify_report import Agreement, CaseReport, SplitReport, VerifyReport
+from msal_deploy.data.verify_report import Agreement, ImageReport, SplitReport, VerifyReport
 from msal_deploy.errors import BadInput
 
-LOWEST_AGREEMENT = 0.85  # MoNuSeg's own worst image has 0.90; drawn without the shift, the mean is 0.87
+MIN_AGREEMENT = 0.85  # IoU; the worst MoNuSeg image has 0.90, and without the shift of 1 px the mean is 0.87
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
 def verify(path: Path, *, progress: bool = False) -> VerifyReport:
-    """Read every file of a folder or zip and report what is there and what is wrong.
+    """Read every file of a data set and report its contents and problems.
+
+    >>> report = verify(Path("monuseg"))
+    >>> report.ok, report.train.images, report.test.sizes
+    (True, 2, {'512×512': 2})
 
     Args:
-        path: a folder or a zip.
-        progress: show a bar on stderr.
+        path: A folder or zip.
+        progress: Show a progress bar on stderr.
 
     Raises:
-        BadInput: no such path, a zip that cannot be unpacked, or no image in it.
+        BadInput: The path does not exist, the zip cannot be unpacked, or there is no image.
     """
     with opened_folder(path) as folder:
         findings = scan(folder)
         dataset = findings.dataset
-        train = [_check(case, folder) for case in _tracked(dataset.train, "training images", progress)]
-        test = [_check(case, folder) for case in _tracked(dataset.test, "test images", progress)]
+        train = [_check(image, folder) for image in _tracked(dataset.train, "training images", progress)]
+        test = [_check(image, folder) for image in _tracked(dataset.test, "test images", progress)]
         checksums = check_sums(folder)
     problems = (*findings.problems, *_content_problems([*train, *test], checksums))
     return VerifyReport(
@@ -56,17 +60,17 @@ def _tracked(items: Sequence[Item], what: str, progress: bool) -> Iterable[Item]
     return track(items, what, console=Console(stderr=True), disable=not progress)
 
 
-def _check(case: AnnotatedImage, folder: Path) -> CaseReport:
-    """Read the image and each annotation of a case; a file that cannot be used becomes a fault."""
+def _check(annotated: AnnotatedImage, folder: Path) -> ImageReport:
+    """Read an image and its annotations; each file that cannot be used becomes a fault."""
     faults: list[str] = []
-    image = _attempt(faults, read_image, case.image_path)
-    annotation = _attempt(faults, read_xml, case.xml_path)
-    label = _attempt(faults, read_label, case.map_path)
+    image = _attempt(faults, read_image, annotated.image_path)
+    annotation = _attempt(faults, read_xml, annotated.xml_path)
+    label = _attempt(faults, read_label, annotated.map_path)
     if image is not None and label is not None:
-        label = _attempt(faults, partial(checked_size, label, image.shape[:2]), case.map_path)
-    # A zip's temporary folder is gone when the report is read.
-    named = tuple(fault.replace(f"{folder}/", "") for fault in faults)
-    return _measured(case.stem, image, annotation, label, named)
+        label = _attempt(faults, partial(checked_size, label, image.shape[:2]), annotated.map_path)
+    # A zip's temporary folder no longer exists when the user reads the report.
+    relative = tuple(fault.replace(f"{folder}/", "") for fault in faults)
+    return _measured(annotated.stem, image, annotation, label, relative)
 
 
 def _attempt(faults: list[str], read: Callable[[Path], Value], path: Path | None) -> Value | None:
@@ -85,11 +89,11 @@ def _measured(
     annotation: Annotation | None,
     label: NDArray[np.int32] | None,
     faults: tuple[str, ...],
-) -> CaseReport:
+) -> ImageReport:
     shape = None if image is None else (image.shape[0], image.shape[1])
     drawn = None if annotation is None or shape is None else rasterise(annotation.polygons, shape)
     truth = label if drawn is None else drawn
-    return CaseReport(
+    return ImageReport(
         stem=stem,
         size=None if shape is None else f"{shape[1]}×{shape[0]}",
         regions=0 if annotation is None else annotation.regions,
@@ -108,38 +112,38 @@ def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     return int((first & second).sum()) / union if union else 1.0
 
 
-def _content_problems(reports: list[CaseReport], checksums: Checksums) -> list[Problem]:
-    apart = [r.stem for r in reports if r.agreement is not None and r.agreement < LOWEST_AGREEMENT]
+def _content_problems(reports: list[ImageReport], checksums: Checksums) -> list[Problem]:
+    different = [r.stem for r in reports if r.agreement is not None and r.agreement < MIN_AGREEMENT]
     return [
         Problem(
-            f"images whose XML and map disagree (IoU below {LOWEST_AGREEMENT})",
-            "look which of the two fits the image",
-            tuple(apart),
+            f"images whose XML and label map disagree (IoU below {MIN_AGREEMENT})",
+            "keep the one that matches the image",
+            tuple(different),
         ),
-        Problem("files that are not what SHA256SUMS says", "copy them again", checksums.changed),
-        Problem("missing files that SHA256SUMS names", "copy them again", checksums.missing),
+        Problem("files that do not match SHA256SUMS", "copy them again", checksums.changed),
+        Problem("files listed in SHA256SUMS that are missing", "copy them again", checksums.missing),
     ]
 
 
-def _split_report(cases: Sequence[AnnotatedImage], reports: Sequence[CaseReport]) -> SplitReport:
+def _split_report(images: Sequence[AnnotatedImage], reports: Sequence[ImageReport]) -> SplitReport:
     shares = [report.nuclei_share for report in reports if report.nuclei_share is not None]
     return SplitReport(
-        images=len(cases),
-        xmls=sum(case.xml_path is not None for case in cases),
-        maps=sum(case.map_path is not None for case in cases),
+        images=len(images),
+        xmls=sum(image.xml_path is not None for image in images),
+        maps=sum(image.map_path is not None for image in images),
         regions=sum(report.regions for report in reports),
         degenerate=sum(report.degenerate for report in reports),
         outside=sum(report.outside for report in reports),
         nuclei=sum(report.nuclei for report in reports),
         nuclei_share=float(np.mean(shares)) if shares else None,
         sizes=dict(Counter(report.size for report in reports if report.size is not None)),
-        cases=tuple(reports),
+        image_reports=tuple(reports),
     )
 
 
-def _agreement(reports: Sequence[CaseReport]) -> Agreement | None:
-    found = {report.stem: report.agreement for report in reports if report.agreement is not None}
-    if not found:
+def _agreement(reports: Sequence[ImageReport]) -> Agreement | None:
+    iou_of = {report.stem: report.agreement for report in reports if report.agreement is not None}
+    if not iou_of:
         return None
-    worst = min(found, key=lambda stem: found[stem])
-    return Agreement(len(found), float(np.mean(list(found.values()))), found[worst], worst)
+    worst = min(iou_of, key=lambda stem: iou_of[stem])
+    return Agreement(len(iou_of), float(np.mean(list(iou_of.values()))), iou_of[worst], worst)

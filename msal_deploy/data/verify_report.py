@@ -1,4 +1,4 @@
-"""What `verify` found, as JSON types and for a terminal."""
+"""The report of `verify`, as JSON types and as a table for the terminal."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +12,20 @@ from msal_deploy.data.checksums import SHA256SUMS, Checksums
 from msal_deploy.data.dataset import Problem
 
 
-class CaseReport(msgspec.Struct, frozen=True):
-    """What was measured of one image.
+class ImageReport(msgspec.Struct, frozen=True):
+    """Measurements of one image and its annotations.
 
     Attributes:
-        size: ``width×height``, or None where the image cannot be read.
-        regions, degenerate, outside: of the XML: regions, those skipped, and vertices beyond the image.
-        nuclei: instances drawn, from the XML where there is one.
-        nuclei_share: of the pixels, or None where there is no usable annotation.
-        microns_per_pixel: what the XML says, or None.
-        agreement: IoU of the unions that the XML and the instance map draw, where both exist.
-        faults: a sentence for each file that cannot be used.
+        stem: File name of the image, without its suffix.
+        size: ``width×height`` in pixels, or None if the image cannot be read.
+        regions: Number of regions in the XML.
+        degenerate: Number of regions with fewer than three distinct vertices, which are skipped.
+        outside: Number of vertices outside the image.
+        nuclei: Number of nuclei; from the XML if there is one, else from the label map.
+        nuclei_share: Fraction of the pixels in nuclei, or None if there is no usable annotation.
+        microns_per_pixel: Pixel size given in the XML, or None.
+        agreement: IoU between the masks of the XML and the label map, or None unless both exist.
+        faults: One message per file that cannot be used.
     """
 
     stem: str
@@ -38,7 +41,20 @@ class CaseReport(msgspec.Struct, frozen=True):
 
 
 class SplitReport(msgspec.Struct, frozen=True):
-    """Sums over one split; `nuclei_share` is the mean over its images, `sizes` how many images have each size."""
+    """Totals of one split.
+
+    Attributes:
+        images: Number of images.
+        xmls: Number of images with an XML.
+        maps: Number of images with a label map.
+        regions: Number of regions in all XML files.
+        degenerate: Number of skipped regions.
+        outside: Number of vertices outside their image.
+        nuclei: Number of nuclei.
+        nuclei_share: Mean over the images of the fraction of pixels in nuclei, or None without usable annotations.
+        sizes: ``width×height`` -> number of images.
+        image_reports: One report per image; ``cases`` in JSON.
+    """
 
     images: int
     xmls: int
@@ -49,11 +65,18 @@ class SplitReport(msgspec.Struct, frozen=True):
     nuclei: int
     nuclei_share: float | None
     sizes: dict[str, int]
-    cases: tuple[CaseReport, ...]
+    image_reports: tuple[ImageReport, ...] = msgspec.field(name="cases")
 
 
 class Agreement(msgspec.Struct, frozen=True):
-    """IoU between the unions drawn from the XML and those in the instance maps, over the images that have both."""
+    """IoU between the masks of the XML and of the label map, over the images that have both.
+
+    Attributes:
+        images: Number of images that have both.
+        mean: Mean IoU.
+        minimum: Lowest IoU.
+        worst: Stem of the image with the lowest IoU.
+    """
 
     images: int
     mean: float
@@ -62,7 +85,17 @@ class Agreement(msgspec.Struct, frozen=True):
 
 
 class VerifyReport(msgspec.Struct, frozen=True):
-    """All that `verify` found; `ok` where there is no problem."""
+    """The result of `verify`; see there for an example.
+
+    Attributes:
+        path: The folder or zip that was checked.
+        vertex_convention: How XML vertices are converted to array coordinates.
+        train: Totals of the training images.
+        test: Totals of the test images.
+        agreement: IoU between XML and label maps, or None if no image has both.
+        checksums: Comparison with ``SHA256SUMS``.
+        problems: Problems of the data set as a whole.
+    """
 
     path: str
     vertex_convention: str
@@ -73,44 +106,41 @@ class VerifyReport(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...]
 
     @property
-    def sentences(self) -> tuple[str, ...]:
-        """All that is wrong, a sentence each: the problems of the set, then the files that cannot be used."""
-        cases = (*self.train.cases, *self.test.cases)
-        return (*map(str, self.problems), *(fault for case in cases for fault in case.faults))
+    def messages(self) -> tuple[str, ...]:
+        """One message per problem: first those of the data set, then the files that cannot be used."""
+        reports = (*self.train.image_reports, *self.test.image_reports)
+        return (*map(str, self.problems), *(fault for report in reports for fault in report.faults))
 
     @property
     def ok(self) -> bool:
-        """Whether the set can be used as it is."""
-        return not self.sentences
+        """Whether the data set has no problem."""
+        return not self.messages
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
         return {"ok": self.ok, **msgspec.to_builtins(self)}
 
     def table(self) -> RenderableType:
-        """Return the report for a terminal: a column a split, and what is wrong below."""
+        """Return a table for the terminal, with one column per split and the problems below."""
         table = Table("", title=Text(self.path))
         table.add_column("train", justify="right")
         table.add_column("test", justify="right")
         for name, show in ROWS.items():
             table.add_row(name, show(self.train), show(self.test))
-        wrong = [Text(f"✗ {sentence}", style="red") for sentence in self.sentences] or [Text("✓ ok", style="green")]
-        return Group(table, *map(Text, self._notes()), *wrong)
+        result = [Text(f"✗ {message}", style="red") for message in self.messages] or [Text("✓ ok", style="green")]
+        return Group(table, *map(Text, self._notes()), *result)
 
     def _notes(self) -> list[str]:
         notes = [f"Vertices: {self.vertex_convention}"]
         if self.agreement:
             a = self.agreement
             notes.append(
-                f"XML against maps, {a.images} images: IoU {a.mean:.4f} on average, {a.minimum:.4f} lowest ({a.worst})"
+                f"XML and label maps, {a.images} images: mean IoU {a.mean:.4f}, lowest {a.minimum:.4f} ({a.worst})"
             )
         if not self.checksums.listed:
-            return [*notes, f"There is no {SHA256SUMS}; --json records the hash of each file"]
-        unlisted = len(self.checksums.unlisted)
-        return [
-            *notes,
-            f"{self.checksums.agreeing} files agree with {SHA256SUMS}, which does not name {unlisted} others",
-        ]
+            return [*notes, f"No {SHA256SUMS} found; --json records the hash of each file"]
+        unlisted = f"; {len(self.checksums.unlisted)} unlisted" if self.checksums.unlisted else ""
+        return [*notes, f"{self.checksums.agreeing} files match {SHA256SUMS}{unlisted}"]
 
 
 ROWS: dict[str, Callable[[SplitReport], str]] = {
@@ -119,8 +149,8 @@ ROWS: dict[str, Callable[[SplitReport], str]] = {
     "label maps": lambda split: str(split.maps),
     "regions in XML": lambda split: f"{split.regions:,}",
     "… degenerate, skipped": lambda split: str(split.degenerate),
-    "… vertices outside": lambda split: f"{split.outside:,}",
-    "nuclei drawn": lambda split: f"{split.nuclei:,}",
+    "… vertices outside the image": lambda split: f"{split.outside:,}",
+    "nuclei": lambda split: f"{split.nuclei:,}",
     "pixels in nuclei": lambda split: "–" if split.nuclei_share is None else f"{split.nuclei_share:.1%}",
     "sizes in px": lambda split: ", ".join(f"{count}× {size}" for size, count in split.sizes.items()) or "–",
 }

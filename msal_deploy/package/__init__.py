@@ -1,7 +1,10 @@
-"""Package a bundle for another program: a self-contained folder, with golden tiles to verify the integration.
+"""Package a bundle for an integration (C++, Triton, bioimage.io, TensorRT build kit) as a self-contained folder.
 
-Each integration is a module here with ``write(bundle, folder, options) -> str``: it fills `folder` and returns what to
-do next. `write_package` adds the golden tiles and writes the folder completely or not at all.
+Each package holds golden tiles: reference images and probabilities that the integration must reproduce.
+
+Each integration is a module of this package with ``write(bundle, folder, options) -> str``, which fills `folder` and
+returns the next step for the user. `write_package` adds the golden tiles, and writes the folder completely or not at
+all.
 """
 
 from msal_deploy.package.options import INTEGRATIONS, PREFERRED, PackageOptions, choose_options

@@ -1,15 +1,15 @@
-"""Compare what a host wrote with the golden tiles. Needs Python 3.9 and numpy alone.
+"""Compare an integration's results with the golden tiles. Needs Python 3.9 and numpy only.
 
     python check_golden.py golden result.npy --precision int8
 
-A result is the probabilities of all tiles, or one file a tile in their order:
+Pass the probabilities of all tiles as one file, or one file per tile, in order:
 
-    .npy           float32[N,1,H,W], or with the axes of length 1 left out
-    .json          what trtexec --exportOutput writes
-    .png           a mask, 8 bits of grey, 0 where there is no nucleus; only flipped pixels are judged
-    anything else  float32 without a header
+    .npy           float32[N,1,H,W]; axes of length 1 may be missing
+    .json          the output of trtexec --exportOutput
+    .png           a mask, 8-bit greyscale, 0 outside nuclei; only flipped pixels are compared
+    anything else  raw float32 without a header
 
-Exit code 0 where it is within the tolerances of golden.json, 1 where it is not, 2 where it cannot be compared.
+Exit code 0: within the tolerances in golden.json; 1: outside them; 2: the files cannot be compared.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ NAMES = {"largest": "largest |dp| {:.2e}", "mean": "mean {:.2e}", "flipped": "fl
 
 
 def compare(golden: str | Path, results: Sequence[str | Path], precision: str) -> tuple[dict[str, float], bool]:
-    """Return how far `results` are from the tiles in the folder `golden`, and whether that is near enough.
+    """Compare `results` with the golden tiles; return the differences, and whether they are within the tolerances.
 
     Raises:
-        ValueError: a file is missing or is something else; the message is one sentence.
+        ValueError: A file is missing or has the wrong format or size.
     """
     about = _about(Path(golden))
     tolerances, threshold = about["tolerances"], about["threshold"]
     if precision not in tolerances:
-        raise ValueError(f"{golden} has no probabilities of {precision}; it has: {', '.join(tolerances)}")
+        raise ValueError(f"{golden} has no {precision} probabilities; choose from: {', '.join(tolerances)}")
     expected = np.load(Path(golden) / f"probability.{precision}.npy")
     paths = [Path(result) for result in results]
     if all(path.suffix.lower() == ".png" for path in paths):
@@ -53,10 +53,10 @@ def compare(golden: str | Path, results: Sequence[str | Path], precision: str) -
     return measured, within(measured, tolerances[precision])
 
 
-def differences(found: NDArray[np.float32], expected: NDArray[np.float32], threshold: float) -> dict[str, float]:
-    """Return the largest |Δp| of any pixel, the mean |Δp|, and the share of pixels that cross the threshold."""
-    delta = np.abs(found - expected)
-    flipped = np.mean((found >= threshold) != (expected >= threshold))
+def differences(actual: NDArray[np.float32], expected: NDArray[np.float32], threshold: float) -> dict[str, float]:
+    """Return the largest and the mean |Δp| over all pixels, and the fraction of pixels that cross the threshold."""
+    delta = np.abs(actual - expected)
+    flipped = np.mean((actual >= threshold) != (expected >= threshold))
     return {"largest": float(delta.max()), "mean": float(delta.mean()), "flipped": float(flipped)}
 
 
@@ -69,28 +69,28 @@ def _about(golden: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads((golden / "golden.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{golden} holds no golden tiles ({error})") from error
+        raise ValueError(f"{golden} is not a folder of golden tiles ({error})") from error
     return about
 
 
 def _joined(parts: list[NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return one file of all tiles, or one a tile, as float32 of `shape` (N,1,H,W)."""
+    """Join the files, one for all tiles or one per tile, into float32 of `shape` (N,1,H,W)."""
     count, _, height, width = shape
-    numbers = sum(part.size for part in parts)
-    if numbers != count * height * width or len(parts) not in (1, count):
+    size = sum(part.size for part in parts)
+    if size != count * height * width or len(parts) not in (1, count):
         raise ValueError(
-            f"The result has {numbers} numbers in {len(parts)} files; give the {count} tiles of {height} x {width} "
-            "pixels as one file, or one file a tile"
+            f"Expected {count} tiles of {height} x {width} pixels, got {size} values in {len(parts)} files; pass one "
+            "file for all tiles, or one file per tile"
         )
-    for part in parts:  # raw numbers have one axis; where there are more, they must be in the right order
+    for part in parts:  # raw values have one axis; if there are more axes, their order must be right
         axes = tuple(extent for extent in part.shape if extent != 1)
         if part.ndim > 1 and axes != tuple(extent for extent in (count // len(parts), height, width) if extent != 1):
-            raise ValueError(f"The result has the shape {part.shape}; give probabilities of {shape}")
+            raise ValueError(f"Expected probabilities of shape {shape}, got {part.shape}; transpose them")
     return np.concatenate([part.reshape(-1) for part in parts]).astype(np.float32).reshape(shape)
 
 
 def _read(path: Path) -> NDArray[Any]:
-    """Return the numbers of a file, of whatever shape they are."""
+    """Read an array of any shape from a file."""
     readers = {".npy": _read_npy, ".json": _read_trtexec, ".png": _read_png}
     try:
         return readers.get(path.suffix.lower(), _read_raw)(path)
@@ -99,41 +99,41 @@ def _read(path: Path) -> NDArray[Any]:
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
-    found = np.load(path)
-    if not isinstance(found, np.ndarray):
-        raise ValueError("it is an archive and no .npy")
-    return found
+    array = np.load(path)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("it is an archive, not an .npy file")
+    return array
 
 
 def _read_raw(path: Path) -> NDArray[Any]:
     if path.stat().st_size % 4:
-        raise ValueError("its length is no multiple of 4 bytes, so it is not float32")
+        raise ValueError("its length is not a multiple of 4 bytes, so it is not float32")
     return np.fromfile(path, "<f4")
 
 
 def _read_trtexec(path: Path) -> NDArray[Any]:
-    """Read the one output of trtexec's JSON: [{"name": "probability", "dimensions": "2x1x256x256", "values": […]}]."""
-    # C++ writes nan and inf, and JSON has no such numbers; Python's reader knows NaN and Infinity.
+    """Read trtexec's JSON with one output: [{"name": "probability", "dimensions": "2x1x256x256", "values": […]}]."""
+    # C++ writes nan and inf, which are not JSON; Python's reader accepts NaN and Infinity.
     text = re.sub(r"\binf\b", "Infinity", re.sub(r"-?\bnan\b", "NaN", path.read_text(encoding="utf-8")))
     outputs = json.loads(text)
     if not isinstance(outputs, list) or len(outputs) != 1:
-        raise ValueError("it is no output of trtexec, or of more than one tensor")
+        raise ValueError("it is not the output of trtexec with one tensor")
     dimensions = [int(extent) for extent in re.findall(r"\d+", outputs[0]["dimensions"])]
     return np.array(outputs[0]["values"], np.float32).reshape(dimensions)
 
 
 def _read_png(path: Path) -> NDArray[np.uint8]:
-    """Read a PNG of 8 bits of grey, not interlaced: what every mask is written as."""
+    """Read an 8-bit greyscale PNG without interlacing, the format of all masks."""
     try:
         data = path.read_bytes()
         width, height, *kind = struct.unpack(">IIBBBBB", data[16:29])
         if data[:8] != b"\x89PNG\r\n\x1a\n" or kind[0] != 8 or kind[1] != 0 or kind[4] != 0:
-            raise ValueError("it is no PNG of 8 bits of grey without interlacing")
+            raise ValueError("it is not an 8-bit greyscale PNG without interlacing")
         packed = b"".join(body for name, body in _chunks(data) if name == b"IDAT")
         rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, width + 1)
     except (OSError, ValueError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    image = np.zeros((height + 1, width + 1), np.uint8)  # a row above and a column to the left, of zeros
+    image = np.zeros((height + 1, width + 1), np.uint8)  # with a row of zeros above and a column of zeros to the left
     for y, row in enumerate(rows, 1):
         image[y, 1:] = _unfiltered(int(row[0]), row[1:], image[y - 1])
     return image[1:, 1:]
@@ -149,7 +149,7 @@ def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _unfiltered(kind: int, row: NDArray[np.uint8], above: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Undo the filter of a row (PNG, ISO/IEC 15948, 9.2); `above` has one pixel more, at its left."""
+    """Undo the filter of a row (PNG, ISO/IEC 15948, 9.2); `above` has one more pixel, on the left."""
     if kind in (0, 2):  # none, up
         return row if kind == 0 else row + above[1:]
     if kind == 1:  # sub
@@ -164,15 +164,15 @@ def _unfiltered(kind: int, row: NDArray[np.uint8], above: NDArray[np.uint8]) -> 
 
 def _paeth(left: int, up: int, corner: int) -> int:
     estimate = left + up - corner
-    return min((left, up, corner), key=lambda value: abs(estimate - value))  # the first of equals: left, up, corner
+    return min((left, up, corner), key=lambda value: abs(estimate - value))  # if equal, the first: left, up, corner
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print one line, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("golden", help="the golden folder")
-    parser.add_argument("result", nargs="+", help="what the host wrote")
-    parser.add_argument("--precision", default="fp32", help="of the graph that the host ran (default: fp32)")
+    parser.add_argument("golden", help="the folder golden/ of the package")
+    parser.add_argument("result", nargs="+", help="the integration's results")
+    parser.add_argument("--precision", default="fp32", help="precision of the graph that was run (default: fp32)")
     given = parser.parse_args(arguments)
     try:
         measured, good = compare(given.golden, given.result, given.precision)

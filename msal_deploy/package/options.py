@@ -1,4 +1,4 @@
-"""What `package` can be asked for, and the integrations it knows."""
+"""The integrations, and the options of `write_package`."""
 
 from collections.abc import Iterable
 
@@ -12,20 +12,22 @@ INTEGRATIONS = {
     "triton": "msal_deploy.package.triton",
     "bioimageio": "msal_deploy.package.bioimageio",
 }
-PREFERRED = "all that pay"  # not one graph but those that the GPU's table names, the best first
-DEFAULT_PRECISION = {"build-kit": PREFERRED}  # of the other hosts: fp32
+PREFERRED = "preferred"  # not one precision, but all that the target prefers, best first
+DEFAULT_PRECISION = {"build-kit": PREFERRED}  # fp32 for the other integrations
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
 class PackageOptions(msgspec.Struct, frozen=True):
-    """What a host may be told; each takes what concerns it.
+    """Options of an integration; each integration uses those that apply to it.
+
+    >>> PackageOptions("int8", gpu="t4")
+    PackageOptions(precision='int8', gpu='t4', backend=None, authors=('msal-deploy',))
 
     Attributes:
-        precision: which graph of the bundle the host runs.
-        gpu: name of a target, for hosts that run on a GPU.
-        backend: what runs the graph inside the host, where it has a choice: Triton's ``tensorrt``, ``onnxruntime`` or
-            ``openvino``. None leaves it to the host.
-        authors: of the weights, for hosts that name them.
+        precision: The graph to package: ``fp32``, ``fp16`` or ``int8``.
+        gpu: Name of the target GPU, or its TOML file; None for integrations on the CPU.
+        backend: Triton's backend: ``tensorrt``, ``onnxruntime`` or ``openvino``; None to choose it from the bundle.
+        authors: Authors to name on bioimage.io.
     """
 
     precision: str = "fp32"
@@ -35,21 +37,25 @@ class PackageOptions(msgspec.Struct, frozen=True):
 
 
 def choose_options(
-    host: str,
+    integration: str,
     precision: str | None = None,
     gpu: str | None = None,
     backend: str | None = None,
     authors: Iterable[str] = (),
 ) -> PackageOptions:
-    """Return the options for `host`, with its own default where no precision is named.
+    """Return the options for an integration, with its default precision if none is given.
+
+    >>> choose_options("build-kit", gpu="t4").precision == PREFERRED
+    True
+    >>> choose_options("cpp").precision
+    'fp32'
 
     Raises:
-        BadInput: no such host or precision.
+        BadInput: The integration or the precision is unknown.
     """
-    if host not in INTEGRATIONS:
-        raise BadInput(f"No host is called {host!r}; {suggest(host, INTEGRATIONS)}")
+    if integration not in INTEGRATIONS:
+        raise BadInput(f"{integration!r} is not an integration", suggest(integration, INTEGRATIONS))
     if precision is not None and precision not in PRECISIONS:
-        raise BadInput(f"No precision is called {precision!r}; {suggest(precision, PRECISIONS)}")
-    return PackageOptions(
-        precision or DEFAULT_PRECISION.get(host, "fp32"), gpu, backend, tuple(authors) or PackageOptions().authors
-    )
+        raise BadInput(f"{precision!r} is not a precision", suggest(precision, PRECISIONS))
+    precision = precision or DEFAULT_PRECISION.get(integration, "fp32")
+    return PackageOptions(precision, gpu, backend, tuple(authors) or PackageOptions().authors)

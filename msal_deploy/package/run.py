@@ -1,8 +1,4 @@
-"""Package: a bundle -> a folder that works where it lands, with golden tiles that the host replays to prove itself.
-
-Each host is a module here with ``write(bundle, folder, options) -> str``: it fills `folder` and returns the sentence
-that says what to do next. `package` makes the folder whole or not at all and adds the golden tiles.
-"""
+"""Write a package: a self-contained folder with reference tiles that the integration must reproduce."""
 
 import importlib
 from pathlib import Path
@@ -19,52 +15,73 @@ RECORD = "package.json"
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What lies in a package beside the files: which host they are for, and file -> SHA-256."""
+    """The content of ``package.json`` in a package.
 
-    host: str
+    Attributes:
+        integration: The integration that the package was written for; ``host`` in JSON.
+        files: File name -> SHA-256.
+    """
+
+    integration: str = msgspec.field(name="host")
     files: dict[str, str]
 
 
 class PackageReport(msgspec.Struct, frozen=True):
-    """What was written: name of each file -> SHA-256, and what to do next."""
+    """The package that was written.
 
-    host: str
+    Attributes:
+        integration: The integration that it was written for.
+        folder: The folder of the package.
+        files: File name -> SHA-256.
+        next_step: What the user should do next.
+    """
+
+    integration: str
     folder: Path
     files: dict[str, str]
     next_step: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON types; of the folder only its name."""
-        return {"host": self.host, "folder": self.folder.name, "files": self.files, "next_step": self.next_step}
+        """Return the report as JSON types, with the folder's name instead of its path."""
+        return {"host": self.integration, "folder": self.folder.name, "files": self.files, "next_step": self.next_step}
 
 
-def write_package(bundle: Bundle, host: str, out: Path, options: PackageOptions | None = None) -> PackageReport:
-    """Write `bundle` for `host` into the folder `out`; an older package there is replaced.
+def write_package(bundle: Bundle, integration: str, out: Path, options: PackageOptions | None = None) -> PackageReport:
+    """Package a bundle for an integration. An older package at `out` is replaced::
+
+        report = write_package(Bundle(Path("bundle")), "cpp", Path("segmenter"), PackageOptions("int8"))
+        print(report.next_step)
+
+    Args:
+        bundle: The bundle to package.
+        integration: ``build-kit``, ``cpp``, ``triton`` or ``bioimageio``.
+        out: The folder to write.
+        options: Options of the integration; None for its defaults.
 
     Raises:
-        BadInput: no such host, the bundle lacks the graph that is asked for, or `out` holds something else.
-        GateFailed: a graph of the bundle gives no finite numbers.
+        BadInput: The integration is unknown, the bundle lacks the graph, or `out` holds other files.
+        GateFailed: A graph of the bundle gives NaN or Inf.
     """
-    default = choose_options(host)
+    default = choose_options(integration)
     options = options or default
     if options.precision != PREFERRED:
-        bundle.file(f"model.{options.precision}.onnx")  # before any work
+        bundle.file(f"model.{options.precision}.onnx")  # fail before any work
     with atomic_directory(out, replaces=is_package) as folder:
         write_golden(bundle, folder / "golden")
-        next_step = importlib.import_module(INTEGRATIONS[host]).write(bundle, folder, options)
+        next_step = importlib.import_module(INTEGRATIONS[integration]).write(bundle, folder, options)
         files = {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-        write_json(folder / RECORD, msgspec.to_builtins(Record(host, files)))
-    return PackageReport(host, out, files, next_step)
+        write_json(folder / RECORD, msgspec.to_builtins(Record(integration, files)))
+    return PackageReport(integration, out, files, next_step)
 
 
 def is_package(folder: Path) -> bool:
-    """Return whether `folder` holds what `package` wrote and nothing else, so that a new one may take its place.
+    """Return whether `folder` holds a package and no other files, so that it may be replaced.
 
-    A ``package.json`` of somebody else's, and what was built or put into a package later, must not be lost.
+    Another program's ``package.json``, and files that were added to a package later, must not be deleted.
     """
     try:
         record = msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
     except (OSError, msgspec.DecodeError):
         return False
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    return record.host in INTEGRATIONS and found <= {*record.files, RECORD}
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return record.integration in INTEGRATIONS and files <= {*record.files, RECORD}

@@ -1,13 +1,13 @@
-"""``package triton``: a model repository for Triton, with all that it takes to serve it and to prove it.
+"""Triton: a model repository, with everything needed to serve and test it.
 
 ::
 
-    models/msal-net/config.pbtxt   written through Triton's own protobuf, from ModelSpec
-    models/msal-net/1/             the plans, or the graph; for the CPU also model.py, which runs it in OpenVINO
-    models/msal-net/warmup/        a golden tile, which each instance computes before it serves
-    compose.yaml                   the Triton image that fits; Dockerfile where it lacks OpenVINO
-    serve.py                       the same without Docker, where that is possible
-    client.py                      asks the server, with tritonclient alone
+    models/msal-net/config.pbtxt   the model configuration, written from ModelSpec
+    models/msal-net/1/             the plans or the graph; for the CPU also model.py, which runs it with OpenVINO
+    models/msal-net/warmup/        a golden tile, which each instance computes before it serves requests
+    compose.yaml                   the matching Triton image; Dockerfile to add OpenVINO to it
+    serve.py                       serves the repository without Docker, on the CPU
+    client.py                      an example client that needs only tritonclient
     README.md                      the commands
 """
 
@@ -24,7 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.package.golden import IMAGE
-from msal_deploy.package.triton_backends import Serving, choose
+from msal_deploy.package.triton_backends import Serving, choose_serving
 from msal_deploy.package.triton_config import WARM_UP, model_config
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 FILES = "triton_files"
 VERSION = "1"
-HTTP, GRPC = 8000, 8001  # Triton's own ports
+HTTP, GRPC = 8000, 8001  # Triton's default ports
 
 
 def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
-    """Write the model repository of `bundle` into `folder`, and return what to do next.
+    """Write the model repository of `bundle` into `folder`, and return the next step.
 
     Raises:
-        BadInput: no such backend, or the bundle has no plan for it.
+        BadInput: The backend is unknown, or the bundle has no plan for it.
         MissingExtra: tritonclient is not installed.
     """
-    serving = choose(bundle, options)
+    serving = choose_serving(bundle, options)
     model = folder / "models" / bundle.manifest.recipe.network.model
     size = _write_warm_up(bundle, model / "warmup", serving.warm_up)
     (model / "config.pbtxt").write_text(model_config(bundle, serving, options.precision, size), encoding="utf-8")
@@ -54,11 +54,11 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
         texts.append("Dockerfile")
     for name in texts:
         (folder / name).write_text(_render(name, bundle, serving, options.precision), encoding="utf-8")
-    return "Serve it with: docker compose up --detach --wait (README.md there says how to prove it, and more)"
+    return "Serve it with: docker compose up --detach --wait (its README.md says how to test it)"
 
 
 def _write_warm_up(bundle: Bundle, folder: Path, size: tuple[int, int] | None) -> tuple[int, int]:
-    """Write the first golden tile, repeated or cut to `size` if there is one, and return its height and width."""
+    """Write the first golden tile, repeated or cropped to `size` if given, and return its height and width."""
     image = np.load(bundle.file(IMAGE))[0]
     height, width = size or image.shape[:2]
     missing = [(0, max(0, wanted - extent)) for wanted, extent in zip((height, width), image.shape[:2], strict=True)]
@@ -82,7 +82,7 @@ def _copy(name: str, folder: Path) -> None:
 
 
 def _render(name: str, bundle: Bundle, serving: Serving, precision: str) -> str:
-    # Text for Docker and people who read files, not for a page: nothing is escaped.
+    # These are text files, not HTML, so nothing is escaped.
     environment = Environment(
         loader=PackageLoader("msal_deploy.package", FILES),
         undefined=StrictUndefined,

@@ -1,9 +1,9 @@
-"""Which of Triton's backends serves a bundle, with which files, and in which image of NGC."""
+"""Choose Triton's backend for a bundle, the files it serves, and the matching Triton image on NGC."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
@@ -18,23 +18,25 @@ if TYPE_CHECKING:
     from msal_deploy.package.options import PackageOptions
 
 TritonBackendName = Literal["tensorrt", "onnxruntime", "openvino"]
-TRITON_BACKENDS: tuple[TritonBackendName, ...] = ("tensorrt", "onnxruntime", "openvino")
+TRITON_BACKENDS: tuple[TritonBackendName, ...] = get_args(TritonBackendName)
 UNSIGNED = "model.int8.u8s8.onnx"  # the same INT8 for ONNX Runtime's kernels on CPUs
-MAX_BATCH = 8  # of a graph; a plan has its own. Images of 512 × 512 px: 6 MiB there, 8 MiB back
+MAX_BATCH = 8  # for graphs; a plan has its own limit. 8 images of 512×512 px: a 6 MiB request, an 8 MiB response
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """How a bundle is served.
 
     Attributes:
-        graph: the bundle's graph that is served, or that the plans were built from.
-        files: name in the model's version folder -> file of the bundle.
-        by_capability: compute capability -> name of its plan.
-        default_file: what is loaded where `by_capability` has no entry; None for none.
-        max_batch: most images in a request, and in a batch that Triton puts together.
-        best_batch: the batch that Triton should wait for, None where all cost the same an image.
-        warm_up: height and width of the warm-up images, None for those of the golden tiles.
-        tag: of ``nvcr.io/nvidia/tritonserver:<tag>-py3``.
+        backend: Triton's backend.
+        graph: The bundle's graph that is served, or that the plans were built from.
+        files: Name in the model's version folder -> file of the bundle.
+        by_capability: Compute capability -> name of its plan.
+        default_file: File for GPUs without an entry in `by_capability`; None for none.
+        max_batch: Largest number of images in a request, and in a batch that Triton assembles.
+        best_batch: Preferred batch size, or None if the time per image does not depend on it.
+        warm_up: Height and width of the warm-up images in pixels; None for those of the golden tiles.
+        on_gpu: Whether the model runs on a GPU.
+        tag: Tag of the image ``nvcr.io/nvidia/tritonserver:<tag>-py3``.
     """
 
     backend: TritonBackendName
@@ -49,23 +51,23 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     tag: str
 
 
-def choose(bundle: Bundle, options: PackageOptions) -> Serving:
-    """Return how to serve `bundle`: by the backend that is asked for, or else by its plans, or else on the CPU.
+def choose_serving(bundle: Bundle, options: PackageOptions) -> Serving:
+    """Return how to serve a bundle: with the requested backend, or by default with its plans, or else on the CPU.
 
     Raises:
-        BadInput: no such backend, or the bundle has no plan that it could serve.
+        BadInput: The backend is unknown, or the bundle has no plan that it can serve.
     """
-    backend = options.backend or _by_itself(bundle, options)
+    backend = options.backend or _default_backend(bundle, options)
     if backend not in TRITON_BACKENDS:
-        raise BadInput(f"Triton has no backend {backend!r} here; {suggest(backend, TRITON_BACKENDS)}")
+        raise BadInput(f"{backend!r} is not a supported Triton backend", suggest(backend, TRITON_BACKENDS))
     if backend == "tensorrt":
         return _by_plans(bundle, options)
     if backend == "openvino" and options.gpu:
-        raise BadInput(f"openvino computes on the CPU and not on {options.gpu}; use --backend onnxruntime or tensorrt")
+        raise BadInput(f"openvino runs on the CPU, not on {options.gpu}", "use --backend onnxruntime or tensorrt")
     return _by_graph(bundle, options, backend)
 
 
-def _by_itself(bundle: Bundle, options: PackageOptions) -> str:
+def _default_backend(bundle: Bundle, options: PackageOptions) -> str:
     return "tensorrt" if options.gpu or _plans(bundle, options.precision) else "openvino"
 
 
@@ -74,7 +76,7 @@ def _by_graph(bundle: Bundle, options: PackageOptions, backend: TritonBackendNam
     if backend == "onnxruntime" and options.precision == "int8" and not options.gpu:
         graph = UNSIGNED if UNSIGNED in bundle.manifest.artifacts else graph
     if backend == "onnxruntime" and options.precision == "fp16" and not options.gpu:
-        raise BadInput("ONNX Runtime computes FP16 on a GPU alone; name the GPU with --gpu, or use fp32 or int8")
+        raise BadInput("ONNX Runtime runs FP16 on a GPU only", "choose a GPU with --gpu, or use fp32 or int8")
     container = find_target(options.gpu).container if options.gpu else _newest()
     return Serving(
         backend=backend,
@@ -87,7 +89,7 @@ def _by_graph(bundle: Bundle, options: PackageOptions, backend: TritonBackendNam
 
 
 def _by_plans(bundle: Bundle, options: PackageOptions) -> Serving:
-    """Serve the plan for one GPU, or all plans of the precision, each on the GPUs of its compute capability."""
+    """Serve the plan for one GPU, or all plans of a precision, each on the GPUs with its compute capability."""
     sm = find_target(options.gpu).sm if options.gpu else None
     files = [
         bundle.file(path.name)
@@ -96,31 +98,32 @@ def _by_plans(bundle: Bundle, options: PackageOptions) -> Serving:
     ]
     if not files:
         command = build_command(bundle.path, options.precision, backend="tensorrt", gpu=options.gpu)
-        raise BadInput(f"{bundle.path} has no {options.precision} plan of TensorRT to serve; build it with: {command}")
-    found = {path: preflight(path, bundle) for path in files}
-    first, *others = found.values()
+        raise BadInput(f"{bundle.path} has no {options.precision} TensorRT plan to serve", f"build one with: {command}")
+    metadata = {path: preflight(path, bundle) for path in files}
+    first, *others = metadata.values()
     if any(other.backend_version != first.backend_version or other.profile != first.profile for other in others):
         raise BadInput(
             f"The {options.precision} plans of {bundle.path} were built by different versions of TensorRT or for "
-            "different shapes, and one Triton serves only one kind; name the GPU with --gpu, or build them alike"
+            "different shapes, which one Triton model cannot serve",
+            "choose one with --gpu, or build them with the same version and shapes",
         )
-    return _serving(found, _container(first, options.gpu).tag)
+    return _serving(metadata, _container(first, options.gpu).tag)
 
 
-def _serving(found: dict[Path, PlanMetadata], tag: str) -> Serving:
-    first = next(iter(found.values()))
+def _serving(metadata: dict[Path, PlanMetadata], tag: str) -> Serving:
+    first = next(iter(metadata.values()))
     if first.profile.min[0] > 1:
         raise BadInput(
-            f"The plans take at least {first.profile.min[0]} images, and Triton hands over single ones too; build "
-            "them with --batch 1:… to serve them"
+            f"The plans take at least {first.profile.min[0]} images, but Triton also passes single images",
+            "build them with --batch 1:…",
         )
-    anywhere = [path.name for path, plan in found.items() if plan.options.hardware_compatible]
+    anywhere = [path.name for path, plan in metadata.items() if plan.options.hardware_compatible]
     batch, height, width = first.profile.opt
     return Serving(
         backend="tensorrt",
         graph=first.graph,
-        files={path.name: path for path in found},
-        by_capability={sm: path.name for path, plan in found.items() for sm in plan.sm},
+        files={path.name: path for path in metadata},
+        by_capability={sm: path.name for path, plan in metadata.items() for sm in plan.sm},
         default_file=next(iter(anywhere), None),
         max_batch=first.profile.max[0],
         best_batch=batch if batch > 1 else None,
@@ -131,16 +134,16 @@ def _serving(found: dict[Path, PlanMetadata], tag: str) -> Serving:
 
 
 def _plans(bundle: Bundle, precision: str) -> list[Path]:
-    """Return the plans of TensorRT itself: Triton does not load those of TensorRT-RTX."""
-    found = {path: read_metadata(path) for path in plans(bundle)}
-    return [path for path, plan in found.items() if (plan.backend, plan.requested) == ("tensorrt", precision)]
+    """Return the TensorRT plans of a precision; Triton cannot load TensorRT-RTX plans."""
+    metadata = {path: read_metadata(path) for path in plans(bundle)}
+    return [path for path, plan in metadata.items() if (plan.backend, plan.requested) == ("tensorrt", precision)]
 
 
 def _container(plan: PlanMetadata, gpu: str | None) -> Container:
-    """Return the image whose TensorRT loads `plan`: the GPU's own, or one of any target.
+    """Return the newest Triton image whose TensorRT can load `plan`: the GPU's, or that of any target.
 
     Raises:
-        BadInput: no image that is known has that TensorRT.
+        BadInput: No known image has that TensorRT.
     """
     known = [find_target(gpu).container] if gpu else [target.container for target in targets()]
     fitting = [container for container in known if _loads(container, plan)]
@@ -148,15 +151,15 @@ def _container(plan: PlanMetadata, gpu: str | None) -> Container:
         return max(fitting, key=lambda container: container.tag)
     has = ", ".join(sorted({f"{container.tag} has {container.tensorrt}" for container in known}))
     raise BadInput(
-        f"The plan was built by TensorRT {plan.backend_version}, and no Triton image that is known has it ({has}); "
-        "build it with the TensorRT of one of them: msal-deploy doctor --gpu NAME --dockerfile FILE"
+        f"The plan was built by TensorRT {plan.backend_version}, which no known Triton image has ({has})",
+        "build it with the TensorRT of one of them: msal-deploy doctor --gpu NAME --dockerfile FILE",
     )
 
 
 def _loads(container: Container, plan: PlanMetadata) -> bool:
-    built, there = parse_version(plan.backend_version), parse_version(container.tensorrt)
-    later = plan.options.version_compatible and there[0] == built[0] and there >= built
-    return there == built or later
+    built, installed = parse_version(plan.backend_version), parse_version(container.tensorrt)
+    compatible = plan.options.version_compatible and installed[0] == built[0] and installed >= built
+    return installed == built or compatible
 
 
 def _newest() -> Container:

@@ -1,4 +1,4 @@
-"""config.pbtxt of Triton, from ModelSpec, in Triton's own protobuf: a field that it does not have cannot be written."""
+"""Write Triton's config.pbtxt from ModelSpec, with Triton's protobuf schema, which rejects unknown fields."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from msal_deploy.spec import ModelSpec, TensorSpec
 
 TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 PLATFORMS = {"tensorrt": "tensorrt_plan", "onnxruntime": "onnxruntime_onnx"}
-QUEUE_DELAY = 500  # µs to wait for others: little beside the milliseconds of an image
-QUEUE_SIZE = 256  # requests; more are refused with a status that says to come again
+QUEUE_DELAY = 500  # µs to wait for more requests; short compared with the milliseconds per image
+QUEUE_SIZE = 256  # requests; further ones are rejected as unavailable
 WARM_UP = "golden-tile.rgb"
 
 
 def model_config(bundle: Bundle, serving: Serving, precision: str, warm_up: tuple[int, int]) -> str:
-    """Return config.pbtxt as text.
+    """Return the text of config.pbtxt.
 
     Args:
-        warm_up: height and width of the image in the file `WARM_UP`.
+        bundle: The bundle that is served.
+        serving: How it is served.
+        precision: Precision of the graph.
+        warm_up: Height and width of the image in the file `WARM_UP`, in pixels.
 
     Raises:
         MissingExtra: tritonclient is not installed.
@@ -46,17 +49,17 @@ def model_config(bundle: Bundle, serving: Serving, precision: str, warm_up: tupl
         parameters={
             key: pb.ModelParameter(string_value=value) for key, value in _parameters(bundle, serving, precision).items()
         },
-        **_how(serving),
+        **_backend(serving),
     )
     return str(text_format.MessageToString(config))
 
 
-def _how(serving: Serving) -> dict[str, str]:
+def _backend(serving: Serving) -> dict[str, str]:
     return {"backend": "python"} if serving.backend == "openvino" else {"platform": PLATFORMS[serving.backend]}
 
 
 def _tensor(tensor: TensorSpec, pb: Any) -> dict[str, Any]:
-    """Return name, type and dims, which leave out the batch: that is Triton's."""
+    """Return name, type and dims of a tensor. The dims exclude the batch, which Triton adds."""
     dims = [axis if isinstance(axis, int) else -1 for axis in tensor.axes[1:]]
     return {"name": tensor.name, "data_type": pb.DataType.Value(TYPES[tensor.dtype]), "dims": dims}
 
@@ -76,7 +79,7 @@ def _warm_up(spec: ModelSpec, batch: int, size: tuple[int, int], pb: Any) -> Any
 
 
 def _parameters(bundle: Bundle, serving: Serving, precision: str) -> dict[str, str]:
-    """Return what a client may ask the server for; ``triton:URL`` compares the hash with its own bundle's."""
+    """Return metadata for clients; the engine ``triton:URL`` compares the hash with its bundle's."""
     facts = {
         "graph": serving.graph,
         "graph_sha256": bundle.manifest.artifacts[serving.graph].sha256,

@@ -1,4 +1,4 @@
-"""The range of every tensor of a graph on calibration tiles, by ONNX Runtime's own calibrators."""
+"""Calibrate: measure the range of every tensor on calibration tiles, with ONNX Runtime's calibrators."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ METHODS: dict[Method, Any] = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
-# ONNX Runtime's percentile default, 99.999 of the absolute values, written down so that it cannot change unseen.
+# The values are ONNX Runtime's defaults, written out so that a new release cannot change them unnoticed.
 OPTIONS: dict[Method, dict[str, Any]] = {
     "minmax": {"symmetric": False},
     "entropy": {"symmetric": False, "num_bins": 128, "num_quantized_bins": 128},
@@ -41,11 +41,22 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def calibrate(graph: Path, tiles: Sequence[Tile], method: Method = "minmax", *, progress: bool = False) -> Any:
-    """Run the FP32 `graph` on `tiles` and return the range of each float tensor, as ONNX Runtime's `TensorsData`.
+    """Measure the range of each float tensor of an FP32 graph on calibration tiles.
+
+    >>> tile = Tile("image", row=0, column=0, image=np.zeros((64, 64, 3), np.uint8))
+    >>> ranges = calibrate(Path("bundle/model.fp32.onnx"), [tile])
+    >>> max_abs_values(ranges)["probability"]
+    0.5
 
     Args:
-        method: ``minmax`` keeps the extremes; ``entropy`` cuts where the quantised distribution has the smallest
-            Kullback-Leibler divergence; ``percentile`` keeps 99.999% of the values.
+        graph: File of the FP32 graph.
+        tiles: Calibration tiles, see `select_tiles`.
+        method: ``minmax`` keeps the extremes; ``entropy`` clips where the quantised distribution has the smallest
+            Kullback-Leibler divergence; ``percentile`` keeps 99.999% of the absolute values.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        ONNX Runtime's `TensorsData`: tensor name -> range.
     """
     name = load_graph(graph).graph.input[0].name
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -55,7 +66,7 @@ def calibrate(graph: Path, tiles: Sequence[Tile], method: Method = "minmax", *, 
             calibrate_method=METHODS[method],
             extra_options=OPTIONS[method],
         )
-        # A tile at a time: the histograms' calibrators keep every tensor of all the tiles that one call brings.
+        # One tile per call: the histogram calibrators keep all tensors of all tiles of a call in memory.
         for tile in track(tiles, f"calibration, {method}", console=Console(stderr=True), disable=not progress):
             calibrator.collect_data(_Reader(name, tile))
         return calibrator.compute_data()
@@ -63,16 +74,16 @@ def calibrate(graph: Path, tiles: Sequence[Tile], method: Method = "minmax", *, 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself what ONNX Runtime's calibrators print about their bins."""
+    """Suppress the output of ONNX Runtime's calibrators about their bins."""
     onnxruntime.set_default_logger_severity(3)
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 def max_abs_values(ranges: Any) -> dict[str, float]:
-    """Return tensor -> largest absolute value, from what `calibrate` gave for ``minmax``."""
-    found = {}
+    """Return tensor name -> largest absolute value, from the ranges of `calibrate` with ``minmax``."""
+    values = {}
     for tensor, data in ranges.items():
         low, high = (np.asarray(value) for value in data.range_value)
-        found[tensor] = float(max(np.abs(low).max(), np.abs(high).max()))
-    return found
+        values[tensor] = float(max(np.abs(low).max(), np.abs(high).max()))
+    return values

@@ -1,4 +1,4 @@
-"""Which tiles the ranges of activations are measured on: training tiles, as different in stain as can be had."""
+"""Select the calibration tiles: training tiles that differ from each other as much as possible in stain."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,20 @@ from msal_deploy.errors import BadInput
 from msal_deploy.spec import UInt8Images
 
 LIST = "calibration.json"
-SIDE = 256  # px; the ranges of a network of convolutions do not depend on it, and more places fit into a minute
+SIDE = 256  # px; ranges of a convolutional network do not depend on it, and small tiles cover more tissue per minute
 TISSUE_DENSITY = 0.15  # optical density above which a pixel is stained (Macenko et al., ISBI 2009)
-MIN_TISSUE = 0.1  # share of stained pixels below which a tile is background
+MIN_TISSUE = 0.1  # fraction of stained pixels below which a tile is background
 
 
 class Tile(msgspec.Struct, frozen=True, eq=False):
-    """A square of a training image: uint8[SIDE,SIDE,3] RGB, its place in pixels, and the hash of its pixels."""
+    """A calibration tile: a square of a training image.
+
+    Attributes:
+        stem: File name of the image, without its suffix.
+        row: Top edge in pixels.
+        column: Left edge in pixels.
+        image: uint8[SIDE,SIDE,3] RGB.
+    """
 
     stem: str
     row: int
@@ -28,16 +35,18 @@ class Tile(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def sha256(self) -> str:
-        """Hash of the pixels."""
+        """SHA-256 of the pixels."""
         return pixel_hash(self.image)
 
 
 class CalibrationList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a graph was calibrated on, as the bundle keeps it.
+    """The tiles that a bundle's graphs were calibrated on; stored in the bundle.
 
     Attributes:
-        images: stem of each image that tiles were drawn from -> SHA-256 of its pixels.
-        tiles: stem, row, column and SHA-256 of the pixels of each tile.
+        method: Calibration method.
+        side: Height and width of a tile in pixels.
+        images: Stem of each image with a tile -> SHA-256 of its pixels.
+        tiles: Stem, row, column and SHA-256 of each tile.
     """
 
     method: str
@@ -47,90 +56,109 @@ class CalibrationList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def pixel_hash(image: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of an image's shape and pixels, whatever file format they came in."""
+    """Return the SHA-256 of an image's shape and pixels; it does not depend on the file format.
+
+    >>> pixel_hash(np.zeros((2, 2, 3), np.uint8))[:8]
+    '93d26e15'
+    """
     return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def tissue_tiles(images: Sequence[AnnotatedImage], test: Sequence[AnnotatedImage] = ()) -> tuple[Tile, ...]:
-    """Return the tiles of `images` that show tissue, none of which overlaps another.
+    """Cut training images into non-overlapping tiles and return those that show tissue.
+
+    >>> from pathlib import Path
+    >>> from msal_deploy.data import find_dataset
+    >>> dataset = find_dataset(Path("monuseg"))
+    >>> tiles = tissue_tiles(dataset.train, dataset.test)
+    >>> [(tile.row, tile.column) for tile in tiles[:4]]
+    [(0, 0), (0, 256), (256, 0), (256, 256)]
+
+    Args:
+        images: Training images.
+        test: Test images, which must differ from `images`.
 
     Raises:
-        BadInput: there are no training images, one of them is also a test image, or none shows any tissue.
+        BadInput: There are no training images, one of them is also a test image, or none shows tissue.
     """
     if not images:
-        raise BadInput("There are no training images to calibrate on; give a folder whose name holds the word train")
-    _refuse(images, {pixel_hash(case.image()): case.stem for case in test})
-    found = tuple(tile for case in images for tile in _grid(case))
-    if not found:
-        raise BadInput(
-            f"No calibration tile of {SIDE} px shows stained tissue (all white or empty?); give H&E images of tissue"
-        )
-    return found
+        raise BadInput("Expected training images to calibrate on, got none", "use a data set with a train folder")
+    _require_disjoint(images, {pixel_hash(image.image()): image.stem for image in test})
+    tiles = tuple(tile for image in images for tile in _grid(image))
+    if not tiles:
+        raise BadInput(f"None of the calibration tiles of {SIDE} px shows stained tissue", "use H&E images of tissue")
+    return tiles
 
 
-def _refuse(images: Iterable[AnnotatedImage], test: dict[str, str]) -> None:
-    for case in images:
-        if test and (other := test.get(pixel_hash(case.image()))):
+def _require_disjoint(images: Iterable[AnnotatedImage], test: dict[str, str]) -> None:
+    for annotated in images:
+        if test and (other := test.get(pixel_hash(annotated.image()))):
             raise BadInput(
-                f"The training image {case.stem} is the test image {other}, pixel for pixel; "
-                "calibrate on images that are not tested on"
+                f"Training image {annotated.stem} and test image {other} have the same pixels",
+                "calibrate on images that are not test images",
             )
 
 
 def require_unseen(bundle: Bundle, images: Iterable[AnnotatedImage]) -> None:
-    """Refuse to score on images that the bundle's graphs were calibrated on.
+    """Check that a bundle's graphs were not calibrated on any of `images`.
 
     Raises:
-        BadInput: the bundle's calibration list holds one of `images`, pixel for pixel.
+        BadInput: An image of the bundle's calibration list has the same pixels as one of `images`.
     """
     if LIST in bundle.manifest.artifacts:
         calibrated = msgspec.json.decode(bundle.file(LIST).read_bytes(), type=CalibrationList)
-        _refuse(images, {digest: stem for stem, digest in calibrated.images.items()})
+        _require_disjoint(images, {digest: stem for stem, digest in calibrated.images.items()})
 
 
-def _grid(case: AnnotatedImage) -> Iterable[Tile]:
-    image = case.image()
+def _grid(annotated: AnnotatedImage) -> Iterable[Tile]:
+    image = annotated.image()
     for row in range(0, image.shape[0] - SIDE + 1, SIDE):
         for column in range(0, image.shape[1] - SIDE + 1, SIDE):
             tile = image[row : row + SIDE, column : column + SIDE]
             if (_optical_density(tile).mean(axis=2) > TISSUE_DENSITY).mean() >= MIN_TISSUE:
-                yield Tile(case.stem, row, column, tile)
+                yield Tile(annotated.stem, row, column, tile)
 
 
 def _optical_density(image: UInt8Images) -> NDArray[np.float64]:
-    """Return −ln of the transmitted light, to which the stains add up (Beer and Lambert)."""
+    """Return −ln of the transmitted light, in which stains are additive (Beer-Lambert law)."""
     return -np.log((image.astype(np.float64) + 1) / 256)
 
 
 def select_tiles(tiles: Sequence[Tile], count: int) -> tuple[Tile, ...]:
-    """Choose `count` tiles that differ most in stain: each next one lies farthest from those chosen before.
+    """Select `count` tiles that differ most in stain; the selection is deterministic.
 
-    Greedy k-centre (Gonzalez, Theoretical Computer Science 38, 1985) on mean and spread of haematoxylin, eosin and the
-    rest, from the tile suggest to the average on. The same tiles give the same choice.
+    Greedy k-centre selection (Gonzalez, Theoretical Computer Science 38, 1985) on the mean and standard deviation of
+    the haematoxylin, eosin and residual channels. It starts with the tile nearest to the average; each next tile is the
+    one farthest from all selected tiles.
+
+    >>> pink, blue = np.array([230, 150, 190], np.uint8), np.array([60, 50, 140], np.uint8)
+    >>> tiles = [Tile(f"image-{i}", 0, 0, np.tile(colour, (8, 8, 1))) for i, colour in enumerate([pink, pink, blue])]
+    >>> [tile.stem for tile in select_tiles(tiles, 2)]
+    ['image-0', 'image-2']
 
     Raises:
-        BadInput: fewer tiles than asked for.
+        BadInput: `count` is less than 1 or more than the number of tiles.
     """
     if not 1 <= count <= len(tiles):
-        raise BadInput(f"{count} calibration tiles were asked for and {len(tiles)} are there; ask for fewer tiles")
+        raise BadInput(f"Expected between 1 and {len(tiles)} calibration tiles, got {count}", "change --tiles")
     features = np.array([_stain(tile) for tile in tiles])
     features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
-    chosen = [int(np.linalg.norm(features, axis=1).argmin())]
-    distance = np.linalg.norm(features - features[chosen[0]], axis=1)
-    while len(chosen) < count:
-        distance[chosen] = -1
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(features - features[chosen[-1]], axis=1))
-    return tuple(tiles[index] for index in chosen)
+    selected = [int(np.linalg.norm(features, axis=1).argmin())]
+    distance = np.linalg.norm(features - features[selected[0]], axis=1)
+    while len(selected) < count:
+        distance[selected] = -1
+        selected.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(features - features[selected[-1]], axis=1))
+    return tuple(tiles[index] for index in selected)
 
 
-def disjoint_draws(tiles: Sequence[Tile], count: int, draws: int, seed: int = 0) -> tuple[tuple[Tile, ...], ...]:
-    """Return up to `draws` choices of `count` tiles that have no tile in common; none where there are not even two."""
-    draws = min(draws, len(tiles) // count)
-    if draws < 2:
+def disjoint_selections(tiles: Sequence[Tile], count: int, limit: int, seed: int = 0) -> tuple[tuple[Tile, ...], ...]:
+    """Return up to `limit` selections of `count` tiles without a common tile; none if there is only one."""
+    selections = min(limit, len(tiles) // count)
+    if selections < 2:
         return ()
     order = np.random.default_rng(seed).permutation(len(tiles))
-    return tuple(select_tiles([tiles[i] for i in part], count) for part in np.array_split(order, draws))
+    return tuple(select_tiles([tiles[i] for i in part], count) for part in np.array_split(order, selections))
 
 
 def _stain(tile: Tile) -> NDArray[np.float64]:
@@ -141,11 +169,11 @@ def _stain(tile: Tile) -> NDArray[np.float64]:
 
 
 def describe_tiles(tiles: Sequence[Tile], images: Iterable[AnnotatedImage], method: str) -> CalibrationList:
-    """Describe the chosen tiles and the images that they are of."""
+    """Return the calibration list of the selected tiles, with the hashes of their images."""
     used = {tile.stem for tile in tiles}
     return CalibrationList(
         method,
         SIDE,
-        {case.stem: pixel_hash(case.image()) for case in images if case.stem in used},
+        {image.stem: pixel_hash(image.image()) for image in images if image.stem in used},
         tuple((tile.stem, tile.row, tile.column, tile.sha256) for tile in tiles),
     )

@@ -1,4 +1,4 @@
-"""The stage: FP16 and INT8 graphs into a bundle, with what they were calibrated on and what they cost."""
+"""Add FP16 and INT8 graphs to a bundle, with their calibration list and their loss in Dice."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from msal_deploy.precision.calibration_tiles import (
     LIST,
     Tile,
     describe_tiles,
-    disjoint_draws,
+    disjoint_selections,
     select_tiles,
     tissue_tiles,
 )
@@ -31,18 +31,19 @@ from msal_deploy.scoring import Difference
 
 FP32, FP16, INT8, INT8_U8S8 = "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.u8s8.onnx"
 REPORT = "precision.json"
-TILES = 40
-DRAWS = 5  # disjoint sets of tiles that the spread over calibrations is told from
-CHECKED_TILES = 8
+TILES = 40  # calibration tiles by default
+CALIBRATION_RUNS = 5  # disjoint selections of tiles, to estimate how much Dice depends on the selection
+CHECKED_TILES = 8  # tiles on which the FP16 graph is compared with FP32
 
 
 class Fp16Report(msgspec.Struct, frozen=True):
     """The FP16 graph.
 
     Attributes:
-        kept_fp32: nodes left in FP32 because their numbers come near FP16's end.
-        largest_value: largest absolute value of any tensor on the calibration tiles, and the tensor.
-        max_abs_delta: largest |Δ probability| against FP32 on the tiles that were checked.
+        kept_fp32: Nodes kept in FP32, because their values come close to the largest FP16 number.
+        largest_value: Largest absolute value of any tensor on the calibration tiles.
+        largest_tensor: The tensor that has it.
+        max_abs_delta: Largest absolute difference in probability from FP32, on `CHECKED_TILES` tiles.
     """
 
     kept_fp32: tuple[str, ...]
@@ -52,7 +53,12 @@ class Fp16Report(msgspec.Struct, frozen=True):
 
 
 class CalibrationRun(msgspec.Struct, frozen=True):
-    """Dice on the validation patches, calibrated on one of several disjoint sets of tiles."""
+    """The score of the INT8 graph calibrated on one of several disjoint selections of tiles.
+
+    Attributes:
+        dice: Mean Dice over the validation patches.
+        delta_dice: Difference in Dice from FP32.
+    """
 
     dice: float
     delta_dice: Difference
@@ -62,10 +68,11 @@ class Int8Report(msgspec.Struct, frozen=True):
     """The INT8 graph.
 
     Attributes:
-        share_of_macs: share of the multiply-accumulates that is done in INT8.
-        layers: every layer at 512², with its precision.
-        search: how it kept within a budget, where one was given.
-        sensitivity: one row for each disjoint set of calibration tiles, given a budget and enough tiles.
+        share_of_macs: Fraction of the multiply-accumulates in INT8.
+        float_nodes: Nodes kept in float to stay within the budget.
+        layers: All layers at 512×512 px, with their precision.
+        search: The search under a budget, or None without a budget.
+        sensitivity: One run per disjoint selection of calibration tiles; empty without a budget or with too few tiles.
     """
 
     share_of_macs: float
@@ -76,7 +83,15 @@ class Int8Report(msgspec.Struct, frozen=True):
 
 
 class PrecisionReport(msgspec.Struct, frozen=True):
-    """What was added to a bundle."""
+    """The graphs added to a bundle; ``precision.json`` in the bundle.
+
+    Attributes:
+        method: Calibration method.
+        tiles: Number of calibration tiles.
+        images: Number of images that the tiles were cut from.
+        fp16: The FP16 graph, if it was added.
+        int8: The INT8 graph, if it was added.
+    """
 
     method: str
     tiles: int
@@ -86,8 +101,8 @@ class PrecisionReport(msgspec.Struct, frozen=True):
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
+        report: dict[str, Any] = msgspec.to_builtins(self)
+        return report
 
 
 def add_precisions(
@@ -103,36 +118,44 @@ def add_precisions(
     trial_log: Path | None = None,
     progress: bool = False,
 ) -> PrecisionReport:
-    """Add the FP16 and INT8 graphs to the bundle in `folder`, which nobody else may be reading yet.
+    """Add FP16 and INT8 graphs to the bundle in `folder`, before anything else reads it::
+
+        with open_dataset(Path("monuseg")) as dataset:
+            add_precisions(folder, dataset.train, dataset.test, fp16=True, int8=True, budget=0.002)
 
     Args:
-        folder: a bundle that has the FP32 graph; a failure leaves it half-done, so give `export`'s unfinished one.
-        train: labelled training images. Those that training held out evaluator the Dice; tiles come from the others.
-        test: images that must not be among them.
-        tiles: how many calibration tiles to select_tiles; by default `TILES`, or all where there are fewer.
-        method: how ranges are made of what activations show.
-        budget: the loss of Dice that is allowed to INT8; None to quantise everything, and score nothing.
-        trial_log: where a search keeps its trials, so that it can go on after a stop.
+        folder: A bundle with the FP32 graph. If an error occurs, it is left incomplete, so pass the folder that
+            `export` has not finished yet.
+        train: Labelled training images. Dice is measured on those that training held out, as its validation images;
+            calibration tiles come from the others.
+        test: Test images, which must differ from the training images.
+        fp16: Add the FP16 graph.
+        int8: Add the INT8 graphs.
+        tiles: Number of calibration tiles; by default `TILES`, or all tiles if there are fewer.
+        method: Calibration method, see `calibrate`.
+        budget: Largest loss of Dice allowed for INT8; None to quantise everything without scoring it.
+        trial_log: File in which the search records its trials, so that an interrupted search resumes; None for none.
+        progress: Show progress on stderr.
 
     Raises:
-        BadInput: too few tiles or images, test images among them, or constant activations.
-        GateFailed: the FP16 graph gives NaN or Inf, or no INT8 graph keeps the budget.
+        BadInput: There are too few tiles or images, a test image is among them, or an activation is constant.
+        GateFailed: The FP16 graph gives NaN or Inf, or no INT8 graph stays within the budget.
     """
     bundle = Bundle(folder)
     training, validation = validation_split(train, bundle.manifest.recipe.train.validation)
     pool = tissue_tiles(training, test)
     tiles = tiles or min(TILES, len(pool))
-    chosen = select_tiles(pool, tiles)
-    record = describe_tiles(chosen, training, method)
+    selected = select_tiles(pool, tiles)
+    record = describe_tiles(selected, training, method)
     write_json(folder / LIST, msgspec.to_builtins(record))
     _register(folder, **{LIST: ()})
-    ranges = calibrate(folder / FP32, chosen, method, progress=progress) if int8 or method == "minmax" else None
-    extremes = ranges if method == "minmax" else calibrate(folder / FP32, chosen, progress=progress) if fp16 else None
+    ranges = calibrate(folder / FP32, selected, method, progress=progress) if int8 or method == "minmax" else None
+    extremes = ranges if method == "minmax" else calibrate(folder / FP32, selected, progress=progress) if fp16 else None
     report = PrecisionReport(
         method,
-        len(chosen),
+        len(selected),
         len(record.images),
-        _add_fp16(folder, chosen, extremes) if fp16 else None,
+        _add_fp16(folder, selected, extremes) if fp16 else None,
         _add_int8(folder, ranges, pool, validation, tiles, method, budget, trial_log, progress) if int8 else None,
     )
     write_json(folder / REPORT, report.to_json())
@@ -141,7 +164,7 @@ def add_precisions(
 
 
 def _register(folder: Path, **made: tuple[str, ...]) -> None:
-    """Enter files in the manifest: name -> what they were made from."""
+    """Add files to the manifest: name -> the files they were made from."""
     manifest = Bundle(folder).manifest
     entries = {name: artifact(folder, name, *sources) for name, sources in made.items()}
     write_manifest(folder, replace(manifest, artifacts={**manifest.artifacts, **entries}))
@@ -162,17 +185,17 @@ def _add_fp16(folder: Path, tiles: Sequence[Tile], extremes: Any) -> Fp16Report:
 
 
 def _largest_delta(folder: Path, engine_id: str, tiles: Sequence[Tile]) -> float:
-    """Return the largest |Δ probability| against FP32 on some tiles; a NaN or Inf anywhere fails the export."""
+    """Return the largest absolute difference in probability from FP32; NaN and Inf fail the export."""
     images = np.stack([tile.image for tile in tiles[:CHECKED_TILES]])
     bundle = Bundle(folder)
     with open_engine(bundle, "onnxruntime:fp32") as reference, open_engine(bundle, engine_id) as engine:
-        expected, found = reference(images), engine(images)
-    if not np.isfinite(found).all():
+        expected, actual = reference(images), engine(images)
+    if not np.isfinite(actual).all():
         raise GateFailed(
-            f"The {engine_id.partition(':')[2]} graph gives NaN or Inf on calibration tiles; "
-            "nothing was written: use FP32, or train with norms that keep activations small"
+            f"The {engine_id.partition(':')[2]} graph gives NaN or Inf on calibration tiles",
+            "use FP32, or add normalisation layers",
         )
-    return float(np.abs(found - expected).max())
+    return float(np.abs(actual - expected).max())
 
 
 def _add_int8(
@@ -186,20 +209,20 @@ def _add_int8(
     trial_log: Path | None,
     progress: bool,
 ) -> Int8Report:
-    found: SearchReport | None = None
+    search_report: SearchReport | None = None
     sensitivity: tuple[CalibrationRun, ...] = ()
-    returned: tuple[str, ...] = ()
+    float_nodes: tuple[str, ...] = ()
     if budget is not None:
         evaluator = Evaluator(Bundle(folder), ranges, patches_of(validation), trial_log)
-        found = search(evaluator, budget, progress=progress)
-        returned = found.trials[found.chosen].float_nodes
-        sensitivity = _sensitivity(evaluator, folder, pool, tiles, method, returned, progress)
-    nodes = set(quantisable(folder / FP32)).difference(returned)
+        search_report = search(evaluator, budget, progress=progress)
+        float_nodes = search_report.trials[search_report.chosen].float_nodes
+        sensitivity = _sensitivity(evaluator, folder, pool, tiles, method, float_nodes, progress)
+    nodes = set(quantisable(folder / FP32)).difference(float_nodes)
     model = to_int8(folder / FP32, ranges, nodes)
     _save(model, folder, INT8)
     _save(to_int8(folder / FP32, ranges, nodes, "u8s8"), folder, INT8_U8S8)
     counted = layers(model)
-    return Int8Report(int8_share(counted), returned, counted, found, sensitivity)
+    return Int8Report(int8_share(counted), float_nodes, counted, search_report, sensitivity)
 
 
 def _sensitivity(
@@ -208,13 +231,12 @@ def _sensitivity(
     pool: Sequence[Tile],
     tiles: int,
     method: Method,
-    returned: Sequence[str],
+    float_nodes: Sequence[str],
     progress: bool,
 ) -> tuple[CalibrationRun, ...]:
-    """Score the same graph calibrated on disjoint draws: how much of its Dice is the luck of the tiles."""
-    draws = disjoint_draws(pool, tiles, DRAWS)
+    """Score the same graph calibrated on disjoint selections of tiles, to see how much Dice depends on the tiles."""
     trials = [
-        evaluator.calibrated(calibrate(folder / FP32, drawn, method, progress=progress)).evaluate(returned)
-        for drawn in draws
+        evaluator.calibrated(calibrate(folder / FP32, selected, method, progress=progress)).evaluate(float_nodes)
+        for selected in disjoint_selections(pool, tiles, CALIBRATION_RUNS)
     ]
     return tuple(CalibrationRun(trial.dice, trial.delta_dice) for trial in trials)

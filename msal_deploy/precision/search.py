@@ -1,11 +1,11 @@
-"""Which nodes go back to float so that the Dice that INT8 costs stays within a budget, with confidence.
+"""Select the nodes to keep in float so that the INT8 graph's loss of Dice stays within a budget.
 
-1. Everything in INT8. If the lower bound of ΔDice clears the budget, that is the answer.
-2. Each node alone back in float: what Dice that gains is what its INT8 costs. This ranks the nodes.
-3. The costliest 1, 2, 4, 8 … back in float, until the bound clears the budget; then halving between the last two
-   counts finds the fewest. Nodes whose return gains nothing are never returned.
+1. Quantise all nodes. If the lower confidence bound of ΔDice is at least −budget, stop.
+2. Keep each node in float alone. The gain in Dice is the cost of quantising the node, and ranks the nodes.
+3. Keep the 1, 2, 4, 8, … most costly nodes in float until the bound is at least −budget; then bisect between the last
+   two counts to find the smallest number. Nodes without a cost are never kept in float.
 
-Judged by OpenVINO on held-out training images, because its INT8 kernels compute what the Q/DQ graph says.
+OpenVINO runs the graphs on held-out training images, because its INT8 kernels follow the Q/DQ nodes exactly.
 """
 
 import copy
@@ -38,11 +38,14 @@ SOURCE = "model.fp32.onnx"
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """One INT8 graph on the validation patches; `float_nodes` of what could be INT8 are in float.
+    """The score of one INT8 graph on the validation patches.
 
     Attributes:
-        int8_share: share of the multiply-accumulates in INT8.
-        latency_ms: median of the evaluator's own calls, one patch each: a hint for the plot, no benchmark.
+        float_nodes: The nodes that are kept in float.
+        int8_share: Fraction of the multiply-accumulates in INT8.
+        dice: Mean Dice over the patches.
+        delta_dice: Difference in Dice from FP32.
+        latency_ms: Median time of the calls, one patch each, in ms. For plots only; it is not a benchmark.
     """
 
     float_nodes: tuple[str, ...]
@@ -53,7 +56,13 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class NodeCost(msgspec.Struct, frozen=True):
-    """What the mean Dice gains where this node alone is returned to float."""
+    """The cost of quantising one node.
+
+    Attributes:
+        node: Name of the node in the graph.
+        module: The network's module that the node belongs to.
+        cost: Gain in mean Dice if only this node is kept in float.
+    """
 
     node: str
     module: str
@@ -61,7 +70,16 @@ class NodeCost(msgspec.Struct, frozen=True):
 
 
 class SearchReport(msgspec.Struct, frozen=True):
-    """The way to the graph that was chosen: the trials in their order, the last one that met the budget is it."""
+    """The result of `search`.
+
+    Attributes:
+        budget: Largest allowed loss of Dice.
+        patches: Number of validation patches.
+        images: Number of validation images.
+        ranking: Nodes by cost, highest first; empty if the fully quantised graph is within the budget.
+        trials: All trials on the whole set, in order.
+        chosen: Index of the selected trial: of those within the budget, the one with the fewest float nodes.
+    """
 
     budget: float
     patches: int
@@ -72,32 +90,34 @@ class SearchReport(msgspec.Struct, frozen=True):
 
 
 class Evaluator:
-    """Scores INT8 graphs of a bundle on labelled patches, and remembers what it has scored.
+    """Scores INT8 graphs of a bundle on labelled patches. Each graph is scored once; results are cached.
 
     Args:
-        ranges: of the calibration that all its graphs share.
-        trial_log: a file that keeps each trial, so that a search that was stopped goes on where it was; None for none.
+        bundle: A bundle with the FP32 graph.
+        ranges: The calibrated ranges for all graphs, see `calibrate`.
+        patches: Validation patches.
+        trial_log: File that records each trial, so that an interrupted search resumes; None for none.
     """
 
     def __init__(self, bundle: Bundle, ranges: Any, patches: Sequence[Patch], trial_log: Path | None = None) -> None:
         self.source, self.ranges, self.patches = bundle.file(SOURCE), ranges, patches
         self.nodes = quantisable(self.source)
-        self._bundle, self._memory = bundle, trial_log
+        self._bundle, self._trial_log = bundle, trial_log
         self._known = dict(_read(trial_log)) if trial_log else {}
         self._expected = probabilities(open_engine(bundle, REFERENCE), patches, 1, progress=False)
 
     def calibrated(self, ranges: Any) -> Self:
-        """Return the same evaluator for another calibration."""
+        """Return a copy of this evaluator with other ranges."""
         other = copy.copy(self)
         other.ranges = ranges
         return other
 
     def evaluate(self, float_nodes: Sequence[str], *, one_each: bool = False) -> Trial:
-        """Quantise all but `float_nodes` and score the result on all patches, or on one of each image."""
+        """Quantise all nodes except `float_nodes`, and score the graph on all patches, or on one patch per image."""
         key = self._key(float_nodes, one_each)
         if key not in self._known:
             self._known[key] = self._scored(float_nodes, one_each)
-            _append(self._memory, key, self._known[key])
+            _append(self._trial_log, key, self._known[key])
         return self._known[key]
 
     def _key(self, float_nodes: Sequence[str], one_each: bool) -> str:
@@ -108,22 +128,22 @@ class Evaluator:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def graph(self, float_nodes: Sequence[str]) -> onnx.ModelProto:
-        """Return the INT8 graph with `float_nodes` in float."""
+        """Return the INT8 graph in which `float_nodes` are kept in float."""
         return to_int8(self.source, self.ranges, set(self.nodes).difference(float_nodes))
 
     def _scored(self, float_nodes: Sequence[str], one_each: bool) -> Trial:
         first = {patch.stem: index for index, patch in reversed(list(enumerate(self.patches)))}
-        chosen = sorted(first.values()) if one_each else range(len(self.patches))
-        model, patches, expected = self.graph(float_nodes), [self.patches[k] for k in chosen], self._expected[chosen]
+        indices = sorted(first.values()) if one_each else range(len(self.patches))
+        model, patches, expected = self.graph(float_nodes), [self.patches[k] for k in indices], self._expected[indices]
         with tempfile.TemporaryDirectory() as folder:
-            found, times = _run(_candidate(self._bundle, model, Path(folder)), patches)
-        score = score_engine(patches, found, expected, self._bundle.spec.threshold, 0)
+            actual, times = _run(_candidate(self._bundle, model, Path(folder)), patches)
+        score = score_engine(patches, actual, expected, self._bundle.spec.threshold, 0)
         mean = fmean(dice(counts) for counts in score.confusions)
         return Trial(tuple(float_nodes), int8_share(layers(model)), mean, score.delta_dice, median(times))
 
 
 def _candidate(bundle: Bundle, model: onnx.ModelProto, folder: Path) -> Bundle:
-    """Return a bundle of `model` alone, as what opens engines takes them."""
+    """Write a bundle that holds only `model`, which `open_engine` can open."""
     onnx.save(model, folder / GRAPH)
     write_manifest(folder, replace(bundle.manifest, artifacts={GRAPH: artifact(folder, GRAPH)}))
     return Bundle(folder)
@@ -132,7 +152,7 @@ def _candidate(bundle: Bundle, model: onnx.ModelProto, folder: Path) -> Bundle:
 def _run(bundle: Bundle, patches: Sequence[Patch]) -> tuple[Any, list[float]]:
     probability, times = [], []
     with open_engine(bundle, ENGINE) as engine:
-        engine(patches[0].image[None])  # compiles
+        engine(patches[0].image[None])  # the first call compiles
         for patch in patches:
             start = perf_counter_ns()
             probability.append(engine(patch.image[None])[0])
@@ -141,34 +161,42 @@ def _run(bundle: Bundle, patches: Sequence[Patch]) -> tuple[Any, list[float]]:
 
 
 def search(evaluator: Evaluator, budget: float, *, progress: bool = False) -> SearchReport:
-    """Return how few nodes must be in float for ΔDice's lower bound to clear −`budget`, and which.
+    """Find the smallest set of float nodes for which the lower bound of ΔDice is at least −`budget`::
+
+        report = search(Evaluator(bundle, ranges, patches), budget=0.002)
+        print(report.trials[report.chosen].float_nodes)
+
+    Args:
+        evaluator: Scores the graphs.
+        budget: Largest allowed loss of Dice, such as 0.002.
+        progress: Show progress on stderr.
 
     Raises:
-        GateFailed: not even with all of them that gain anything; the message says what the best came to.
+        GateFailed: The budget is exceeded even with all costly nodes in float; the message names the best graph.
     """
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("INT8: everything", total=None)
+        task = bar.add_task("INT8: all nodes", total=None)
         trials = [evaluator.evaluate(())]
         ranking: tuple[NodeCost, ...] = ()
-        if not _clears(trials[0], budget):
+        if not _within(trials[0], budget):
             ranking = _rank(evaluator, bar, task)
             order = [row.node for row in ranking if row.cost > 0]
             trials += _fewest(evaluator, order, budget, bar, task)
     images = len({patch.stem for patch in evaluator.patches})
-    passing = [index for index, trial in enumerate(trials) if _clears(trial, budget)]
+    passing = [index for index, trial in enumerate(trials) if _within(trial, budget)]
     if not passing:
-        raise GateFailed(_best(trials, budget))
+        raise _over_budget(trials, budget)
     chosen = min(passing, key=lambda index: len(trials[index].float_nodes))
     return SearchReport(budget, len(evaluator.patches), images, ranking, tuple(trials), chosen)
 
 
-def _clears(trial: Trial, budget: float) -> bool:
+def _within(trial: Trial, budget: float) -> bool:
     return trial.delta_dice.lower >= -budget
 
 
 def _rank(evaluator: Evaluator, bar: Progress, task: Any) -> tuple[NodeCost, ...]:
-    # One patch an image: a hundred graphs are judged here, and only their order is wanted.
-    bar.update(task, description="INT8: what each node costs", total=len(evaluator.nodes))
+    # One patch per image: there are about a hundred graphs, and only their order matters.
+    bar.update(task, description="INT8: cost of each node", total=len(evaluator.nodes))
     base = evaluator.evaluate((), one_each=True).dice
     rows = []
     for node in evaluator.nodes:
@@ -181,43 +209,44 @@ def _fewest(evaluator: Evaluator, order: Sequence[str], budget: float, bar: Prog
     trials: list[Trial] = []
     failed, count = 0, 1
     while order:
-        trials.append(_returned(evaluator, order, count, bar, task))
-        if _clears(trials[-1], budget):
+        trials.append(_keep_in_float(evaluator, order, count, bar, task))
+        if _within(trials[-1], budget):
             break
         if count == len(order):
             return trials
         failed, count = count, min(2 * count, len(order))
     while count - failed > 1:
         middle = (failed + count) // 2
-        trials.append(_returned(evaluator, order, middle, bar, task))
-        failed, count = (failed, middle) if _clears(trials[-1], budget) else (middle, count)
+        trials.append(_keep_in_float(evaluator, order, middle, bar, task))
+        failed, count = (failed, middle) if _within(trials[-1], budget) else (middle, count)
     return trials
 
 
-def _returned(evaluator: Evaluator, order: Sequence[str], count: int, bar: Progress, task: Any) -> Trial:
-    bar.update(task, description=f"INT8: {count} nodes back in float", total=None)
+def _keep_in_float(evaluator: Evaluator, order: Sequence[str], count: int, bar: Progress, task: Any) -> Trial:
+    bar.update(task, description=f"INT8: {count} nodes in float", total=None)
     return evaluator.evaluate(order[:count])
 
 
-def _best(trials: Sequence[Trial], budget: float) -> str:
+def _over_budget(trials: Sequence[Trial], budget: float) -> GateFailed:
     best = max(trials, key=lambda trial: trial.delta_dice.lower)
-    return (
-        f"No INT8 graph keeps within {budget:g} Dice: the best, with {len(best.float_nodes)} nodes in float and "
-        f"{best.int8_share:.0%} of the operations in INT8, has a lower bound of {signed(best.delta_dice.lower)}; "
-        "allow a larger --budget, give more training images, or use --fp16 alone"
+    return GateFailed(
+        f"No INT8 graph stays within the budget of {budget:g} Dice: the best, with {len(best.float_nodes)} nodes in "
+        f"float and {best.int8_share:.0%} of the operations in INT8, has a lower bound of "
+        f"{signed(best.delta_dice.lower)}",
+        "allow a larger --budget, use more training images, or use --fp16 alone",
     )
 
 
 def _read(trial_log: Path) -> list[tuple[str, Trial]]:
     if not trial_log.exists():
         return []
-    found = []
+    trials = []
     for line in trial_log.read_bytes().splitlines():
         try:
-            found.append(msgspec.json.decode(line, type=tuple[str, Trial]))
-        except msgspec.DecodeError:  # the last line of a process that was killed
+            trials.append(msgspec.json.decode(line, type=tuple[str, Trial]))
+        except msgspec.DecodeError:  # a killed process leaves an incomplete last line
             continue
-    return found
+    return trials
 
 
 def _append(trial_log: Path | None, key: str, trial: Trial) -> None:

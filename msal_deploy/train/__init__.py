@@ -1,5 +1,14 @@
-"""Training: `train` with a recipe; `samples` and `augment` feed it, `optimise` says what a step
-minimises, `state` keeps what it leaves behind."""
+"""Training: `train` fits a network by a recipe and keeps the weights with the best validation Dice.
+
+===============  =========================================================================
+`run`            `train`: the training loop, on the devices that Lightning Fabric finds
+`patch_dataset`  `PatchDataset`: the training images, cut into augmented patches
+`augment`        random flips, rotations, zoom and stain jitter
+`losses`         `segmentation_loss`
+`optim`          optimizer, learning rate, moving average of the weights
+`state`          the files of a run folder: checkpoint, resume state, history
+===============  =========================================================================
+"""
 
 from msal_deploy.train.run import TrainReport, train
 from msal_deploy.train.state import BEST, LAST, Epoch, load_state

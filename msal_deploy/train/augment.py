@@ -1,7 +1,7 @@
-"""Random changes of a training patch, by torchvision: image and mask move together.
+"""Random augmentation of training patches with torchvision; image and mask are transformed together.
 
-Everything draws from torch's global generator on the CPU, also for images on a GPU. Seeding it at the start of an epoch
-therefore fixes the epoch, which is what makes resuming exact.
+All random numbers come from torch's global CPU generator, also for images on a GPU. Seeding it at the start of an epoch
+therefore determines the whole epoch, which makes resuming exact.
 """
 
 from typing import Any
@@ -13,13 +13,16 @@ from torchvision.transforms import v2
 
 from msal_deploy.recipe import TrainRecipe
 
-WHITE = 255  # what lies outside the tissue on a slide: glass
+WHITE = 255  # fill value outside the image: glass without tissue
 
 
 class StainJitter(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """Scale each channel's optical density, −ln((I + 1) / 256), by a random factor: a stain that took more or less.
+    """Scale the optical density of each channel, −ln((I + 1) / 256), by a random factor, to imitate stain variation.
 
-    Takes uint8[3,H,W]. The factors are 1 + N(0, `deviation`); masks pass unchanged.
+    Images are uint8[3,H,W]; masks pass unchanged.
+
+    Args:
+        deviation: Standard deviation of the factors, whose mean is 1.
     """
 
     def __init__(self, deviation: float) -> None:
@@ -27,12 +30,12 @@ class StainJitter(v2.Transform):  # type: ignore[misc]  # torchvision has no typ
         self.deviation = deviation
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw one factor for all channels and one for each."""
+        """Return one random factor per channel, each multiplied by a common random factor."""
         factors = 1 + self.deviation * torch.randn(4)
         return {"factors": (factors[0] * factors[1:]).clamp(min=0.2).view(3, 1, 1)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply the factors to an image."""
+        """Apply the factors to an image; return masks unchanged."""
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
         transmitted = (inpt.as_subclass(Tensor).float() + 1) / 256
@@ -41,13 +44,18 @@ class StainJitter(v2.Transform):  # type: ignore[misc]  # torchvision has no typ
 
 
 def augmentation(recipe: TrainRecipe) -> v2.Compose:
-    """Return the transform of (Image uint8[3,H,W], Mask uint8[1,H,W]) that `recipe` describes, without its cropping."""
+    """Return the recipe's augmentation, without its cropping.
+
+    The transform takes and returns (Image uint8[3,H,W], Mask uint8[1,H,W])::
+
+        image, mask = augmentation(recipe)(image, mask)
+    """
     augment = recipe.augment
     steps: list[Any] = []
     if augment.flip:
         steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
     if augment.rot90:
-        steps.append(v2.RandomApply([v2.RandomRotation((90, 90))]))  # with both flips: all eight symmetries
+        steps.append(v2.RandomApply([v2.RandomRotation((90, 90))]))  # together with both flips: all eight symmetries
     if augment.rotate or augment.shift or augment.shear or (augment.crop == "corners" and augment.zoom != (1.0, 1.0)):
         steps.append(_affine(recipe))
     if augment.stain:
@@ -60,7 +68,7 @@ def _affine(recipe: TrainRecipe) -> v2.RandomAffine:
     return v2.RandomAffine(
         degrees=augment.rotate,
         translate=(augment.shift, augment.shift),
-        # A random crop is zoomed while it is cut, which leaves no empty margin.
+        # Random crops are zoomed by random_crop, which leaves no empty margin.
         scale=augment.zoom if augment.crop == "corners" else None,
         shear=(-augment.shear, augment.shear, -augment.shear, augment.shear),
         interpolation=v2.InterpolationMode.BILINEAR,
@@ -71,9 +79,15 @@ def _affine(recipe: TrainRecipe) -> v2.RandomAffine:
 def random_crop(
     recipe: TrainRecipe, image: tv_tensors.Image, mask: tv_tensors.Mask
 ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """Cut a square from anywhere and magnify it by a factor from ``augment.zoom`` to the side ``patch``.
+    """Cut a random square and magnify it by a random factor from ``augment.zoom`` to ``patch`` pixels.
 
-    Not `v2.RandomResizedCrop`: it resizes masks by ``suggest``, which moves them half a pixel against the image.
+    `v2.RandomResizedCrop` is not used, because its ``nearest`` resizing shifts masks by half a pixel relative to the
+    image.
+
+    Args:
+        recipe: Its ``patch`` is the side of the result in pixels.
+        image: uint8[3,H,W].
+        mask: uint8[1,H,W].
     """
     smallest, largest = recipe.augment.zoom
     zoom = smallest + (largest - smallest) * float(torch.rand(()))

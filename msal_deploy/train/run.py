@@ -1,4 +1,4 @@
-"""The training loop, on whatever devices Lightning Fabric finds."""
+"""The training loop, on the devices that Lightning Fabric finds."""
 
 import math
 import time
@@ -27,14 +27,22 @@ from msal_deploy.metrics import confusion, dice, iou
 from msal_deploy.network import Normalise
 from msal_deploy.recipe import Precision, Recipe
 from msal_deploy.spec import ModelSpec
-from msal_deploy.train.optim import averaging, make_optimizer, rate_at, segmentation_loss
+from msal_deploy.train.losses import segmentation_loss
+from msal_deploy.train.optim import averaging, make_optimizer, rate_at
 from msal_deploy.train.patch_dataset import PatchDataset, as_tensors
 from msal_deploy.train.state import BEST, LAST, Epoch, State, load_state, save_state
 from msal_deploy.zoo import build_network
 
 
 class TrainReport(msgspec.Struct, frozen=True):
-    """What a training came to."""
+    """The result of a training run.
+
+    Attributes:
+        checkpoint: The weights with the best validation Dice.
+        recipe: The recipe that was trained.
+        history: One row per epoch.
+        validation_stems: Stems of the held-out images.
+    """
 
     checkpoint: Path
     recipe: Recipe
@@ -57,7 +65,7 @@ class TrainReport(msgspec.Struct, frozen=True):
 
 
 def train(
-    cases: Sequence[AnnotatedImage],
+    images: Sequence[AnnotatedImage],
     recipe: Recipe,
     out: Path,
     *,
@@ -67,31 +75,37 @@ def train(
     devices: int = 1,
     progress: bool = False,
 ) -> TrainReport:
-    """Train a network and keep the weights of the best validation Dice.
+    """Train a network and keep the weights with the best validation Dice::
+
+        with open_dataset(Path("monuseg")) as dataset:
+            report = train(dataset.train, Recipe.load("fast"), Path("runs/r34"))
+        print(report.best.validation_dice, report.checkpoint)
 
     Args:
-        cases: training images; ``recipe.train.validation`` of them are held out.
-        out: the run folder (see `msal_deploy.train.state`).
-        resume: go on where the run in `out` was stopped or killed. The weights come out as if it had not been:
-            exactly on a CPU with the same number of threads.
-        licence: SPDX identifier of the licence that the training data puts on the weights.
-        progress: show a bar with the time left, and a line for every validated epoch, on stderr.
+        images: Training images; the fraction ``recipe.train.validation`` of them is held out.
+        recipe: What to train, and how.
+        out: The run folder (see `msal_deploy.train.state`).
+        resume: Continue the run in `out`. The final weights equal those of an uninterrupted run: exactly, on a CPU with
+            the same number of threads.
+        licence: SPDX identifier of the weights' licence, which depends on the training data.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: Number of devices, with one process each (DDP).
+        progress: Show a progress bar and one line per validated epoch on stderr.
 
     Raises:
-        BadInput: `out` holds a training and `resume` is not set, or the reverse, or another recipe or data set.
-        GateFailed: the loss is no longer a finite number.
-        MissingRequirement: the device's memory is too small for the batch.
+        BadInput: `out` holds a run and `resume` is not set, or the reverse; or the run has another recipe or other
+            images; or the data set, the accelerator or the precision cannot be used.
+        GateFailed: The loss is not finite.
+        MissingRequirement: The accelerator is missing, or its memory is too small for the batch.
     """
-    state = _resumed(out, recipe, cases) if resume else _fresh(out, recipe, cases)
+    state = _resumed(out, recipe, images) if resume else _fresh(out, recipe, images)
     fabric = _fabric(accelerator, devices, recipe.train.precision)
     fabric.launch()
     try:
-        return _Trainer(fabric, cases, state, out, licence, progress).run()
+        return _Trainer(fabric, images, state, out, licence, progress).run()
     except torch.OutOfMemoryError as error:
-        raise MissingRequirement(
-            f"A batch of {recipe.train.batch} does not fit into the memory of {fabric.device}; "
-            "lower train.batch in the recipe"
-        ) from error
+        cause = f"A batch of {recipe.train.batch} does not fit into the memory of {fabric.device}"
+        raise MissingRequirement(cause, "lower train.batch in the recipe") from error
 
 
 def _fabric(accelerator: str, devices: int, precision: Precision) -> Any:
@@ -99,53 +113,51 @@ def _fabric(accelerator: str, devices: int, precision: Precision) -> Any:
     try:
         fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
     except ValueError as error:
-        raise BadInput(
-            f"--accelerator {accelerator} with {devices} devices is not possible: {first_line(error)}"
-        ) from error
+        cause = f"--accelerator {accelerator} with --devices {devices} is not valid: {first_line(error)}"
+        raise BadInput(cause, "use auto, cpu, cuda or mps") from error
     except RuntimeError as error:
-        raise MissingRequirement(
-            f"There is no {accelerator} for {devices} devices here: {first_line(error)}"
-        ) from error
+        cause = f"--accelerator {accelerator} is not available for --devices {devices}: {first_line(error)}"
+        raise MissingRequirement(cause, "use --accelerator cpu") from error
     if precision == "16-mixed" and fabric.device.type == "cpu":
-        raise BadInput("16-mixed needs a GPU, and a CPU would silently take bf16; set train.precision in the recipe")
+        # Fabric would silently use bf16.
+        raise BadInput("16-mixed is not supported on a CPU", "set train.precision in the recipe")
     return fabric
 
 
-def _fresh(out: Path, recipe: Recipe, cases: Sequence[AnnotatedImage]) -> State:
+def _fresh(out: Path, recipe: Recipe, images: Sequence[AnnotatedImage]) -> State:
     if (out / LAST).exists():
-        raise BadInput(f"{out} already holds a training; go on with --resume, or choose another folder")
-    return State(recipe, tuple(case.stem for case in cases), (), {})
+        raise BadInput(f"{out} already holds a training run", "continue it with --resume, or choose another folder")
+    return State(recipe, tuple(image.stem for image in images), (), {})
 
 
-def _resumed(out: Path, recipe: Recipe, cases: Sequence[AnnotatedImage]) -> State:
+def _resumed(out: Path, recipe: Recipe, images: Sequence[AnnotatedImage]) -> State:
     state = load_state(out)
     if state.recipe != recipe:
-        raise BadInput(
-            f"{out} was trained with another recipe ({state.recipe.name!r}); go on with that, or choose another folder"
-        )
-    if state.stems != tuple(case.stem for case in cases):
-        raise BadInput(f"{out} was trained on other images; go on with those, or choose another folder")
+        cause = f"{out} was trained with another recipe ({state.recipe.name!r})"
+        raise BadInput(cause, "resume with that recipe, or choose another folder")
+    if state.stems != tuple(image.stem for image in images):
+        raise BadInput(f"{out} was trained on other images", "resume with those images, or choose another folder")
     return state
 
 
 class _Trainer:
-    """One training: what `train` needs in every epoch."""
+    """The state of one training run that all epochs share."""
 
     def __init__(
-        self, fabric: Any, cases: Sequence[AnnotatedImage], state: State, out: Path, licence: str, progress: bool
+        self, fabric: Any, images: Sequence[AnnotatedImage], state: State, out: Path, licence: str, progress: bool
     ) -> None:
         self.fabric, self.state, self.out, self.licence = fabric, state, out, licence
         self.recipe = state.recipe.train
-        training, self.validation = validation_split(cases, self.recipe.validation)
-        self.samples = PatchDataset(training, self.recipe, fabric.device, fabric.global_rank, fabric.world_size)
-        self.patches = [patch for case in self.validation for patch in _validation_patches(case)]
+        training, self.validation = validation_split(images, self.recipe.validation)
+        self.dataset = PatchDataset(training, self.recipe, fabric.device, fabric.global_rank, fabric.world_size)
+        self.patches = [patch for image in self.validation for patch in _validation_patches(image)]
         self.normalise = Normalise(ModelSpec()).to(fabric.device)
         self.bar = _bar(disable=not (progress and fabric.is_global_zero))
         self._build()
 
     def _build(self) -> None:
         torch.manual_seed(self.recipe.seed)
-        # A resumed network gets its weights from the state: nothing is downloaded again.
+        # A resumed network gets its weights from the state, so nothing is downloaded again.
         resnet = None if self.state.tensors else pretrained_resnet(self.state.recipe.network)
         self.network = build_network(self.state.recipe.network, resnet).to(self.fabric.device)
         self.network.to(memory_format=torch.channels_last)
@@ -160,17 +172,17 @@ class _Trainer:
     def run(self) -> TrainReport:
         first = len(self.state.history) + 1
         with self._summary(first) as summary, self.bar:
-            self.task = self.bar.add_task("training", total=self.recipe.epochs * self.samples.steps())
-            self.bar.advance(self.task, (first - 1) * self.samples.steps())
+            self.task = self.bar.add_task("training", total=self.recipe.epochs * self.dataset.steps())
+            self.bar.advance(self.task, (first - 1) * self.dataset.steps())
             for number in range(first, self.recipe.epochs + 1):
                 self._epoch(number, summary)
-        stems = tuple(case.stem for case in self.validation)
+        stems = tuple(image.stem for image in self.validation)
         return TrainReport(self.out / BEST, self.state.recipe, self.state.history, stems)
 
     def _summary(self, first: int) -> AbstractContextManager[Any]:
         if not self.fabric.is_global_zero:
             return nullcontext()
-        # Rows from the resumed epoch on were written by a process that was killed: TensorBoard drops them.
+        # The killed process may have written rows of the resumed epoch: TensorBoard drops them.
         return SummaryWriter(str(self.out / "tensorboard"), purge_step=first)
 
     def _epoch(self, number: int, summary: Any) -> None:
@@ -191,8 +203,8 @@ class _Trainer:
 
     def _train_epoch(self, number: int) -> tuple[float, float]:
         self.module.train()
-        steps, total_loss, rate = self.samples.steps(), 0.0, 0.0
-        for step, (images, masks) in enumerate(self.samples.epoch(number)):
+        steps, total_loss, rate = self.dataset.steps(), 0.0, 0.0
+        for step, (images, masks) in enumerate(self.dataset.epoch(number)):
             done = (number - 1) * steps + step
             rate = rate_at(self.recipe, done, steps)
             for group in self.optimizer.param_groups:
@@ -207,7 +219,7 @@ class _Trainer:
         loss = segmentation_loss(self.module(x).float(), masks, self.recipe.loss)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise GateFailed("The training loss is no longer a finite number; lower train.rate in the recipe")
+            raise GateFailed("The training loss is not finite", "lower train.rate in the recipe")
         self.fabric.backward(loss)
         self.optimizer.step()
         self.average.update_parameters(self.network)
@@ -221,7 +233,7 @@ class _Trainer:
 
     @torch.no_grad()
     def _validated(self, row: Epoch) -> Epoch:
-        """Score the held-out patches with the averaged weights, and keep these where they are the best so far."""
+        """Score the averaged weights on the held-out patches, and save them if they are the best so far."""
         network = self.average.module.eval()
         counts = []
         for patch in self.patches:
@@ -243,12 +255,12 @@ class _Trainer:
         }
 
 
-def _validation_patches(case: AnnotatedImage) -> tuple[Patch, ...]:
-    # The test's 512 px where the image has them.
-    side = min(512, *(extent // 32 * 32 for extent in image_size(case.image_path)))
+def _validation_patches(annotated: AnnotatedImage) -> tuple[Patch, ...]:
+    # 512 px as in the test, or less for smaller images.
+    side = min(512, *(extent // 32 * 32 for extent in image_size(annotated.image_path)))
     if side == 0:
-        raise BadInput(f"{case.image_path} is smaller than 32 px; remove it")
-    return corner_patches(case, side)
+        raise BadInput(f"{annotated.image_path} is smaller than 32 px", "remove it")
+    return corner_patches(annotated, side)
 
 
 def _bar(disable: bool) -> Progress:
@@ -259,7 +271,7 @@ def _bar(disable: bool) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    # Speed over the last hour, so that the pauses of validation are in the estimate.
+    # Average the speed over the last hour, so that the estimate includes the pauses for validation.
     return Progress(*columns, console=Console(stderr=True), disable=disable, speed_estimate_period=3600)
 
 

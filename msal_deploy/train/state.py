@@ -1,11 +1,11 @@
-"""What a training leaves in its run folder, and how it is picked up again.
+"""The files of a run folder, from which a training run can be resumed.
 
 ::
 
-    best.safetensors   the weights of the best validation Dice: the result
-    last.pt            everything a resumed training needs to go on exactly
-    history.csv        one row an epoch
-    curves.png         loss and validation Dice
+    best.safetensors   the result: the weights with the best validation Dice
+    last.pt            the resume state
+    history.csv        one row per epoch
+    curves.png         loss and validation Dice over the epochs
     tensorboard/       the same for TensorBoard
 """
 
@@ -26,7 +26,16 @@ BEST, LAST = "best.safetensors", "last.pt"
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """One row of the history; the validation scores are None in epochs that were not validated."""
+    """One row of the history.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        train_loss: Mean loss of the epoch's steps.
+        rate: Learning rate of the last step.
+        seconds: Duration of the training steps in seconds.
+        validation_dice: Mean Dice over the validation patches, or None if the epoch was not validated.
+        validation_iou: Mean IoU over the validation patches, or None.
+    """
 
     epoch: int
     train_loss: float
@@ -37,7 +46,14 @@ class Epoch(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """A training at the end of an epoch. `tensors` holds the state dicts of network, average and optimizer."""
+    """A training run at the end of an epoch.
+
+    Attributes:
+        recipe: The recipe being trained.
+        stems: Stems of all images, including the held-out ones.
+        history: One row per completed epoch.
+        tensors: State dicts of network, average and optimizer; empty before the first epoch.
+    """
 
     recipe: Recipe
     stems: tuple[str, ...]
@@ -46,12 +62,12 @@ class State(msgspec.Struct, frozen=True):
 
     @property
     def best_dice(self) -> float:
-        """The best validation Dice so far, −1 before the first validation."""
+        """The best validation Dice so far, or −1 before the first validation."""
         return max((row.validation_dice for row in self.history if row.validation_dice is not None), default=-1.0)
 
 
 def save_state(folder: Path, state: State) -> None:
-    """Write the resume state, the history and its curves."""
+    """Write the resume state, the history and the curves into the run folder."""
     plain = msgspec.to_builtins((state.recipe, state.stems, state.history))
     with atomic_file(folder / LAST) as temporary:
         torch.save({"plain": msgspec.json.encode(plain).decode(), "tensors": state.tensors}, temporary)
@@ -60,22 +76,24 @@ def save_state(folder: Path, state: State) -> None:
 
 
 def load_state(folder: Path) -> State:
-    """Read what `save_state` wrote.
+    """Read the resume state that `save_state` wrote::
+
+        load_state(Path("runs/r34")).best_dice
 
     Raises:
-        BadInput: there is none, or it is damaged.
+        BadInput: The folder has no resume state, or it is damaged.
     """
     path = folder / LAST
     if not path.is_file():
-        raise BadInput(f"{folder} holds no training to resume (no {LAST}); leave out --resume to start one")
+        raise BadInput(f"{folder} is not a training run to resume (no {LAST})", "start one without --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         recipe, stems, history = msgspec.json.decode(
             content["plain"], type=tuple[Recipe, tuple[str, ...], tuple[Epoch, ...]]
         )
         return State(recipe, stems, history, content["tensors"])
-    except Exception as error:  # whatever a damaged pickle may raise
-        raise BadInput(f"{path} is damaged ({first_line(error)}); start again in another folder") from error
+    except Exception as error:  # a damaged pickle may raise any exception
+        raise BadInput(f"{path} is damaged ({first_line(error)})", "start again in another folder") from error
 
 
 def _write_csv(path: Path, history: Sequence[Epoch]) -> None:
@@ -86,7 +104,7 @@ def _write_csv(path: Path, history: Sequence[Epoch]) -> None:
 
 
 def plot_curves(path: Path, history: Sequence[Epoch]) -> None:
-    """Draw the loss and the validation Dice over the epochs as a PNG."""
+    """Plot the loss and the validation Dice over the epochs into a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")

@@ -1,7 +1,7 @@
-"""``msal-deploy package``: what it says, and every way it can be asked wrongly."""
+"""``msal-deploy package``: its output, and all wrong usage."""
 
-import importlib
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -34,16 +34,16 @@ def test_the_report_names_every_file_with_its_hash(kit):
     report = json.loads(Path(f"{kit}.json").read_text())
     assert report["host"] == "build-kit"
     assert report["files"].keys() == {str(p.relative_to(kit)) for p in kit.rglob("*") if p.is_file()} - {"package.json"}
-    assert all(sha256(kit / name) == found for name, found in report["files"].items())
+    assert all(sha256(kit / name) == digest for name, digest in report["files"].items())
     assert str(kit.parent) not in json.dumps(report)
 
 
-def test_every_package_has_golden_tiles_and_the_tool_that_compares(kit):
+def test_every_package_has_golden_tiles_and_check_golden(kit):
     names = {"check_golden.py", "golden/golden.json", "golden/image.npy", "golden/probability.fp32.npy"}
     assert all((kit / name).is_file() for name in names)
 
 
-def test_a_package_replaces_an_older_one_and_nothing_else(bundle, kit, tmp_path):
+def test_package_replaces_an_older_package_only(bundle, kit, tmp_path):
     import shutil
 
     words = (bundle.path, "build-kit", "--gpu", "gtx-1080-ti", "--out")
@@ -58,7 +58,7 @@ def test_a_package_replaces_an_older_one_and_nothing_else(bundle, kit, tmp_path)
     assert (old / "plans" / "model.int8.plan").read_text() == "hours of work"
 
 
-def test_somebody_else_s_package_json_is_left_alone(bundle, tmp_path):
+def test_package_does_not_replace_another_programs_package_json(bundle, tmp_path):
     (tmp_path / "package.json").write_text('{"name": "website", "files": ["dist"]}')
     result = package(bundle.path, "build-kit", "--gpu", "gtx-1080-ti", "--out", tmp_path)
     assert_refused(result, 2, "not empty")
@@ -66,40 +66,41 @@ def test_somebody_else_s_package_json_is_left_alone(bundle, tmp_path):
     assert not is_package(tmp_path)
 
 
-def test_a_failure_in_the_middle_leaves_nothing(bundle, tmp_path, monkeypatch):
+def test_interrupted_package_leaves_nothing(bundle, tmp_path, monkeypatch):
     def fails(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("msal_deploy.package.build_kit.write"), "_render", fails)
+    # The package exports a function of the same name as this module.
+    monkeypatch.setattr(import_module("msal_deploy.package.build_kit.write"), "_render", fails)
     result = package(bundle.path, "build-kit", "--gpu", "gtx-1080-ti", "--out", tmp_path / "kit")
     assert result.exit_code == 130
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk(bundle, small_disk):
+def test_package_on_a_full_disk(bundle, small_disk):
     result = package(bundle.path, "build-kit", "--gpu", "gtx-1080-ti", "--out", small_disk / "kit")
     assert_refused(result, 3, "is full")
     assert not list(small_disk.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "message"),
     [
-        (["build-kitt", "--gpu", "t4"], "No host is called 'build-kitt'; did you mean 'build-kit'?"),
-        (["qupath"], "No host is called 'qupath'; choose from: bioimageio, build-kit, cpp, triton"),
+        (["build-kitt", "--gpu", "t4"], "'build-kitt' is not an integration; did you mean 'build-kit'?"),
+        (["qupath"], "'qupath' is not an integration; choose from: bioimageio, build-kit, cpp, triton"),
         (["build-kit", "--gpu", "gtx-1080ti"], "did you mean 'gtx-1080-ti'?"),
         (["build-kit"], "A build kit is for one GPU; name it with --gpu: a100, gtx-1070"),
-        (["build-kit", "--gpu", "t4", "--precision", "int4"], "No precision is called 'int4'; did you mean 'int8'?"),
+        (["build-kit", "--gpu", "t4", "--precision", "int4"], "'int4' is not a precision; did you mean 'int8'?"),
         (["build-kit", "--gpu", "t4", "--precision", "int8"], "holds no model.int8.onnx; it has:"),
         (["bioimageio", "--precision", "fp16"], "holds no model.fp16.onnx"),
     ],
 )
-def test_a_wrong_request_is_one_sentence_and_writes_nothing(bundle, tmp_path, words, sentence):
-    assert_refused(package(bundle.path, *words, "--out", tmp_path / "out"), 2, sentence)
+def test_wrong_usage_is_one_line_and_writes_nothing(bundle, tmp_path, words, message):
+    assert_refused(package(bundle.path, *words, "--out", tmp_path / "out"), 2, message)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bundle_with_none_of_the_graphs_that_pay(bundle, tmp_path):
+def test_bundle_without_a_preferred_precision_is_rejected(bundle, tmp_path):
     import tomllib
 
     import msgspec
@@ -115,10 +116,10 @@ def test_a_bundle_with_none_of_the_graphs_that_pay(bundle, tmp_path):
     assert not (tmp_path / "kit").exists()
 
 
-def test_no_bundle_and_a_changed_graph(bundle, tmp_path):
+def test_missing_bundle_and_changed_graph_are_rejected(bundle, tmp_path):
     import shutil
 
-    assert_refused(package(tmp_path / "none", "bioimageio", "--out", tmp_path / "out"), 2, "is no bundle")
+    assert_refused(package(tmp_path / "none", "bioimageio", "--out", tmp_path / "out"), 2, "no manifest.json")
     copy = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
     (copy / "model.fp32.onnx").write_bytes(b"other")
     result = package(copy, "build-kit", "--gpu", "t4", "--out", tmp_path / "out")
@@ -126,7 +127,7 @@ def test_no_bundle_and_a_changed_graph(bundle, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_torch_the_extra_is_named(bundle, tmp_path):
+def test_missing_torch_names_the_extra(bundle, tmp_path):
     import subprocess
     import sys
 
@@ -143,8 +144,8 @@ main()
     assert not (tmp_path / "out").exists()
 
 
-def test_help_has_an_example_and_names_every_host():
+def test_help_has_an_example_and_names_every_integration():
     result = CliRunner().invoke(app, ["package", "--help"])
     text = " ".join(result.output.replace("│", " ").split())
     assert "Example: msal-deploy package bundle cpp --precision int8 --out segmenter" in text
-    assert all(host in text for host in INTEGRATIONS)
+    assert all(integration in text for integration in INTEGRATIONS)

@@ -1,4 +1,4 @@
-"""A training that is killed and resumed ends with the weights of one that never was."""
+"""A training run that is killed and resumed ends with the same weights as an uninterrupted one."""
 
 import signal
 import subprocess
@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from msal_deploy import train as training
 from msal_deploy.cli import app
+from msal_deploy.errors import GateFailed
 from msal_deploy.train import load_state
 
 
@@ -43,7 +45,7 @@ def whole_run(small_set: Path, recipe_file: Path, tmp_path_factory: pytest.TempP
     return out
 
 
-def test_a_killed_training_resumes_to_the_same_weights(
+def test_killed_run_resumes_to_the_same_weights(
     small_set: Path, recipe_file: Path, whole_run: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -52,7 +54,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
     time.sleep(0.2)  # somewhere inside the third epoch
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert len((out / "history.csv").read_text().splitlines()) - 1 < 4, "it was killed too late to prove anything"
+    assert len((out / "history.csv").read_text().splitlines()) - 1 < 4, "it was killed too late for this test"
 
     result = CliRunner().invoke(app, ["train", "--data", str(small_set), "--out", str(out), "--resume"])
     assert result.exit_code == 0, result.output
@@ -77,13 +79,13 @@ def test_another_seed_gives_other_weights(small_set: Path, recipe_file: Path, wh
     assert not np.array_equal(one["head.2.weight"], other["head.2.weight"])
 
 
-def test_a_run_folder_holds_what_is_promised(whole_run: Path) -> None:
+def test_files_of_a_run_folder(whole_run: Path) -> None:
     names = {path.name for path in whole_run.iterdir()}
     assert names == {"best.safetensors", "last.pt", "history.csv", "curves.png", "tensorboard"}
     assert any((whole_run / "tensorboard").iterdir())
 
 
-def test_sigterm_leaves_nothing_half_written(small_set: Path, recipe_file: Path, tmp_path: Path) -> None:
+def test_sigterm_leaves_no_partial_files(small_set: Path, recipe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(command(small_set, recipe_file, out), tmp_path / "log")
     wait_for_epoch(out / "history.csv", 1, process)
@@ -93,7 +95,7 @@ def test_sigterm_leaves_nothing_half_written(small_set: Path, recipe_file: Path,
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_ctrl_c_says_so(small_set: Path, recipe_file: Path, tmp_path: Path) -> None:
+def test_ctrl_c_prints_interrupted(small_set: Path, recipe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(command(small_set, recipe_file, out), tmp_path / "log")
     wait_for_epoch(out / "history.csv", 1, process)
@@ -105,24 +107,24 @@ def test_ctrl_c_says_so(small_set: Path, recipe_file: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
-        ([], "already holds a training"),
+        ([], "already holds a training run"),
         (["--resume", "--recipe", "fast"], "another recipe"),
     ],
 )
-def test_a_run_folder_is_not_overwritten_by_mistake(
-    small_set: Path, recipe_file: Path, whole_run: Path, arguments: list[str], sentence: str
+def test_run_folder_is_not_overwritten(
+    small_set: Path, recipe_file: Path, whole_run: Path, arguments: list[str], message: str
 ) -> None:
     before = (whole_run / "last.pt").read_bytes()
     base = ["train", "--data", str(small_set), "--out", str(whole_run)]
     result = CliRunner().invoke(app, [*base, *(arguments or ["--recipe", str(recipe_file)])])
     assert result.exit_code == 2
-    assert sentence in result.output
+    assert message in result.output
     assert (whole_run / "last.pt").read_bytes() == before
 
 
-def test_a_damaged_state_is_refused(small_set: Path, whole_run: Path, tmp_path: Path) -> None:
+def test_damaged_state_is_rejected(small_set: Path, whole_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     state = (whole_run / "last.pt").read_bytes()
@@ -130,3 +132,25 @@ def test_a_damaged_state_is_refused(small_set: Path, whole_run: Path, tmp_path: 
     result = CliRunner().invoke(app, ["train", "--data", str(small_set), "--out", str(out), "--resume"])
     assert result.exit_code == 2
     assert "is damaged" in result.output
+
+
+@pytest.mark.parametrize("option", ["--licence", "--license"])
+def test_both_spellings_of_licence_are_accepted(
+    option: str, small_set: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    licences = []
+
+    def train_nothing(*_: object, licence: str, **__: object) -> NoReturn:
+        licences.append(licence)
+        raise GateFailed("nothing was trained")
+
+    monkeypatch.setattr(training, "train", train_nothing)
+    result = CliRunner().invoke(app, command(small_set, recipe_file, tmp_path / "run", option, "CC0-1.0"))
+    assert result.exit_code == 1, result.output
+    assert licences == ["CC0-1.0"]
+
+
+def test_train_help_shows_both_spellings_of_licence() -> None:
+    output = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
+    assert "--licence" in output
+    assert "--license" in output

@@ -1,4 +1,4 @@
-"""One small synthetic set for all tests, and the real one where the machine has it."""
+"""A small synthetic data set for all tests, and MoNuSeg if MSAL_DEPLOY_MONUSEG names a copy."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ MONUSEG = os.environ.get("MSAL_DEPLOY_MONUSEG")
 
 @pytest.fixture(scope="session")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two training images and one test image in MoNuSeg's own layout; not to be changed by a test."""
+    """Two training images and one test image in MoNuSeg's official layout; tests must not change them."""
     folder = tmp_path_factory.mktemp("shared") / "set"
     synthesize(folder, train=2, test=1, size=544)
     return folder
@@ -22,7 +22,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(official: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy of `official` that the test may change."""
     return Path(shutil.copytree(official, tmp_path / "set"))
 
 

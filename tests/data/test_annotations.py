@@ -24,7 +24,7 @@ def drawn(path: Path, shape: tuple[int, int] = (8, 10)) -> NDArray[np.int32]:
     return rasterise(read_xml(path).polygons, shape)
 
 
-def test_a_square_at_one_based_pixel_centres(tmp_path: Path) -> None:
+def test_rasterise_square_at_pixel_centres(tmp_path: Path) -> None:
     # Corners at the centres of the pixels 3…6 across and 2…4 down, counted from 1: 4 × 3 pixels from row 1, column 2.
     square = region((3, 2), (6, 2), (6, 4), (3, 4))
     expected = np.zeros((8, 10), dtype=np.int32)
@@ -32,7 +32,7 @@ def test_a_square_at_one_based_pixel_centres(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn(xml(tmp_path / "a.xml", square)), expected)
 
 
-def test_fractional_vertices_between_centres(tmp_path: Path) -> None:
+def test_rasterise_square_between_pixel_centres(tmp_path: Path) -> None:
     # Edges halfway between centres (in 0-based terms x from 1.5 to 3.5): columns 2 and 3, rows 2 and 3.
     square = region((2.5, 2.5), (4.5, 2.5), (4.5, 4.5), (2.5, 4.5))
     expected = np.zeros((8, 10), dtype=np.int32)
@@ -40,7 +40,7 @@ def test_fractional_vertices_between_centres(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn(xml(tmp_path / "a.xml", square)), expected)
 
 
-def test_what_lies_outside_is_cut_off(tmp_path: Path) -> None:
+def test_rasterise_cuts_off_what_is_outside_the_image(tmp_path: Path) -> None:
     path = xml(
         tmp_path / "a.xml", region((-5, -5), (3, -5), (3, 2), (-5, 2)), region((100, 100), (110, 100), (110, 110))
     )
@@ -50,18 +50,18 @@ def test_what_lies_outside_is_cut_off(tmp_path: Path) -> None:
     assert read_xml(path).outside((8, 10)) == 6
 
 
-def test_vertices_on_the_outer_pixels_are_inside(tmp_path: Path) -> None:
+def test_vertices_on_the_outer_pixels_count_as_inside(tmp_path: Path) -> None:
     path = xml(tmp_path / "a.xml", region((1, 1), (10, 1), (10, 8), (1, 8)))
     assert read_xml(path).outside((8, 10)) == 0
     assert drawn(path).all()
 
 
-def test_later_regions_cover_earlier_ones_whatever_their_ids(tmp_path: Path) -> None:
+def test_later_regions_cover_earlier_ones_regardless_of_id(tmp_path: Path) -> None:
     first = region((1, 1), (6, 1), (6, 6), (1, 6), number=97)
     second = region((4, 4), (8, 4), (8, 8), (4, 8), number=5)
-    found = drawn(xml(tmp_path / "a.xml", first, second))
-    assert found[0, 0] == 1
-    assert found[3, 3] == found[5, 5] == 2
+    instances = drawn(xml(tmp_path / "a.xml", first, second))
+    assert instances[0, 0] == 1
+    assert instances[3, 3] == instances[5, 5] == 2
 
 
 def test_degenerate_regions_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -102,12 +102,12 @@ EXTERNAL = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><Annotations>&
         (BOMB, "entities"),
         (EXTERNAL, "entities"),
         (f"<A>{region((1, 1), (2, 2))}{region()}</A>", "all 2 regions"),
-        (f"<A>{region((1, 1), ('x', 2), (3, 3))}</A>", "region 1: a vertex is no number"),
+        (f"<A>{region((1, 1), ('x', 2), (3, 3))}</A>", "region 1: a vertex is not a number"),
         (f"<A>{region((1, 1), ('inf', 2), (3, 3))}</A>", "not finite"),
-        ("<A><Region Id='7'><Vertex X='1'/></Region></A>", "region 7: a vertex is no number"),
+        ("<A><Region Id='7'><Vertex X='1'/></Region></A>", "region 7: a vertex is not a number"),
     ],
 )
-def test_bad_xml_is_refused_by_name(text: str, words: str, tmp_path: Path) -> None:
+def test_read_xml_rejects_bad_files_by_name(text: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.xml"
     path.write_text(text)
     with pytest.raises(BadInput, match=words) as caught:
@@ -115,9 +115,9 @@ def test_bad_xml_is_refused_by_name(text: str, words: str, tmp_path: Path) -> No
     assert "bad.xml" in str(caught.value)
 
 
-def test_binary_and_missing_files(tmp_path: Path) -> None:
+def test_read_xml_rejects_binary_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_bytes(b"\xff\xfe\x00\xd8\x80")
-    for name, words in (("a.xml", "not valid XML"), ("none.xml", "There is no file")):
+    for name, words in (("a.xml", "not valid XML"), ("none.xml", "does not exist")):
         with pytest.raises(BadInput, match=words):
             read_xml(tmp_path / name)
 
@@ -128,14 +128,14 @@ vertices = st.lists(st.tuples(sixteenths, sixteenths), min_size=3, max_size=12, 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(vertices, min_size=1, max_size=4))
-def test_what_is_written_is_read_back_exactly(tmp_path_factory: pytest.TempPathFactory, shapes: list) -> None:  # type: ignore[type-arg]
+def test_write_xml_and_read_xml_round_trip(tmp_path_factory: pytest.TempPathFactory, shapes: list) -> None:  # type: ignore[type-arg]
     path = tmp_path_factory.mktemp("xml") / "a.xml"
     polygons = [np.array(shape) for shape in shapes]
     write_xml(path, polygons, microns_per_pixel=0.25)
-    found = read_xml(path)
-    assert found.microns_per_pixel == 0.25
-    assert found.degenerate == 0
-    for polygon, again in zip(polygons, found.polygons, strict=True):
+    annotation = read_xml(path)
+    assert annotation.microns_per_pixel == 0.25
+    assert annotation.degenerate == 0
+    for polygon, again in zip(polygons, annotation.polygons, strict=True):
         np.testing.assert_array_equal(polygon, again)
 
 
@@ -144,15 +144,15 @@ anywhere = st.floats(-1e9, 1e9) | sixteenths
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(anywhere, anywhere), min_size=3, max_size=8), st.integers(1, 40), st.integers(1, 40))
-def test_any_polygon_can_be_drawn(shape: list[tuple[float, float]], height: int, width: int) -> None:
-    found = rasterise([np.array(shape)], (height, width))
-    assert found.shape == (height, width)
-    assert set(np.unique(found)) <= {0, 1}
+def test_rasterise_accepts_any_polygon(shape: list[tuple[float, float]], height: int, width: int) -> None:
+    instances = rasterise([np.array(shape)], (height, width))
+    assert instances.shape == (height, width)
+    assert set(np.unique(instances)) <= {0, 1}
 
 
 @settings(max_examples=50, deadline=None)
 @given(vertices, st.integers(-5, 5), st.integers(-5, 5))
-def test_moving_a_polygon_by_whole_pixels_moves_its_pixels(shape: list[tuple[float, float]], x: int, y: int) -> None:
+def test_rasterise_is_translation_invariant(shape: list[tuple[float, float]], x: int, y: int) -> None:
     canvas, polygon = (220, 220), np.array(shape) + 60
     moved = rasterise([np.add(polygon, (x, y))], canvas)
     np.testing.assert_array_equal(np.roll(rasterise([polygon], canvas), (y, x), axis=(0, 1)), moved)

@@ -20,18 +20,18 @@ def test_synthesize_then_verify(tmp_path: Path) -> None:
     assert json.loads(report.read_text())["ok"] is True
 
 
-def test_problems_fail_the_gate_and_the_report_is_written(copy: Path, tmp_path: Path) -> None:
+def test_verify_fails_the_gate_and_still_writes_the_report(copy: Path, tmp_path: Path) -> None:
     (copy / "MoNuSegTestData" / "SYNTH-TEST-000.xml").unlink()
     report = tmp_path / "verify.json"
     result = CliRunner().invoke(app, ["verify", str(copy), "--json", str(report)])
     assert isinstance(result.exception, GateFailed)
     assert result.exception.exit_code == 1
-    assert "has 2 problems; the first: test images without annotation: 1 (SYNTH-TEST-000)" in str(result.exception)
+    assert "has 2 problems, the first: test images without annotation: 1 (SYNTH-TEST-000)" in str(result.exception)
     assert json.loads(report.read_text())["ok"] is False
 
 
 @pytest.mark.parametrize("name", ["none", ""])
-def test_missing_and_empty_folders_are_bad_input(name: str, tmp_path: Path) -> None:
+def test_verify_rejects_missing_and_empty_folders(name: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["verify", str(tmp_path / name)])
     assert isinstance(result.exception, BadInput)
 
@@ -41,7 +41,7 @@ def test_help_holds_an_example(verb: str) -> None:
     assert f"msal-deploy data {verb}" in CliRunner().invoke(app, [verb, "--help"]).output
 
 
-def test_importing_the_command_imports_nothing_heavy() -> None:
+def test_importing_the_command_is_light() -> None:
     code = (
         "import sys, msal_deploy.cli.data; "
         "print([m for m in ('numpy', 'scipy', 'skimage', 'PIL', 'tifffile', 'msal_deploy.data') if m in sys.modules])"

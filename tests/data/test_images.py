@@ -17,7 +17,7 @@ RGB = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".png"])
-def test_reads_what_was_written(suffix: str, tmp_path: Path) -> None:
+def test_read_image_round_trip(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     Image.fromarray(RGB).save(path)
     np.testing.assert_array_equal(read_image(path), RGB)
@@ -25,12 +25,12 @@ def test_reads_what_was_written(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
-def test_reads_monusegs_compressions(compression: str, tmp_path: Path) -> None:
+def test_read_image_supports_tiff_compressions(compression: str, tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.tif", compression=compression)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), RGB)
 
 
-def test_reads_jpeg(tmp_path: Path) -> None:
+def test_read_image_supports_jpeg(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.jpg")
     assert read_image(tmp_path / "a.jpg").shape == (40, 50, 3)
 
@@ -50,7 +50,7 @@ def test_reads_jpeg(tmp_path: Path) -> None:
         ("F", ".tif", "floating-point"),
     ],
 )
-def test_other_modes_are_named_and_refused(mode: str, suffix: str, words: str, tmp_path: Path) -> None:
+def test_read_image_rejects_other_modes_by_name(mode: str, suffix: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     Image.new(mode, (8, 8)).save(path)
     with pytest.raises(BadInput, match=words) as caught:
@@ -60,7 +60,7 @@ def test_other_modes_are_named_and_refused(mode: str, suffix: str, words: str, t
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_deep_rgb_tiffs_are_refused(planar: str, dtype: str, tmp_path: Path) -> None:
+def test_read_image_rejects_deep_rgb_tiffs(planar: str, dtype: str, tmp_path: Path) -> None:
     array = RGB.astype(dtype) * 200
     array = array if planar == "contig" else np.moveaxis(array, -1, 0)
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", planarconfig=planar, metadata=None)
@@ -69,7 +69,7 @@ def test_deep_rgb_tiffs_are_refused(planar: str, dtype: str, tmp_path: Path) -> 
 
 
 def png_of_16_bits(array: np.ndarray) -> bytes:
-    """Pillow reads such a file, dropping the low bytes, and cannot write one."""
+    """Encode a 16-bit RGB PNG, which Pillow cannot write. When it reads one, it drops the low bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -80,17 +80,19 @@ def png_of_16_bits(array: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_deep_rgb_png_is_refused(tmp_path: Path) -> None:
+def test_read_image_rejects_deep_rgb_pngs(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png_of_16_bits(RGB.astype(np.uint16) * 257))
     assert Image.open(path).mode == "RGB"
-    with pytest.raises(BadInput, match="16 bits a channel"):
+    with pytest.raises(BadInput, match="16 bits per channel"):
         read_image(path)
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
-def test_truncated_files(suffix: str, keep: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_read_image_rejects_truncated_files(
+    suffix: str, keep: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / f"a{suffix}"
     Image.fromarray(np.tile(RGB, (4, 4, 1))).save(path)
     content = path.read_bytes()
@@ -103,20 +105,20 @@ def test_truncated_files(suffix: str, keep: float, tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.parametrize("content", [b"", b"MoNuSeg", b"II*\x00", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_image(content: bytes, tmp_path: Path) -> None:
+def test_read_image_rejects_files_that_are_not_images(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(BadInput, match=r"a\.tif is (not an image|damaged)"):
         read_image(tmp_path / "a.tif")
 
 
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="There is no file"):
+def test_read_image_rejects_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="does not exist"):
         read_image(tmp_path / "none.tif")
     with pytest.raises(BadInput, match="damaged"):
         read_image(tmp_path)
 
 
-def test_no_bomb_warning_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_image_limits_pixels_without_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
     with warnings.catch_warnings():
@@ -136,31 +138,31 @@ def save_label(path: Path, values: np.ndarray) -> Path:
     ("suffix", "dtype"),
     [(".png", np.uint8), (".png", np.uint16), (".tif", np.uint8), (".tif", np.uint16), (".tif", np.int32)],
 )
-def test_instance_maps_keep_their_numbers(suffix: str, dtype: type, tmp_path: Path) -> None:
+def test_read_label_keeps_the_values_of_instance_maps(suffix: str, dtype: type, tmp_path: Path) -> None:
     values = np.zeros((20, 30), dtype=dtype)
     values[2:5, 2:5], values[2:5, 5:9], values[10:, 10:] = 3, 200, 77
-    found = read_label(save_label(tmp_path / f"a{suffix}", values))
-    assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, values)
+    label = read_label(save_label(tmp_path / f"a{suffix}", values))
+    assert label.dtype == np.int32
+    np.testing.assert_array_equal(label, values)
 
 
 @pytest.mark.parametrize("high", [1, 255])
-def test_binary_masks_become_components(high: int, tmp_path: Path) -> None:
+def test_read_label_splits_binary_masks_into_components(high: int, tmp_path: Path) -> None:
     values = np.zeros((20, 20), dtype=np.uint8)
     values[2:5, 2:5] = values[5:7, 5:7] = values[12:15, 12:15] = high  # the first two touch at a corner
-    found = read_label(save_label(tmp_path / "a.png", values))
-    assert found.max() == 2
-    np.testing.assert_array_equal(found > 0, values > 0)
+    label = read_label(save_label(tmp_path / "a.png", values))
+    assert label.max() == 2
+    np.testing.assert_array_equal(label > 0, values > 0)
 
 
-def test_one_bit_masks_and_empty_labels(tmp_path: Path) -> None:
+def test_read_label_accepts_one_bit_and_empty_labels(tmp_path: Path) -> None:
     Image.new("1", (8, 8), 1).save(tmp_path / "one.png")
     Image.new("L", (8, 8)).save(tmp_path / "empty.png")
     assert read_label(tmp_path / "one.png").min() == 1
     assert not read_label(tmp_path / "empty.png").any()
 
 
-def test_coloured_lossy_and_odd_labels_are_refused(tmp_path: Path) -> None:
+def test_read_label_rejects_coloured_lossy_and_odd_labels(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "colour.png")
     Image.new("L", (8, 8)).save(tmp_path / "lossy.jpg")
     Image.new("F", (8, 8)).save(tmp_path / "float.tif")
@@ -171,7 +173,7 @@ def test_coloured_lossy_and_odd_labels_are_refused(tmp_path: Path) -> None:
         "lossy.jpg": "JPEG",
         "float.tif": "floating-point",
         "alpha.png": "alpha",
-        "negative.tif": "labels are 0",
+        "negative.tif": "Expected labels from 0",
     }.items():
         with pytest.raises(BadInput, match=words):
             read_label(tmp_path / name)

@@ -10,7 +10,7 @@ from msal_deploy.data import AnnotatedImage, corner_patches, open_dataset, patch
 from msal_deploy.errors import BadInput
 
 
-def case_of(folder: Path, height: int, width: int, *, label: tuple[int, int] | None = None) -> AnnotatedImage:
+def annotated_image(folder: Path, height: int, width: int, *, label: tuple[int, int] | None = None) -> AnnotatedImage:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / "a.png")
     mask = rng.integers(0, 2, label or (height, width), dtype=np.uint8) * 255
@@ -18,10 +18,10 @@ def case_of(folder: Path, height: int, width: int, *, label: tuple[int, int] | N
     return AnnotatedImage("a", "test", folder / "a.png", None, folder / "a_mask.png")
 
 
-def test_the_papers_four_corners(tmp_path: Path) -> None:
-    case = case_of(tmp_path, 1000, 1000)
-    image, mask = case.image(), case.mask()
-    patches = corner_patches(case)
+def test_corner_patches_of_a_monuseg_image(tmp_path: Path) -> None:
+    annotated = annotated_image(tmp_path, 1000, 1000)
+    image, mask = annotated.image(), annotated.mask()
+    patches = corner_patches(annotated)
     assert [patch.corner for patch in patches] == ["top-left", "top-right", "bottom-left", "bottom-right"]
     assert {patch.image.shape for patch in patches} == {(512, 512, 3)}
     np.testing.assert_array_equal(patches[1].image, image[:512, 488:])
@@ -30,26 +30,29 @@ def test_the_papers_four_corners(tmp_path: Path) -> None:
     np.testing.assert_array_equal(patches[0].image[:, -24:], patches[1].image[:, :24])
 
 
-def test_the_four_corners_cover_the_image(tmp_path: Path) -> None:
+def test_corner_patches_cover_the_image(tmp_path: Path) -> None:
     covered = np.zeros((90, 120), dtype=bool)
-    case = case_of(tmp_path, 90, 120)
-    for patch in corner_patches(case, size=64):
+    annotated = annotated_image(tmp_path, 90, 120)
+    for patch in corner_patches(annotated, size=64):
         rows = slice(0, 64) if "top" in patch.corner else slice(26, None)
         columns = slice(0, 64) if "left" in patch.corner else slice(56, None)
         covered[rows, columns] = True
     assert covered.all()
 
 
-def test_corners_that_coincide_are_taken_once(tmp_path: Path) -> None:
-    assert [patch.corner for patch in corner_patches(case_of(tmp_path, 64, 64), 64)] == ["top-left"]
-    assert [patch.corner for patch in corner_patches(case_of(tmp_path, 64, 80), 64)] == ["top-left", "top-right"]
+def test_corner_patches_returns_coinciding_corners_once(tmp_path: Path) -> None:
+    assert [patch.corner for patch in corner_patches(annotated_image(tmp_path, 64, 64), 64)] == ["top-left"]
+    assert [patch.corner for patch in corner_patches(annotated_image(tmp_path, 64, 80), 64)] == [
+        "top-left",
+        "top-right",
+    ]
 
 
-def test_small_images_and_wrong_labels_are_refused(tmp_path: Path) -> None:
+def test_corner_patches_rejects_small_images_and_wrong_labels(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="smaller than a patch of 512"):
-        corner_patches(case_of(tmp_path, 511, 600))
+        corner_patches(annotated_image(tmp_path, 511, 600))
     with pytest.raises(BadInput, match="make them the same"):
-        corner_patches(case_of(tmp_path, 600, 600, label=(600, 601)))
+        corner_patches(annotated_image(tmp_path, 600, 600, label=(600, 601)))
 
 
 def test_patches_of_a_set(official: Path) -> None:
@@ -58,31 +61,31 @@ def test_patches_of_a_set(official: Path) -> None:
         assert [patch.stem for patch in patches_of(dataset.test)] == ["SYNTH-TEST-000"] * 4
 
 
-def cases(stems: list[str]) -> list[AnnotatedImage]:
+def images(stems: list[str]) -> list[AnnotatedImage]:
     return [AnnotatedImage(stem, "train", Path(stem), None, None) for stem in stems]
 
 
 @given(st.sets(st.text(min_size=1), min_size=2, max_size=40), st.floats(0.01, 0.99), st.randoms())
-def test_the_split_is_a_partition_that_does_not_know_the_order(stems: set[str], fraction: float, random) -> None:  # type: ignore[no-untyped-def]
-    given_cases = cases(sorted(stems))
-    train, held_out = validation_split(given_cases, fraction)
+def test_validation_split_is_a_partition_independent_of_order(stems: set[str], fraction: float, random) -> None:  # type: ignore[no-untyped-def]
+    given_images = images(sorted(stems))
+    train, held_out = validation_split(given_images, fraction)
     assert train and held_out
-    assert sorted(case.stem for case in (*train, *held_out)) == sorted(stems)
-    random.shuffle(given_cases)
-    assert {case.stem for case in validation_split(given_cases, fraction)[1]} == {case.stem for case in held_out}
+    assert sorted(image.stem for image in (*train, *held_out)) == sorted(stems)
+    random.shuffle(given_images)
+    assert {image.stem for image in validation_split(given_images, fraction)[1]} == {image.stem for image in held_out}
 
 
 @given(st.sets(st.text(min_size=1), min_size=3, max_size=40), st.text(min_size=1))
-def test_one_image_more_moves_at_most_one(stems: set[str], new: str) -> None:
-    before = {case.stem for case in validation_split(cases(sorted(stems)), 0.2)[1]}
-    after = {case.stem for case in validation_split(cases(sorted(stems | {new})), 0.2)[1]}
+def test_validation_split_moves_at_most_one_image_when_one_is_added(stems: set[str], new: str) -> None:
+    before = {image.stem for image in validation_split(images(sorted(stems)), 0.2)[1]}
+    after = {image.stem for image in validation_split(images(sorted(stems | {new})), 0.2)[1]}
     assert len((before ^ after) - {new}) <= 1
 
 
-def test_the_share_and_its_limits() -> None:
+def test_validation_split_size() -> None:
     stems = [f"image-{number}" for number in range(30)]
-    assert len(validation_split(cases(stems), 0.2)[1]) == 6
-    assert len(validation_split(cases(stems[:2]), 0.01)[1]) == 1
-    assert len(validation_split(cases(stems[:2]), 0.99)[1]) == 1
-    with pytest.raises(BadInput, match="give two or more"):
-        validation_split(cases(stems[:1]), 0.2)
+    assert len(validation_split(images(stems), 0.2)[1]) == 6
+    assert len(validation_split(images(stems[:2]), 0.01)[1]) == 1
+    assert len(validation_split(images(stems[:2]), 0.99)[1]) == 1
+    with pytest.raises(BadInput, match="Expected at least 2 training images"):
+        validation_split(images(stems[:1]), 0.2)

@@ -13,7 +13,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_layout_is_monusegs(official: Path) -> None:
+def test_synthesize_writes_monusegs_layout(official: Path) -> None:
     assert list(hashes(official)) == sorted(
         [
             *(
@@ -33,17 +33,17 @@ def test_the_layout_is_monusegs(official: Path) -> None:
     assert "--seed 0" in readme
 
 
-def test_the_map_is_what_the_xml_draws(official: Path) -> None:
+def test_label_map_equals_the_drawn_xml(official: Path) -> None:
     with open_dataset(official) as dataset:
-        for case in dataset.train:
-            assert case.map_path and Image.open(case.map_path).mode == "I;16"
-            np.testing.assert_array_equal(case.instances(), read_label(case.map_path))
+        for annotated in dataset.train:
+            assert annotated.map_path and Image.open(annotated.map_path).mode == "I;16"
+            np.testing.assert_array_equal(annotated.instances(), read_label(annotated.map_path))
 
 
-def test_it_looks_like_stained_tissue(official: Path) -> None:
+def test_images_look_like_stained_tissue(official: Path) -> None:
     with open_dataset(official) as dataset:
-        for case in (*dataset.train, *dataset.test):
-            image, mask = case.image().astype(float), case.mask()
+        for annotated in (*dataset.train, *dataset.test):
+            image, mask = annotated.image().astype(float), annotated.mask()
             assert 0.05 < mask.mean() < 0.4
             nuclei, rest = image[mask].mean(axis=0), image[~mask].mean(axis=0)
             assert nuclei[2] > nuclei[0] > nuclei[1]  # purple
@@ -53,10 +53,10 @@ def test_it_looks_like_stained_tissue(official: Path) -> None:
 
 def test_nuclei_touch_and_overlap(official: Path) -> None:
     with open_dataset(official) as dataset:
-        case = dataset.train[0]
-        assert case.xml_path
-        polygons = read_xml(case.xml_path).polygons
-        instances = case.instances()
+        annotated = dataset.train[0]
+        assert annotated.xml_path
+        polygons = read_xml(annotated.xml_path).polygons
+        instances = annotated.instances()
     right, below = (instances[:, 1:], instances[:, :-1]), (instances[1:], instances[:-1])
     assert any(((a != b) & (a > 0) & (b > 0)).any() for a, b in (right, below))
     drawn_apart = sum(_area(polygon) for polygon in polygons)
@@ -68,7 +68,7 @@ def _area(polygon: np.ndarray) -> float:
     return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
 
 
-def test_the_same_seed_gives_the_same_bytes(official: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_files(official: Path, tmp_path: Path) -> None:
     synthesize(tmp_path / "again", train=1, test=1, size=544)
     first, again = hashes(official), hashes(tmp_path / "again")
     shared = (first.keys() & again.keys()) - {"README.txt", "SHA256SUMS"}
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_bytes(official: Path, tmp_path: Path) -> N
     assert {name: first[name] for name in shared} == {name: again[name] for name in shared}
 
 
-def test_another_seed_gives_other_images_and_replaces_the_old(tmp_path: Path) -> None:
+def test_another_seed_gives_other_images_and_replaces_the_old_ones(tmp_path: Path) -> None:
     out = tmp_path / "set"
     synthesize(out, train=1, test=1, size=256)
     first = hashes(out)
@@ -90,7 +90,7 @@ def test_another_seed_gives_other_images_and_replaces_the_old(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["README.txt", "SHA256SUMS", "holiday.jpg"])
-def test_a_strangers_folder_is_left_alone(name: str, tmp_path: Path) -> None:
+def test_synthesize_does_not_replace_other_folders(name: str, tmp_path: Path) -> None:
     out = tmp_path / "set"
     out.mkdir()
     (out / name).write_text("mine")
@@ -100,7 +100,7 @@ def test_a_strangers_folder_is_left_alone(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_synthesize_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -111,7 +111,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("wrong", [{"train": 0, "test": 0}, {"train": -1}, {"size": 63}, {"seed": -1}])
-def test_senseless_arguments(wrong: dict[str, int], tmp_path: Path) -> None:
+def test_synthesize_rejects_arguments_out_of_range(wrong: dict[str, int], tmp_path: Path) -> None:
     with pytest.raises(BadInput):
         synthesize(tmp_path / "set", **wrong)
     assert list(tmp_path.iterdir()) == []

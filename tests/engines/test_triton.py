@@ -386,7 +386,7 @@ WRONG = {
     "axes": (np.zeros((64, 64, 3), np.uint8), "UINT8", "batch-size must be"),
     "batch": (np.zeros((9, 64, 64, 3), np.uint8), "UINT8", "batch-size must be <= 8"),
     "height": (np.zeros((1, 33, 64, 3), np.uint8), "UINT8", "the height is 33; it must be a multiple of 32"),
-    "width": (np.zeros((1, 64, 4128, 3), np.uint8), "UINT8", "the width is 4128; it must lie between 32 and 4096"),
+    "width": (np.zeros((1, 64, 4128, 3), np.uint8), "UINT8", "the width is 4128; it must be between 32 and 4096"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What ``package triton`` writes: settings that follow the spec and the plans, and a sentence where it cannot."""
+"""``package triton``: the model repository follows ModelSpec and the plans; wrong usage is rejected."""
 
 import shlex
 import shutil
@@ -29,7 +29,7 @@ from msal_deploy.trt.plan_metadata import BuildOptions
 
 @pytest.fixture
 def own(bundle: Bundle, tmp_path: Path) -> Bundle:
-    """A copy to add plans to."""
+    """A copy of the bundle, to which a test may add plans."""
     return copy_of(bundle, tmp_path / "bundle")
 
 
@@ -49,7 +49,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def refused(bundle: Bundle, *options: object) -> str:
-    """Package by the command line, make sure that it was refused as it should be, and return the sentence."""
+    """Run the command, check that it was rejected and left nothing, and return its output."""
     out = bundle.path.with_name("refused")
     words = ["package", bundle.path, "triton", "--out", out, *options]
     result = CliRunner().invoke(app, [str(word) for word in words])
@@ -62,7 +62,7 @@ def refused(bundle: Bundle, *options: object) -> str:
 # ---- the configuration
 
 
-def test_names_types_and_axes_are_the_specs(own: Bundle) -> None:
+def test_config_has_the_names_types_and_axes_of_the_spec(own: Bundle) -> None:
     other = ModelSpec(
         image=replace(ModelSpec().image, name="picture"), probability=replace(ModelSpec().probability, name="nucleus")
     )
@@ -78,20 +78,20 @@ def test_names_types_and_axes_are_the_specs(own: Bundle) -> None:
 
 
 def written(bundle: Bundle, spec: ModelSpec) -> Any:
-    from msal_deploy.package.triton_backends import choose
+    from msal_deploy.package.triton_backends import choose_serving
     from msal_deploy.package.triton_config import model_config
 
     bundle.manifest = replace(bundle.manifest, spec=spec)
-    text = model_config(bundle, choose(bundle, PackageOptions()), "fp32", (64, 64))
+    text = model_config(bundle, choose_serving(bundle, PackageOptions()), "fp32", (64, 64))
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def test_fixed_axes_stay_fixed(own: Bundle) -> None:
+def test_config_keeps_fixed_axes(own: Bundle) -> None:
     fixed = TensorSpec("image", "uint8", (ModelSpec().image.axes[0], 512, 512, 3))
     assert list(written(own, replace(ModelSpec(), image=fixed)).input[0].dims) == [512, 512, 3]
 
 
-def test_on_the_cpu_it_is_openvino_in_the_python_backend(own: Bundle) -> None:
+def test_cpu_package_uses_openvino_in_the_python_backend(own: Bundle) -> None:
     folder, report = package(own)
     config, files = read_config(folder), files_of(folder)
     assert (config.name, config.backend, config.platform, config.max_batch_size) == ("msal-net", "python", "", 8)
@@ -104,14 +104,14 @@ def test_on_the_cpu_it_is_openvino_in_the_python_backend(own: Bundle) -> None:
     assert {"README.md", "compose.yaml", "Dockerfile", "serve.py", "client.py", "check_golden.py"} <= set(report.files)
 
 
-def test_plans_are_found_by_compute_capability(own: Bundle) -> None:
+def test_config_maps_compute_capabilities_to_plans(own: Bundle) -> None:
     bundle = put_plan(put_plan(own, "7.5"), "8.6")
     folder, _ = package(bundle)
     config, files = read_config(folder), files_of(folder)
     assert (config.platform, config.backend, config.max_batch_size) == ("tensorrt_plan", "", 16)
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
     assert set(config.cc_model_filenames) == {"7.5", "8.6"}
-    assert config.default_model_filename == "", "a GPU without a plan of its own must not take another's"
+    assert config.default_model_filename == "", "a GPU without a plan must not use the plan of another GPU"
     assert {sm: files[name] for sm, name in config.cc_model_filenames.items()} == {
         "7.5": b"plan for 7.5",
         "8.6": b"plan for 8.6",
@@ -119,7 +119,7 @@ def test_plans_are_found_by_compute_capability(own: Bundle) -> None:
     assert list(config.dynamic_batching.preferred_batch_size) == [4]
 
 
-def test_plans_are_warmed_up_at_their_best_shape(own: Bundle) -> None:
+def test_plans_are_warmed_up_at_their_optimal_shape(own: Bundle) -> None:
     folder, _ = package(put_plan(own, "7.5"))
     warm_ups = read_config(folder).model_warmup
     assert [one.batch_size for one in warm_ups] == [1, 4]
@@ -131,19 +131,19 @@ def test_plans_are_warmed_up_at_their_best_shape(own: Bundle) -> None:
     assert np.array_equal(tile[height:, :width], golden[: 384 - height])
 
 
-def test_one_gpu_takes_its_own_plan(own: Bundle) -> None:
+def test_package_for_one_gpu_holds_only_its_plan(own: Bundle) -> None:
     folder, _ = package(put_plan(put_plan(own, "7.5"), "8.6"), gpu="t4")
     assert dict(read_config(folder).cc_model_filenames) == {"7.5": "model.fp32.sm75.tensorrt.plan"}
     assert len(files_of(folder)) == 1
 
 
-def test_a_plan_for_ampere_and_later_serves_other_gpus_too(own: Bundle) -> None:
+def test_hardware_compatible_plan_is_the_default(own: Bundle) -> None:
     folder, _ = package(put_plan(own, "8.6", options=BuildOptions(hardware_compatible=True)))
     assert read_config(folder).default_model_filename == "model.fp32.sm86.tensorrt.plan"
 
 
 @pytest.mark.parametrize(("sm", "version", "tag"), [("6.1", "8.6.1", "23.07"), ("7.0", "10.4.0.26", "24.09")])
-def test_the_image_has_the_plans_tensorrt(own: Bundle, sm: str, version: str, tag: str) -> None:
+def test_image_has_the_tensorrt_of_the_plan(own: Bundle, sm: str, version: str, tag: str) -> None:
     folder, report = package(put_plan(own, sm, version))
     (service,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"].values()
     assert service["image"] == f"nvcr.io/nvidia/tritonserver:{tag}-py3"
@@ -152,7 +152,7 @@ def test_the_image_has_the_plans_tensorrt(own: Bundle, sm: str, version: str, ta
     assert "serve.py" not in report.files and "Dockerfile" not in report.files
 
 
-def test_a_version_compatible_plan_goes_into_a_later_image(own: Bundle) -> None:
+def test_version_compatible_plan_uses_a_later_image(own: Bundle) -> None:
     folder, _ = package(put_plan(own, "7.5", "11.0.0", options=BuildOptions(version_compatible=True)))
     tag = find_target("t4").container.tag
     assert f"tritonserver:{tag}-py3" in (folder / "compose.yaml").read_text()
@@ -171,7 +171,7 @@ def test_onnx_runtime_on_a_gpu(own: Bundle) -> None:
     assert read_config(folder).instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
 
 
-def test_onnx_runtime_on_the_cpu_gets_the_int8_that_is_its_own(int8_bundle: Bundle, tmp_path: Path) -> None:
+def test_onnx_runtime_on_the_cpu_uses_the_u8s8_graph(int8_bundle: Bundle, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(int8_bundle.path, tmp_path / "bundle"))
     (folder / "model.int8.u8s8.onnx").write_bytes(b"for ONNX Runtime's kernels")
     entry = {"model.int8.u8s8.onnx": artifact(folder, "model.int8.u8s8.onnx")}
@@ -182,29 +182,29 @@ def test_onnx_runtime_on_the_cpu_gets_the_int8_that_is_its_own(int8_bundle: Bund
     assert read_config(served).parameters["graph_sha256"].string_value == entry["model.int8.u8s8.onnx"].sha256
 
 
-# ---- what is refused
+# ---- rejected
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        (("--backend", "tensort"), "no backend 'tensort' here; did you mean 'tensorrt'"),
-        (("--backend", "tensorrt"), "no fp32 plan of TensorRT to serve; build it with: msal-deploy build-trt"),
+        (("--backend", "tensort"), "'tensort' is not a supported Triton backend; did you mean 'tensorrt'"),
+        (("--backend", "tensorrt"), "no fp32 TensorRT plan to serve; build one with: msal-deploy build-trt"),
         (("--gpu", "t4"), "--gpu t4"),
         (("--gpu", "t5"), "'t5' is not a known GPU"),
-        (("--backend", "openvino", "--gpu", "t4"), "openvino computes on the CPU and not on t4"),
+        (("--backend", "openvino", "--gpu", "t4"), "openvino runs on the CPU, not on t4"),
         (("--precision", "int8"), "model.int8.onnx"),
     ],
 )
-def test_what_cannot_be_served_is_told(own: Bundle, options: tuple[str, ...], sentence: str) -> None:
-    assert sentence in refused(own, *options)
+def test_wrong_options_are_rejected(own: Bundle, options: tuple[str, ...], message: str) -> None:
+    assert message in refused(own, *options)
 
 
 CHANGES: dict[str, tuple[Callable[[Bundle], Bundle], str]] = {
     "another version": (lambda b: put_plan(put_plan(b, "7.5"), "8.6", "10.4.0"), "different versions of TensorRT"),
-    "no image": (lambda b: put_plan(b, "7.5", "10.9.0.34"), "no Triton image that is known has it"),
+    "no image": (lambda b: put_plan(b, "7.5", "10.9.0.34"), "which no known Triton image has"),
     "large batches": (
-        lambda b: put_plan(b, "7.5", profile=replace(PROFILE, minimum=(2, 128, 128))),
+        lambda b: put_plan(b, "7.5", profile=replace(PROFILE, min=(2, 128, 128))),
         "at least 2 images",
     ),
     "another graph": (
@@ -216,22 +216,22 @@ CHANGES: dict[str, tuple[Callable[[Bundle], Bundle], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_plans_that_triton_cannot_serve_are_told(own: Bundle, change: str) -> None:
-    make, sentence = CHANGES[change]
-    assert sentence in refused(make(own))
+def test_plans_that_triton_cannot_serve_are_rejected(own: Bundle, change: str) -> None:
+    make, message = CHANGES[change]
+    assert message in refused(make(own))
 
 
-def test_a_gpu_whose_image_has_another_tensorrt(own: Bundle) -> None:
-    sentence = refused(put_plan(own, "6.1", "8.5.3"), "--gpu", "gtx-1080-ti")
-    assert "TensorRT 8.5.3" in sentence and "23.07 has 8.6.1" in sentence
+def test_plan_of_another_tensorrt_than_the_gpus_image_is_rejected(own: Bundle) -> None:
+    message = refused(put_plan(own, "6.1", "8.5.3"), "--gpu", "gtx-1080-ti")
+    assert "TensorRT 8.5.3" in message and "23.07 has 8.6.1" in message
 
 
-def test_plans_of_tensorrt_rtx_are_left_alone(own: Bundle) -> None:
+def test_tensorrt_rtx_plans_are_ignored(own: Bundle) -> None:
     folder, _ = package(put_plan(own, "7.5", "1.7.1", backend="tensorrt-rtx"))
     assert read_config(folder).backend == "python"
 
 
-def test_without_tritonclient_the_extra_is_named(own: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tritonclient_names_the_extra(own: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("tritonclient")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tritonclient", None)
@@ -241,27 +241,27 @@ def test_without_tritonclient_the_extra_is_named(own: Bundle, monkeypatch: pytes
     assert not out.exists()
 
 
-# ---- what starts it
+# ---- programs and files to start it
 
 
-def test_triton_knows_every_option_of_the_compose_file(own: Bundle, tmp_path: Path) -> None:
-    """The real program, with a repository that is not there: an option that it does not know it says so."""
+def test_triton_accepts_the_options_of_the_compose_file(own: Bundle, tmp_path: Path) -> None:
+    """Run Triton on a missing repository: it would print its usage if it did not know an option."""
     folder, _ = package(own)
     (service,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"].values()
     program, *options = service["command"]
     assert program == "tritonserver" and service["volumes"] == ["./models:/models:ro"]
     find = "from serve import *; print(find_triton()[0]); print(sysconfig.get_config_var('LIBDIR'))"
-    found = subprocess.run([triton_python(), "-c", find], cwd=folder, capture_output=True, text=True, check=True)
-    triton, libraries = found.stdout.split()
+    done = subprocess.run([triton_python(), "-c", find], cwd=folder, capture_output=True, text=True, check=True)
+    triton, libraries = done.stdout.split()
     path = f"{libraries}:{Path(triton).parents[1] / 'nvidia_pytriton.libs'}"
     command = [f"{triton}/bin/tritonserver", *options]
     result = subprocess.run(command, env={"LD_LIBRARY_PATH": path}, capture_output=True, text=True, timeout=120)
-    said = result.stdout + result.stderr
-    assert "Usage: tritonserver" not in said, said[:500]
-    assert "/models" in said, said[-2000:]
+    output = result.stdout + result.stderr
+    assert "Usage: tritonserver" not in output, output[:500]
+    assert "/models" in output, output[-2000:]
 
 
-def test_the_dockerfile_installs_what_the_model_imports(own: Bundle) -> None:
+def test_dockerfile_installs_the_imports_of_the_model(own: Bundle) -> None:
     folder, _ = package(own)
     text = (folder / "Dockerfile").read_text()
     assert f"FROM nvcr.io/nvidia/tritonserver:{find_target('t4').container.tag}-py3" in text
@@ -270,20 +270,20 @@ def test_the_dockerfile_installs_what_the_model_imports(own: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "message"),
     [
         (("nowhere",), "nowhere is not a folder; pass the model repository"),
         ((), "nvidia-pytriton is not installed; run: pip install"),
     ],
 )
-def test_serve_says_what_is_missing(own: Bundle, words: tuple[str, ...], sentence: str) -> None:
+def test_serve_reports_what_is_missing(own: Bundle, words: tuple[str, ...], message: str) -> None:
     folder, _ = package(own)
     python = triton_python() if words else sys.executable
     done = subprocess.run([python, "serve.py", *words], cwd=folder, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_client_says_what_is_wrong(own: Bundle) -> None:
+def test_client_reports_errors(own: Bundle) -> None:
     folder, _ = package(own)
     np.save(folder / "images.npy", example_images(1, 32, 32))
     for url in ("http://localhost:1", "grpc://localhost:1", "localhost:8000"):

@@ -1,4 +1,4 @@
-"""A bundle with graphs in all three precisions, and a Python that has numpy and nothing else."""
+"""A bundle with graphs in all three precisions, and a Python with only numpy."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ from msal_deploy.precision.int8 import quantisable, to_int8
 
 @pytest.fixture(scope="session")
 def typed_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundle with FP16 and INT8 graphs, calibrated on drawn tiles; not to be changed by a test."""
+    """The bundle with FP16 and INT8 graphs, calibrated on synthetic tiles; tests must not change it."""
     folder = Path(shutil.copytree(bundle.path, tmp_path_factory.mktemp("typed") / "bundle"))
     source = folder / "model.fp32.onnx"
     ranges = calibrate(source, [Tile("drawn", 0, 0, image) for image in example_images(2, 256, 256, seed=1)])
@@ -34,7 +34,7 @@ def typed_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bu
 
 @pytest.fixture(scope="session")
 def plain_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``python3``, which can import numpy and the standard library alone."""
+    """A folder with a ``python3`` that can import only numpy and the standard library."""
     folder = tmp_path_factory.mktemp("plain")
     (folder / "site").mkdir()
     numpy = Path(np.__file__).parent

@@ -1,7 +1,7 @@
-"""A bioimage.io package, and what bioimage.io's own tools say of it.
+"""A bioimage.io package, checked with bioimage.io's own tools.
 
-They live in an environment of their own (``make .venv-bioimageio/.ready``): their releases and pydantic's do not always
-go together. Without it these tests fail; they are not skipped.
+The tools are in a separate environment (``make .venv-bioimageio/.ready``), because their releases are not always
+compatible with pydantic's. Without it these tests fail; they are not skipped.
 """
 
 import re
@@ -48,18 +48,18 @@ def bioimageio(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([CLI, *map(str, words)], capture_output=True, text=True, check=False)
 
 
-def test_bioimageio_s_own_test_passes_with_both_weights_at_many_shapes(package):
+def test_bioimageio_test_passes_with_both_weights_at_several_shapes(package):
     done = bioimageio("test", package / "rdf.yaml")
-    said = " ".join(done.stdout.split())
+    output = " ".join(done.stdout.split())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "status passed" in said
+    assert "status passed" in output
     for kind in ("onnx", "torchscript"):
-        assert f"Reproduce test outputs from test inputs ({kind})" in said
-    assert said.count("batch_size: 2") == 6  # three sizes, both weights
+        assert f"Reproduce test outputs from test inputs ({kind})" in output
+    assert output.count("batch_size: 2") == 6  # three sizes, both weights
 
 
-def test_a_test_of_theirs_can_fail(package, tmp_path):
-    """Another normalisation in the RDF is found out: so the test above says something."""
+def test_bioimageio_test_can_fail(package, tmp_path):
+    """bioimage.io's test detects another normalisation in the RDF, so the test above can fail."""
     for name in ("model.onnx", "model.pt", "test-input.npy", "test-output.npy", "cover.png", "README.md"):
         (tmp_path / name).symlink_to(package / name)
     text = (package / "rdf.yaml").read_text()
@@ -69,7 +69,7 @@ def test_a_test_of_theirs_can_fail(package, tmp_path):
     assert bioimageio("test", "--weight-format", "onnx", tmp_path / "rdf.yaml").returncode == 1
 
 
-def test_the_zip_for_uploading_holds_what_the_rdf_names(package, tmp_path):
+def test_bioimageio_zip_holds_the_files_of_the_rdf(package, tmp_path):
     done = bioimageio("package", package / "rdf.yaml", tmp_path / "nuclei.zip")
     assert done.returncode == 0, done.stdout + done.stderr
     names = set(zipfile.ZipFile(tmp_path / "nuclei.zip").namelist())
@@ -77,7 +77,7 @@ def test_the_zip_for_uploading_holds_what_the_rdf_names(package, tmp_path):
     assert not {name for name in names if "golden" in name}
 
 
-def test_the_rdf_says_what_modelspec_says(rdf):
+def test_rdf_matches_modelspec(rdf):
     spec = ModelSpec()
     (image,), (probability,) = rdf["inputs"], rdf["outputs"]
     for tensor in (image, probability):
@@ -93,7 +93,7 @@ def test_the_rdf_says_what_modelspec_says(rdf):
     np.testing.assert_allclose(scaled, (pixels / 255 - spec.mean) / spec.std)
 
 
-def test_it_names_authors_licence_paper_and_pictures(rdf, package, bundle):
+def test_rdf_names_authors_licence_paper_and_cover(rdf, package, bundle):
     assert rdf["authors"] == [{"name": "Jane Doe"}]
     assert rdf["license"] == bundle.manifest.licence == "CC0-1.0"
     assert [entry["doi"] for entry in rdf["cite"]] == ["10.1186/s12911-022-01826-5"]
@@ -102,7 +102,7 @@ def test_it_names_authors_licence_paper_and_pictures(rdf, package, bundle):
     assert "CC0-1.0" in (package / "README.md").read_text()
 
 
-def test_a_licence_that_is_not_stated_is_left_out_of_the_rdf(bundle, tmp_path):
+def test_rdf_omits_a_licence_that_is_not_stated(bundle, tmp_path):
     from msal_deploy.package.bioimageio.rdf import content
 
     for name in ("test-input.npy", "test-output.npy", "model.pt", "model.onnx"):
@@ -113,19 +113,19 @@ def test_a_licence_that_is_not_stated_is_left_out_of_the_rdf(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (3, 3, 96, 160)])
-def test_both_weights_are_the_bundles_network_at_any_shape(package, bundle, shape):
+def test_both_weights_equal_the_bundles_network(package, bundle, shape):
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
     whole = onnxruntime.InferenceSession(bundle.file("model.fp32.onnx"))
     (expected,) = whole.run(None, {"image": images.astype(np.uint8).transpose(0, 2, 3, 1)})
     given = weights.normalised(images, bundle.spec)
-    (found,) = onnxruntime.InferenceSession(package / "model.onnx").run(["probability"], {"image": given})
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    (probability,) = onnxruntime.InferenceSession(package / "model.onnx").run(["probability"], {"image": given})
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
     with torch.no_grad():
         traced = torch.jit.load(str(package / "model.pt"))(torch.from_numpy(given)).numpy()
     np.testing.assert_allclose(traced, expected, atol=1e-5)
 
 
-def test_the_float_graph_has_lost_the_normalisation_and_nothing_else(package, bundle):
+def test_float_graph_lacks_only_the_normalisation(package, bundle):
     whole, cut = load_graph(bundle.file("model.fp32.onnx")), load_graph(package / "model.onnx")
     gone = {node.name for node in whole.graph.node} - {node.name for node in cut.graph.node}
     assert {name.partition("/")[2].partition("/")[0] for name in gone} == {"Cast", "Transpose", "normalise"}
@@ -139,7 +139,7 @@ def test_the_float_graph_has_lost_the_normalisation_and_nothing_else(package, bu
 
 
 def changed(bundle: Bundle, folder: Path, name: str, content: bytes) -> Bundle:
-    """Return a copy of a bundle in which one file is another, as export would have written it."""
+    """Return a copy of a bundle with one file replaced and its manifest updated."""
     import shutil
 
     shutil.copytree(bundle.path, folder)
@@ -149,14 +149,14 @@ def changed(bundle: Bundle, folder: Path, name: str, content: bytes) -> Bundle:
     return Bundle(folder)
 
 
-def test_a_graph_without_the_normalisation_is_refused(package, bundle, tmp_path):
+def test_graph_without_the_normalisation_is_rejected(package, bundle, tmp_path):
     other = changed(bundle, tmp_path / "bundle", "model.fp32.onnx", (package / "model.onnx").read_bytes())
-    with pytest.raises(BadInput, match="does not normalise as msal-deploy's graphs do"):
+    with pytest.raises(BadInput, match="does not normalise images as msal-deploy's graphs do"):
         write_package(other, "bioimageio", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_give_something_else_are_refused(bundle, tmp_path):
+def test_weights_that_differ_from_the_golden_tiles_are_rejected(bundle, tmp_path):
     golden = np.load(bundle.file("golden/probability.npy"))
     folder = tmp_path / "bundle"
     np.save(tmp_path / "other.npy", np.clip(golden + 0.01, 0, 1))
@@ -166,12 +166,12 @@ def test_weights_that_give_something_else_are_refused(bundle, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_only_fp32(typed_bundle, tmp_path):
-    with pytest.raises(BadInput, match="compute in FP32, and not in int8"):
+def test_other_precisions_than_fp32_are_rejected(typed_bundle, tmp_path):
+    with pytest.raises(BadInput, match="packages are FP32, not int8"):
         write_package(typed_bundle, "bioimageio", tmp_path / "out", PackageOptions("int8"))
 
 
-def test_the_page_pins_what_is_tested_and_its_commands_are_those_run_above():
+def test_page_pins_the_tested_versions_and_commands():
     commands = re.findall(r"^(?:bioimageio-env/bin/bioimageio|msal-deploy) .*", PAGE.read_text(), re.MULTILINE)
     assert [shlex.split(line)[1] for line in commands] == ["package", "test", "package"]
     makefile, page = (ROOT / "Makefile").read_text(), PAGE.read_text()

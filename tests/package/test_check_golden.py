@@ -1,4 +1,4 @@
-"""The tool that compares what any host wrote: run as hosts run it, by a plain Python with numpy alone."""
+"""check_golden.py, run by a Python with only numpy, as integrations run it."""
 
 import ast
 import io
@@ -34,7 +34,7 @@ def golden(expected: np.ndarray, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(golden: Path, tmp_path: Path, plain_python: Path):
-    """Run the tool on files, as a script, and return its exit code and what it printed."""
+    """Run the script on files, and return its exit code and output."""
 
     def check(*results: object, precision: str = "fp32") -> tuple[int, str]:
         words = [plain_python / "python3", check_golden.__file__, golden, *results, "--precision", precision]
@@ -50,16 +50,16 @@ def png(mask: np.ndarray, **options: object) -> bytes:
     return stream.getvalue()
 
 
-def test_plain_python_has_numpy_and_not_this_project(plain_python):
+def test_plain_python_has_only_numpy(plain_python):
     code = "import numpy\ntry:\n import msgspec\nexcept ImportError: print('alone')"
     assert subprocess.check_output([plain_python / "python3", "-c", code], text=True) == "alone\n"
 
 
-def test_the_script_is_python_3_9():
+def test_script_is_valid_python_3_9():
     ast.parse(Path(check_golden.__file__).read_text(), feature_version=(3, 9))
 
 
-def test_the_same_numbers_pass_in_every_form(check, expected, tmp_path):
+def test_equal_values_pass_in_every_format(check, expected, tmp_path):
     np.save(tmp_path / "all.npy", expected)
     np.save(tmp_path / "no-channel.npy", expected[:, 0])
     expected.tofile(tmp_path / "all.f32")
@@ -81,19 +81,19 @@ def test_the_same_numbers_pass_in_every_form(check, expected, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", [{}, {"compress_level": 0}, {"optimize": True}])
-def test_masks_as_png(check, expected, tmp_path, encoding):
+def test_png_masks(check, expected, tmp_path, encoding):
     for index in range(2):
         mask = np.where(expected[index, 0] >= 0.5, 255, 0).astype(np.uint8)
         (tmp_path / f"{index}.png").write_bytes(png(mask, **encoding))
     assert check("0.png", "1.png") == (0, "passed: flipped pixels 0.0000%\n")
-    code, said = check("1.png", "0.png")
+    code, output = check("1.png", "0.png")
     assert code == 1
-    assert said.startswith("FAILED: flipped pixels")
+    assert output.startswith("FAILED: flipped pixels")
 
 
 @pytest.mark.parametrize("kind", range(5))
-def test_every_filter_of_png(kind, tmp_path):
-    """Filtered by the standard's own formulas, which are the reverse of what the reader does."""
+def test_png_filters(kind, tmp_path):
+    """The rows are filtered with the formulas of the standard, the inverse of what the reader does."""
     image = np.random.default_rng(kind).integers(0, 256, (7, 9), np.uint8)
     padded = np.pad(image.astype(int), ((1, 0), (1, 0)))
     left, up, corner = padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
@@ -111,7 +111,7 @@ def test_every_filter_of_png(kind, tmp_path):
     np.testing.assert_array_equal(check_golden._read_png(tmp_path / "x.png"), image)
 
 
-def test_each_limit_is_held(check, expected, tmp_path):
+def test_each_tolerance_is_checked(check, expected, tmp_path):
     def code(changed: np.ndarray, precision: str = "fp32") -> int:
         np.save(tmp_path / "x.npy", changed.astype(np.float32))
         return check("x.npy", precision=precision)[0]
@@ -126,7 +126,7 @@ def test_each_limit_is_held(check, expected, tmp_path):
     assert code(crossing, "int8") == 1
 
 
-def test_numbers_that_are_none_never_pass(check, expected, tmp_path):
+def test_nan_and_inf_never_pass(check, expected, tmp_path):
     for value in (np.nan, np.inf):
         changed = expected.copy()
         changed[1, 0, 3, 3] = value
@@ -143,45 +143,45 @@ def test_numbers_that_are_none_never_pass(check, expected, tmp_path):
         (None, "x.npy", "x.npy cannot be read"),
         (b"", "x.npy", "x.npy cannot be read"),
         (b"no array", "x.npy", "x.npy cannot be read"),
-        (b"12345", "x.raw", "no multiple of 4 bytes"),
-        (b"1234", "x.raw", "The result has 1 numbers in 1 files"),
-        (b"{}", "x.json", "is no output of trtexec"),
+        (b"12345", "x.raw", "not a multiple of 4 bytes"),
+        (b"1234", "x.raw", "got 1 values in 1 files"),
+        (b"{}", "x.json", "it is not the output of trtexec"),
         (b"[", "x.json", "x.json cannot be read"),
         (b"GIF89a", "x.png", "x.png cannot be read"),
-        (png(np.zeros((32, 64, 3), np.uint8)), "x.png", "8 bits of grey"),
+        (png(np.zeros((32, 64, 3), np.uint8)), "x.png", "8-bit greyscale"),
         (png(np.zeros((32, 64), np.uint8))[:-30], "x.png", "x.png cannot be read"),
     ],
 )
-def test_what_cannot_be_compared_is_one_sentence(check, tmp_path, content, name, words):
+def test_unreadable_files_are_reported_in_one_line(check, tmp_path, content, name, words):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    code, said = check(name)
+    code, output = check(name)
     assert code == 2
-    assert said.startswith("Error: ")
-    assert words in said
-    assert said.count("\n") == 1
+    assert output.startswith("Error: ")
+    assert words in output
+    assert output.count("\n") == 1
 
 
-def test_wrong_shapes_and_too_few_files(check, expected, tmp_path):
+def test_wrong_shapes_and_too_few_files_are_rejected(check, expected, tmp_path):
     np.save(tmp_path / "turned.npy", expected.transpose(0, 1, 3, 2))
     assert check("turned.npy")[0] == 2
     np.save(tmp_path / "0.npy", expected[0])
-    assert "give the 2 tiles of 32 x 64 pixels" in check("0.npy")[1]
+    assert "Expected 2 tiles of 32 x 64 pixels" in check("0.npy")[1]
 
 
-def test_an_archive_of_arrays(check, expected, tmp_path):
+def test_npz_archives_are_rejected(check, expected, tmp_path):
     np.savez(tmp_path / "x.npz", expected)
     (tmp_path / "x.npz").rename(tmp_path / "x.npy")
     assert check("x.npy")[0] == 2
 
 
-def test_a_precision_or_tiles_that_are_not_there(check, golden, tmp_path):
+def test_missing_precision_and_missing_tiles_are_rejected(check, golden, tmp_path):
     (tmp_path / "x.npy").write_bytes(b"")
     assert check("x.npy", precision="fp16") == (
         2,
-        f"Error: {golden} has no probabilities of fp16; it has: fp32, int8\n",
+        f"Error: {golden} has no fp16 probabilities; choose from: fp32, int8\n",
     )
     (golden / "golden.json").unlink()
-    code, said = check("x.npy")
+    code, output = check("x.npy")
     assert code == 2
-    assert "holds no golden tiles" in said
+    assert "is not a folder of golden tiles" in output

@@ -1,4 +1,4 @@
-"""The golden tiles that every package carries."""
+"""The golden tiles in every package."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def golden(typed_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def test_images_are_the_bundles_own_in_three_forms(typed_bundle, golden):
+def test_images_are_those_of_the_bundle_in_three_formats(typed_bundle, golden):
     images = np.load(typed_bundle.file("golden/image.npy"))
     np.testing.assert_array_equal(np.load(golden / "image.npy"), images)
     for index, image in enumerate(images):
@@ -33,7 +33,7 @@ def test_images_are_the_bundles_own_in_three_forms(typed_bundle, golden):
         assert (golden / f"image-{index}.rgb").read_bytes() == image.tobytes()
 
 
-def test_probabilities_are_the_judges(typed_bundle, golden):
+def test_probabilities_are_those_of_the_reference_engines(typed_bundle, golden):
     images = np.load(golden / "image.npy")
     exact = np.load(typed_bundle.file("golden/probability.npy"))
     np.testing.assert_array_equal(np.load(golden / "probability.fp32.npy"), exact)
@@ -47,21 +47,21 @@ def test_probabilities_are_the_judges(typed_bundle, golden):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_masks_are_the_probabilities_at_the_threshold(typed_bundle, golden, precision):
+def test_masks_are_thresholded_probabilities(typed_bundle, golden, precision):
     for index, probability in enumerate(np.load(golden / f"probability.{precision}.npy")):
         mask = np.asarray(Image.open(golden / f"mask-{index}.{precision}.png"))
         np.testing.assert_array_equal(mask, np.where(probability[0] >= typed_bundle.spec.threshold, 255, 0))
         assert mask.dtype == np.uint8
 
 
-def test_what_a_host_must_know_is_in_one_file(golden):
+def test_golden_json_holds_shape_threshold_and_tolerances(golden):
     about = json.loads((golden / "golden.json").read_text())
     assert (about["images"], about["height"], about["width"], about["threshold"]) == (2, 256, 256, 0.5)
     assert about["tolerances"]["fp32"] == TOLERANCES["fp32"]
     assert about["tolerances"].keys() == {"fp32", "fp16", "int8"}
 
 
-def test_a_precision_that_the_bundle_lacks_is_not_there(bundle, tmp_path):
+def test_only_precisions_of_the_bundle_are_written(bundle, tmp_path):
     write_golden(bundle, tmp_path / "golden")
     assert not [path.name for path in (tmp_path / "golden").iterdir() if "int8" in path.name or "fp16" in path.name]
     assert json.loads((tmp_path / "golden" / "golden.json").read_text())["tolerances"].keys() == {"fp32"}
@@ -79,14 +79,14 @@ def broken(bundle: Bundle, folder: Path, value: float) -> Bundle:
     return Bundle(folder)
 
 
-def test_numbers_that_are_none_are_not_golden(typed_bundle, tmp_path):
-    with pytest.raises(GateFailed, match="fp16 graph gives NaN or infinity"):
+def test_nan_is_rejected(typed_bundle, tmp_path):
+    with pytest.raises(GateFailed, match="fp16 graph gives NaN or Inf"):
         write_golden(broken(typed_bundle, tmp_path / "bundle", np.nan), tmp_path / "golden")
 
 
-def test_a_graph_that_rounding_cost_more_gives_its_hosts_more_room(typed_bundle, tmp_path):
+def test_tolerance_grows_with_the_difference_from_fp32(typed_bundle, tmp_path):
     write_golden(broken(typed_bundle, tmp_path / "bundle", 0.5), tmp_path / "golden")
     tolerance = json.loads((tmp_path / "golden" / "golden.json").read_text())["tolerances"]["fp16"]
-    exact, found = (np.load(tmp_path / "golden" / f"probability.{name}.npy") for name in ("fp32", "fp16"))
-    assert tolerance["mean"] == pytest.approx(3 * np.abs(found - exact).mean(), rel=1e-4)
+    exact, rounded = (np.load(tmp_path / "golden" / f"probability.{name}.npy") for name in ("fp32", "fp16"))
+    assert tolerance["mean"] == pytest.approx(3 * np.abs(rounded - exact).mean(), rel=1e-4)
     assert tolerance["mean"] > TOLERANCES["fp16"]["mean"]

@@ -1,4 +1,4 @@
-"""Training images of tissue-like texture, and the ranges of the test bundle's graph on their tiles."""
+"""Synthetic training images, and the calibrated ranges of the test bundle's graph."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""INT8: Q/DQ where TensorRT wants it, and nodes that are returned to float see unrounded numbers."""
+"""INT8 graphs follow TensorRT's Q/DQ rules, and nodes kept in float read unrounded tensors."""
 
 import numpy as np
 import onnx
@@ -36,15 +36,15 @@ def test_the_graph_is_valid_and_sorted(model):
     onnx.checker.check_model(model, full_check=True)
 
 
-def test_all_but_channel_attention_is_int8(model):
-    found = layers(model)
-    assert {layer.name for layer in found if layer.precision != "int8"} == {
+def test_all_layers_except_channel_attention_are_int8(model):
+    counted = layers(model)
+    assert {layer.name for layer in counted if layer.precision != "int8"} == {
         f"/network/decoder{k}/attention/mix/Conv" for k in (1, 2, 3, 4)
     }
-    assert int8_share(found) > 0.9999
+    assert int8_share(counted) > 0.9999
 
 
-def test_everything_is_symmetric_and_signed(model):
+def test_quantisation_is_symmetric_and_signed(model):
     values = initialisers(model)
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -53,7 +53,7 @@ def test_everything_is_symmetric_and_signed(model):
             assert not zero.any()
 
 
-def test_weights_have_a_scale_a_channel_and_transposed_ones_a_single_scale(model):
+def test_weights_are_per_channel_and_conv_transpose_per_tensor(model):
     values, made_by = initialisers(model), makers(model)
     for node in model.graph.node:
         if node.op_type in ("Conv", "ConvTranspose") and "attention" not in node.name:
@@ -69,7 +69,7 @@ def test_biases_stay_in_float(model):
     assert all(values[bias].dtype == np.float32 for bias in biases)
 
 
-def test_both_sides_of_a_residual_sum_are_quantised(model):
+def test_both_inputs_of_a_residual_add_are_quantised(model):
     made_by = makers(model)
     (add,) = [node for node in model.graph.node if node.name == "/network/encoder2/encoder2.1/Add"]
     assert [made_by[name].op_type for name in add.input] == ["DequantizeLinear"] * 2
@@ -80,7 +80,7 @@ def partly(graph, ranges, nodes) -> onnx.ModelProto:
     return to_int8(graph, ranges, set(nodes) - {SECOND})
 
 
-def test_a_returned_node_reads_the_tensor_itself(partly):
+def test_a_node_kept_in_float_reads_the_unrounded_tensor(partly):
     (node,) = [node for node in partly.graph.node if node.name == SECOND]
     assert makers(partly)[node.input[0]].op_type == "MaxPool"
     assert initialisers(partly)[node.input[1]].dtype == np.float32
@@ -90,14 +90,14 @@ def test_a_returned_node_reads_the_tensor_itself(partly):
     onnx.checker.check_model(partly, full_check=True)
 
 
-def test_nothing_is_left_that_nobody_reads(graph, ranges):
+def test_graph_has_no_unused_nodes(graph, ranges):
     model = to_int8(graph, ranges, {STEM})
     read = {name for node in model.graph.node for name in node.input} | {"probability"}
     assert all(read.intersection(node.output) for node in model.graph.node)
     assert sum(layer.precision == "int8" for layer in layers(model)) == 1
 
 
-def test_the_unsigned_form_has_unsigned_activations_and_signed_weights(graph, ranges, nodes):
+def test_u8s8_has_unsigned_activations_and_signed_weights(graph, ranges, nodes):
     model = to_int8(graph, ranges, nodes, "u8s8")
     onnx.checker.check_model(model, full_check=True)
     values, made_by = initialisers(model), makers(model)
@@ -135,17 +135,17 @@ def test_constant_activations_are_refused(graph, nodes, tiles):
     ranges = calibrate(graph, tiles[:1])
     high = ranges[tensor].range_value[1]
     ranges.data[tensor] = TensorData(lowest=high, highest=high)
-    with pytest.raises(BadInput, match="is the same everywhere on all calibration tiles"):
+    with pytest.raises(BadInput, match="is constant on all calibration tiles"):
         to_int8(graph, ranges, nodes)
 
 
-def test_a_quantised_graph_is_refused(model, tmp_path):
+def test_quantisable_rejects_a_quantised_graph(model, tmp_path):
     onnx.save(model, tmp_path / "model.int8.onnx")
-    with pytest.raises(BadInput, match=r"model\.int8\.onnx is quantised already"):
+    with pytest.raises(BadInput, match=r"model\.int8\.onnx is already quantised"):
         quantisable(tmp_path / "model.int8.onnx")
 
 
-def test_what_is_no_graph_is_refused(tmp_path):
+def test_quantisable_rejects_files_that_are_not_graphs(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(BadInput, match="is not a valid ONNX file"):
         quantisable(tmp_path / "x.onnx")

@@ -1,4 +1,4 @@
-"""The search under a budget, on an evaluator whose costs are known, and once on the real one."""
+"""The search under a budget, with an evaluator of known costs and once with the real one."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ COSTS = {"/network/a/Conv": 0.004, "/network/b/Conv": 0.002, "/network/c/Conv": 
 SPREAD = 0.0005
 
 
-class Known:
-    """Each node's INT8 costs what COSTS says; the bound lies SPREAD below the mean."""
+class KnownCosts:
+    """Quantising a node costs its entry in COSTS; the bound is SPREAD below the mean."""
 
     nodes = tuple(sorted(COSTS))
 
@@ -30,38 +30,38 @@ class Known:
         return Trial(tuple(float_nodes), 1 - len(float_nodes) / 4, 0.8 - loss, Difference(-loss, -loss - SPREAD), 1.0)
 
 
-def test_a_budget_that_all_int8_keeps_needs_one_trial():
-    evaluator = Known()
+def test_search_needs_one_trial_if_full_int8_is_within_the_budget():
+    evaluator = KnownCosts()
     report = search(evaluator, 0.007)
     assert (report.chosen, report.trials[0].float_nodes, report.ranking) == (0, (), ())
     assert evaluator.asked == [((), False)]
     assert (report.patches, report.images) == (3, 2)
 
 
-def test_nodes_are_ranked_by_cost_and_modules_are_named():
-    report = search(Known(), 0.003)
+def test_search_ranks_nodes_by_cost():
+    report = search(KnownCosts(), 0.003)
     assert [row.module for row in report.ranking] == ["a", "b", "c", "d"]
     assert [row.cost for row in report.ranking] == pytest.approx([0.004, 0.002, 0.001, -0.001])
 
 
 @pytest.mark.parametrize(("budget", "count"), [(0.003, 1), (0.0006, 2), (0.0, 3)])
-def test_the_fewest_nodes_that_keep_the_budget_are_returned(budget, count):
-    report = search(Known(), budget)
+def test_search_keeps_the_fewest_nodes_in_float(budget, count):
+    report = search(KnownCosts(), budget)
     chosen = report.trials[report.chosen]
     assert chosen.float_nodes == tuple(sorted(COSTS, key=lambda node: -COSTS[node])[:count])
     assert chosen.delta_dice.lower >= -budget
 
 
-def test_a_node_whose_return_gains_nothing_is_never_returned():
-    evaluator = Known()
+def test_search_never_keeps_a_node_without_cost_in_float():
+    evaluator = KnownCosts()
     search(evaluator, 0.0)
     assert not any("/network/d/Conv" in nodes for nodes, one_each in evaluator.asked if not one_each)
 
 
-def test_a_budget_that_cannot_be_kept_names_the_best(monkeypatch):
-    monkeypatch.setitem(COSTS, "/network/d/Conv", 0.0)  # gains nothing, and the spread stays
+def test_search_over_budget_names_the_best_graph(monkeypatch):
+    monkeypatch.setitem(COSTS, "/network/d/Conv", 0.0)  # no cost, but the spread remains
     with pytest.raises(GateFailed, match="3 nodes in float and 25% of the operations in INT8, has a lower bound of"):
-        search(Known(), 0.0001)
+        search(KnownCosts(), 0.0001)
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +74,17 @@ def evaluator(bundle, ranges, patches, tmp_path) -> Evaluator:
     return Evaluator(bundle, ranges, patches, tmp_path / "trial_log" / "trials.jsonl")
 
 
-def test_the_real_judge_scores_and_remembers(evaluator, bundle, ranges, patches, tmp_path, monkeypatch):
+def test_evaluator_scores_and_caches(evaluator, bundle, ranges, patches, tmp_path, monkeypatch):
     first = evaluator.evaluate(())
     assert first.int8_share > 0.9999
     assert first.latency_ms > 0
     assert first.delta_dice.lower <= first.delta_dice.mean
     again = Evaluator(bundle, ranges, patches, tmp_path / "trial_log" / "trials.jsonl")
-    monkeypatch.setattr(module, "_run", lambda *_: pytest.fail("was scored again"))
+    monkeypatch.setattr(module, "_run", lambda *_: pytest.fail("it was scored again"))
     assert again.evaluate(()) == first
 
 
-def test_another_calibration_or_other_patches_are_other_trials(evaluator, bundle, ranges, patches, tiles, graph):
+def test_trials_depend_on_calibration_and_patches(evaluator, bundle, ranges, patches, tiles, graph):
     from msal_deploy.precision.calibrate import calibrate
 
     assert evaluator._key((), False) != evaluator._key((), True)
@@ -93,14 +93,14 @@ def test_another_calibration_or_other_patches_are_other_trials(evaluator, bundle
     assert evaluator._key((), False) != Evaluator(bundle, ranges, patches[:5])._key((), False)
 
 
-def test_a_killed_process_costs_only_its_last_line(evaluator, tmp_path):
+def test_incomplete_last_line_of_the_trial_log_is_ignored(evaluator, tmp_path):
     trial = evaluator.evaluate(())
     trial_log: Path = tmp_path / "trial_log" / "trials.jsonl"
     trial_log.write_bytes(trial_log.read_bytes() + b'["cut of')
     assert list(dict(module._read(trial_log)).values()) == [trial]
 
 
-def test_all_in_float_is_fp32(evaluator):
+def test_all_nodes_in_float_equal_fp32(evaluator):
     trial = evaluator.evaluate(evaluator.nodes)
     assert trial.int8_share == 0
     assert trial.delta_dice.mean == pytest.approx(0, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The typed graphs in the real TensorRT-RTX, which needs no GPU to build: the very files that OpenVINO runs."""
+"""The FP16 and INT8 graphs in the real TensorRT-RTX, which builds without a GPU: the same files that OpenVINO runs."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,7 +22,7 @@ def typed(graph, ranges, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("precision", "convolutions"), [("fp16", {"HALF"}), ("int8", {"FLOAT"})])
-def test_it_parses_with_every_type_as_written_and_builds(typed, precision, convolutions):
+def test_tensorrt_parses_the_types_and_builds(typed, precision, convolutions):
     trt = load_backend("tensorrt-rtx").trt
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -30,8 +30,8 @@ def test_it_parses_with_every_type_as_written_and_builds(typed, precision, convo
     content = (typed / f"{precision}.onnx").read_bytes()
     assert parser.parse(content), [str(parser.get_error(index)) for index in range(parser.num_errors)]
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    found = {layer.get_output(0).dtype.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION}
-    assert found == convolutions  # of INT8, what a convolution gives between dequantising and quantising
+    types = {layer.get_output(0).dtype.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION}
+    assert types == convolutions  # in INT8, the type between DequantizeLinear and QuantizeLinear
     kinds = Counter(layer.type for layer in layers)
     assert bool(kinds[trt.LayerType.QUANTIZE]) == (precision == "int8")
 

@@ -1,15 +1,14 @@
-"""The RDF: what a bioimage.io host is told of the model, written from ModelSpec.
+"""Write the RDF, bioimage.io's description of a model, from ModelSpec.
 
-It is plain YAML of the format that bioimage.io documents; bioimageio.spec, whose releases and pydantic's do not always
-go together, is not needed to write it. The tests run bioimageio.core's own over it.
+The RDF is plain YAML in the format that bioimage.io documents. It is written without bioimageio.spec, whose releases
+are not always compatible with pydantic's; the tests check it with bioimageio.core.
 
-Three things are as they are because of QuPath, whose reader of RDFs was read for this (qupath-bioimageio-spec 0.2.1,
-and `BioimageIoTools` of QuPath's main branch):
+Three choices are for QuPath (qupath-bioimageio-spec 0.2.1, and `BioimageIoTools` on QuPath's main branch):
 
-- the fixed mean and deviation are written as ``scale_linear``. RDF 0.5 has ``fixed_zero_mean_unit_variance`` for
-  them, which QuPath does not know: it would leave the step out and log a line.
-- ``offset: 0`` of the output's size is written out, since QuPath takes 1 where it is missing.
-- no ``ensure_dtype``: QuPath gives float32 anyway, and warns of that step.
+- The fixed mean and standard deviation are written as ``scale_linear``. QuPath does not support RDF 0.5's
+  ``fixed_zero_mean_unit_variance``: it would skip the step and only log a message.
+- ``offset: 0`` of the output's size is written out, because QuPath's default is 1.
+- There is no ``ensure_dtype`` step: QuPath always passes float32, and warns about the step.
 """
 
 import re
@@ -23,31 +22,31 @@ from msal_deploy.files import sha256
 from msal_deploy.package.bioimageio.weights import gains_and_offsets
 from msal_deploy.spec import Axis, ModelSpec
 
-FORMAT = "0.5.4"  # the first with a tolerance for tests; later ones are read by what reads this one
+FORMAT = "0.5.4"  # the first version with test tolerances; readers of later versions accept it
 PAPER = {
     "text": "Ali H, Haq IU, Cui L, Feng J. MSAL-Net: improve accurate segmentation of nuclei in histopathology images "
     "by multiscale attention learning network. BMC Med Inform Decis Mak 22, 90 (2022)",
     "doi": "10.1186/s12911-022-01826-5",
 }
 TAGS = ["nuclei", "segmentation", "semantic-segmentation", "histopathology", "H&E", "brightfield", "2d", "rgb"]
-TOLERANCE = 1e-4  # relative and absolute, of a probability; measured on R34 between torch and ONNX Runtime: 1.3e-6
-SPDX = re.compile(r"[A-Za-z0-9.+-]+")  # CC-BY-NC-SA-4.0, MIT; "not stated" is none
+TOLERANCE = 1e-4  # relative and absolute; torch and ONNX Runtime differ by 1.3e-6 on R34
+SPDX = re.compile(r"[A-Za-z0-9.+-]+")  # such as CC-BY-NC-SA-4.0 or MIT, but not "not stated"
 
 
 def write_rdf(bundle: Bundle, folder: Path, authors: tuple[str, ...], opset: int, torch_version: str) -> None:
-    """Write ``rdf.yaml`` beside the files that it names."""
-    described = content(bundle, folder, authors, opset, torch_version)
-    (folder / "rdf.yaml").write_bytes(msgspec.yaml.encode(described))
+    """Write ``rdf.yaml`` into the folder of the files it refers to."""
+    rdf = content(bundle, folder, authors, opset, torch_version)
+    (folder / "rdf.yaml").write_bytes(msgspec.yaml.encode(rdf))
 
 
 def content(bundle: Bundle, folder: Path, authors: tuple[str, ...], opset: int, torch_version: str) -> dict[str, Any]:
-    """Return what goes into the RDF; the files it names are in `folder`."""
+    """Return the content of the RDF; the files it refers to must be in `folder`."""
     torchscript = {"pytorch_version": torch_version}
-    described = {
+    rdf = {
         "format_version": FORMAT,
         "type": "model",
         "name": model_name(bundle),
-        "description": "Probability of nuclei in H&E-stained tissue, pixel by pixel",
+        "description": "Probability that a pixel belongs to a nucleus, in H&E-stained tissue",
         "authors": [{"name": name} for name in authors],
         "cite": [PAPER] if bundle.manifest.recipe.network.model == "msal-net" else [],
         "documentation": "README.md",
@@ -61,8 +60,8 @@ def content(bundle: Bundle, folder: Path, authors: tuple[str, ...], opset: int, 
         },
         "config": {"bioimageio": {"reproducibility_tolerance": [_tolerance()]}},
     }
-    licence = bundle.manifest.licence  # a sentence, where nobody knows; the README has it in any case
-    return described | ({"license": licence} if SPDX.fullmatch(licence) else {})
+    licence = bundle.manifest.licence  # may be text such as "not stated"; the README always has it
+    return rdf | ({"license": licence} if SPDX.fullmatch(licence) else {})
 
 
 def _file(folder: Path, name: str) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def _file(folder: Path, name: str) -> dict[str, Any]:
 
 
 def model_name(bundle: Bundle) -> str:
-    """Return a name of the characters that bioimage.io allows."""
+    """Return a model name of the characters that bioimage.io allows."""
     nanometres = round(1000 * bundle.spec.microns_per_pixel)
     return f"{bundle.manifest.recipe.network.model} nuclei segmentation (HE {nanometres} nm)"
 
@@ -99,7 +98,7 @@ def _input(spec: ModelSpec, folder: Path) -> dict[str, Any]:
 def _output(spec: ModelSpec, folder: Path) -> dict[str, Any]:
     return {
         "id": spec.probability.name,
-        "description": f"that a pixel belongs to a nucleus; it does where this is at least {spec.threshold:g}",
+        "description": f"Probability that a pixel belongs to a nucleus; threshold {spec.threshold:g}",
         "axes": [
             {"type": "batch"},
             {"type": "channel", "channel_names": ["nucleus"]},

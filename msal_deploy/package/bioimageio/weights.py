@@ -1,7 +1,8 @@
-"""The bundle's network for hosts that normalise by themselves: as ONNX and as TorchScript, both proved.
+"""Write and verify a bundle's network without its normalisation, as ONNX and as TorchScript.
 
-ONNX is cut out of the bundle's graph, between its normalisation and its output: so the weights are those that were
-validated, and no exporter is needed. TorchScript cannot be had from ONNX; it is traced from the bundle's checkpoint.
+bioimage.io's programs normalise the images themselves. The ONNX file is cut out of the bundle's graph, between its
+normalisation and its output, so its weights are the validated ones. ONNX cannot be converted to TorchScript, which is
+traced from the bundle's checkpoint instead.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from msal_deploy.spec import Axis, Float32Maps, ModelSpec
 if TYPE_CHECKING:
     from torch import nn
 
-LAST_OF_NORMALISATION = "/normalise/Div"  # the node, as export names it
+LAST_OF_NORMALISATION = "/normalise/Div"  # the name that export gives the node
 
 
 def write_onnx(bundle: Bundle, path: Path) -> int:
-    """Write the float graph of a bundle, and return its opset."""
+    """Write a bundle's graph without its normalisation, and return its opset."""
     graph = float_graph(bundle.file("model.fp32.onnx"), bundle.spec)
     onnx.save(graph, path)
     opset: int = next(entry.version for entry in graph.opset_import if not entry.domain)
@@ -39,16 +40,16 @@ def float_graph(path: Path, spec: ModelSpec) -> onnx.ModelProto:
     """Return a graph without its cast, transpose and normalisation: float32[N,3,H,W] in, float32[N,1,H,W] out.
 
     Raises:
-        BadInput: it has no such normalisation.
+        BadInput: The graph has no such normalisation.
     """
     model = load_graph(path)
-    found = [node.output[0] for node in model.graph.node if node.name == LAST_OF_NORMALISATION]
-    if len(found) != 1:
-        raise BadInput(f"{path.name} does not normalise as msal-deploy's graphs do; export the bundle again")
+    tensors = [node.output[0] for node in model.graph.node if node.name == LAST_OF_NORMALISATION]
+    if len(tensors) != 1:
+        raise BadInput(f"{path.name} does not normalise images as msal-deploy's graphs do", "export the bundle again")
     whole = Extractor(onnx.shape_inference.infer_shapes(model))
-    cut: onnx.ModelProto = whole.extract_model(found, [spec.probability.name])
+    cut: onnx.ModelProto = whole.extract_model(tensors, [spec.probability.name])
     for node in cut.graph.node:
-        node.input[:] = [spec.image.name if name == found[0] else name for name in node.input]
+        node.input[:] = [spec.image.name if name == tensors[0] else name for name in node.input]
     batch, height, width, channels = (axis.name if isinstance(axis, Axis) else axis for axis in spec.image.axes)
     shape = [batch, channels, height, width]
     cut.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(spec.image.name, onnx.TensorProto.FLOAT, shape))
@@ -57,7 +58,7 @@ def float_graph(path: Path, spec: ModelSpec) -> onnx.ModelProto:
 
 
 def write_torchscript(bundle: Bundle, path: Path) -> str:
-    """Trace the network of a bundle's checkpoint with its sigmoid, and return torch's version."""
+    """Trace the network of a bundle's checkpoint with its sigmoid as TorchScript, and return torch's version."""
     with translate_missing_extra():
         import torch
 
@@ -65,29 +66,29 @@ def write_torchscript(bundle: Bundle, path: Path) -> str:
     network: nn.Module = load_checkpoint(bundle.file(CHECKPOINT)).network()
     module = torch.nn.Sequential(network, torch.nn.Sigmoid()).eval()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls TorchScript the older way; it is the one that hosts read
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, but bioimage.io's programs need it
         torch.jit.trace(module, torch.zeros(2, 3, 64, 96)).save(str(path))  # type: ignore[no-untyped-call]
     return str(torch.__version__).partition("+")[0]
 
 
 def gains_and_offsets(spec: ModelSpec) -> tuple[list[float], list[float]]:
-    """Return (x / 255 − mean) / std, channel by channel, as x · gain + offset."""
+    """Return the gains and offsets per channel for which x · gain + offset = (x / 255 − mean) / std."""
     gains = [1 / (255 * std) for std in spec.std]
     return gains, [-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)]
 
 
 def normalised(images: Float32Maps, spec: ModelSpec) -> Float32Maps:
-    """Return float32[N,3,H,W] of 0 to 255 as a host normalises it by the RDF."""
+    """Normalise float32[N,3,H,W] in 0 to 255 as the RDF specifies."""
     gains, offsets = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in gains_and_offsets(spec))
     result: Float32Maps = images * gains + offsets
     return result
 
 
-def prove(folder: Path, images: Float32Maps, expected: Float32Maps) -> None:
-    """Run both weights of a package on normalised images, and compare them with the golden probabilities.
+def verify_weights(folder: Path, images: Float32Maps, expected: Float32Maps) -> None:
+    """Run both weight formats of a package on normalised images, and compare them with the golden probabilities.
 
     Raises:
-        GateFailed: they differ by more than FP32 may.
+        GateFailed: A difference exceeds the tolerance for FP32.
     """
     import onnxruntime
     import torch
@@ -98,8 +99,10 @@ def prove(folder: Path, images: Float32Maps, expected: Float32Maps) -> None:
         traced = torch.jit.load(str(folder / "model.pt"))  # type: ignore[no-untyped-call]
         by_torch = traced(torch.from_numpy(images)).numpy()
     by_onnx = session.run(None, {session.get_inputs()[0].name: images})[0]
-    for name, found in (("model.onnx", by_onnx), ("model.pt", by_torch)):
-        measured = check_golden.differences(found, expected, 0.5)
+    for name, probability in (("model.onnx", by_onnx), ("model.pt", by_torch)):
+        measured = check_golden.differences(probability, expected, 0.5)
         if not check_golden.within(measured, TOLERANCES["fp32"]):
             worst = f"{measured['largest']:.2g}"
-            raise GateFailed(f"{name} differs from the golden probabilities by up to {worst}; export the bundle again")
+            raise GateFailed(
+                f"{name} differs from the golden probabilities by up to {worst}", "export the bundle again"
+            )

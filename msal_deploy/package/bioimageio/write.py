@@ -1,8 +1,8 @@
-"""bioimage.io: a model package (RDF 0.5) with ONNX and TorchScript weights, for QuPath, ImageJ and other hosts.
+"""bioimage.io: a model package (RDF 0.5) with ONNX and TorchScript weights, for QuPath, ImageJ and other programs.
 
 ::
 
-    rdf.yaml                 what bioimage.io's tools and hosts read
+    rdf.yaml                 describes the model to bioimage.io's programs
     model.onnx, model.pt     float32[N,3,H,W] of normalised RGB in, float32[N,1,H,W] probability out
     test-input.npy, test-output.npy, cover.png, README.md
 """
@@ -19,30 +19,31 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.errors import BadInput
 from msal_deploy.package.bioimageio.rdf import model_name, write_rdf
-from msal_deploy.package.bioimageio.weights import normalised, prove, write_onnx, write_torchscript
+from msal_deploy.package.bioimageio.weights import normalised, verify_weights, write_onnx, write_torchscript
 from msal_deploy.runtimes import open_engine
 
 if TYPE_CHECKING:
     from msal_deploy.package.options import PackageOptions
 
-COVER = 256  # px that are drawn
-MAX_COVER_BYTES = 500_000  # bytes; bioimage.io takes no larger one
+COVER = 256  # px, height and width of the drawn image
+MAX_COVER_BYTES = 500_000  # bioimage.io's limit
 
 README = """\
 # {name}
-Semantic segmentation of nuclei in H&E-stained tissue at {microns:g} µm a pixel, as a probability per pixel; a pixel
-belongs to a nucleus where it is at least {threshold:g}. Touching nuclei are not separated.
+Semantic segmentation of nuclei in H&E-stained tissue at {microns:g} µm per pixel. The output is the probability that a
+pixel belongs to a nucleus; the threshold is {threshold:g}. Touching nuclei are not separated.
 Not a medical device; not for clinical use.
 
-Input: RGB, intensities 0 to 255, float32[N,3,H,W]; H and W multiples of {multiple}. The RDF's preprocessing normalises
-it with a fixed mean and deviation a channel, written as `scale_linear`: gain 1/(255·std), offset −mean/std.
+Input: RGB, intensities 0 to 255, float32[N,3,H,W]; H and W are multiples of {multiple}. The RDF's preprocessing
+normalises it with a fixed mean and standard deviation per channel, written as `scale_linear`: gain 1/(255·std),
+offset −mean/std.
 
 Licence of the weights: {licence}. Network: {network}.
 
 ## Validation
-`bioimageio test rdf.yaml` runs both weights on the test tensor and compares what they give with PyTorch's results.
-How well nuclei are found is measured on annotated images, on the bundle that this package was made from:
-`msal-deploy validate BUNDLE --data MONUSEG`. Measure it on tissue of your own before you use it.
+`bioimageio test rdf.yaml` runs both weight formats on the test tensor and compares the results with PyTorch's.
+To measure segmentation quality on annotated images, validate the bundle that this package was made from:
+`msal-deploy validate BUNDLE --data MONUSEG`. Measure it on your own tissue before you use the model.
 """
 
 
@@ -50,19 +51,19 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
     """Write a bioimage.io package into `folder`.
 
     Raises:
-        BadInput: another precision than FP32 is asked for, or the graph is not one of msal-deploy's.
+        BadInput: The precision is not FP32, or msal-deploy did not export the graph.
         MissingExtra: torch is not installed.
-        GateFailed: one of the weights does not give the golden probabilities.
+        GateFailed: A weight format does not reproduce the golden probabilities.
     """
     if options.precision != "fp32":
-        raise BadInput(f"bioimage.io's hosts compute in FP32, and not in {options.precision}; leave --precision out")
+        raise BadInput(f"bioimage.io packages are FP32, not {options.precision}", "omit --precision")
     images = np.load(folder / "golden" / "image.npy")[:1].transpose(0, 3, 1, 2).astype(np.float32)
     expected = np.load(folder / "golden" / "probability.fp32.npy")[:1]
     np.save(folder / "test-input.npy", images)
     np.save(folder / "test-output.npy", expected)
     opset = write_onnx(bundle, folder / "model.onnx")
     torch_version = write_torchscript(bundle, folder / "model.pt")
-    prove(folder, normalised(images, bundle.spec), expected)
+    verify_weights(folder, normalised(images, bundle.spec), expected)
     _write_cover(bundle, folder / "cover.png")
     (folder / "README.md").write_text(_readme(bundle), encoding="utf-8")
     write_rdf(bundle, folder, options.authors, opset, torch_version)
@@ -70,7 +71,7 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
 
 
 def _write_cover(bundle: Bundle, path: Path) -> None:
-    """Draw tissue of nobody's, and on its right half the nuclei that are found there."""
+    """Write a cover image: synthetic tissue, with the predicted nuclei overlaid on its right half."""
     picture, _ = draw_tissue(np.random.default_rng(0), COVER)
     with open_engine(bundle, "onnxruntime:fp32") as engine:
         mask = engine(picture[None])[0, 0] >= bundle.spec.threshold

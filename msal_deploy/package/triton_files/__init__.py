@@ -1,1 +1,1 @@
-"""Files that ``package triton`` copies into a model repository. They import nothing of msal_deploy."""
+"""Files that ``package triton`` copies into a model repository. They do not import msal_deploy."""
