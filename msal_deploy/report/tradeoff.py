@@ -90,7 +90,7 @@ def accuracy_latency_table(validation: Json, bench: Json) -> Table:
     table = Table(
         title=f"Accuracy × latency, batch {rows[0]['batch']}" if rows else "Accuracy × latency: no engine was timed",
         caption=f"● Pareto-optimal: {PARETO_OPTIMAL}.\n"
-        f"✓ loses at most {validation['budget']:g} Dice compared with {validation['reference']}.",
+        f"✓ passed: within the budget of {validation['budget']:g} Dice compared with {validation['reference']}.",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
