@@ -17,7 +17,18 @@ from rich.progress import track
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from msal_deploy.bundle import CHECKPOINT, Bundle, Manifest, artifact, is_bundle, write_manifest
+from msal_deploy.bundle import (
+    CHECKPOINT,
+    GOLDEN,
+    GOLDEN_IMAGE,
+    GOLDEN_PROBABILITY,
+    Bundle,
+    Manifest,
+    artifact,
+    graph_name,
+    is_bundle,
+    write_manifest,
+)
 from msal_deploy.checkpoint import Checkpoint, save_checkpoint
 from msal_deploy.errors import GateFailed
 from msal_deploy.files import atomic_directory
@@ -26,8 +37,7 @@ from msal_deploy.network import DeployedNetwork
 from msal_deploy.runtimes import open_engine
 from msal_deploy.spec import Axis, ModelSpec, TensorSpec, UInt8Images
 
-GRAPH = "model.fp32.onnx"
-GOLDEN_IMAGE, GOLDEN_PROBABILITY = "golden/image.npy", "golden/probability.npy"
+GRAPH = graph_name("fp32")
 BATCHES = (1, 2, 5)
 SIZES = ((256, 256), (512, 512), (768, 512))
 PACKAGES = ("msal-deploy", "torch", "torchvision", "onnx", "onnxruntime", "numpy")
@@ -160,7 +170,7 @@ def fuse_deconv_norms(network: DeployedNetwork) -> nn.Module:
 
 def _write_golden(network: DeployedNetwork, folder: Path) -> None:
     image = example_images(2, 256, 256)
-    (folder / "golden").mkdir()
+    (folder / GOLDEN).mkdir()
     np.save(folder / GOLDEN_IMAGE, image)
     with torch.inference_mode():
         np.save(folder / GOLDEN_PROBABILITY, network(torch.from_numpy(image)).numpy())

@@ -1,7 +1,7 @@
 """An FP16 graph as an FP32 graph that rounds every tensor to FP16.
 
 ONNX Runtime's CPU provider has no FP16 kernels. It computes an FP16 graph in FP32 and drops the casts between, which
-hides rounding and overflow: a silent FP32. Here each result is cast to FP16 and back, and ONNX Runtime keeps those casts.
+hides rounding and overflow: a silent FP32. Here each result is cast to FP16 and back, and ONNX Runtime keeps the casts.
 Products are therefore rounded after summation, as in tensor cores, and values outside FP16's range become Inf.
 """
 

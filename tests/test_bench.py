@@ -335,7 +335,7 @@ def test_environment_says_what_latencies_depend_on_and_not_whose_machine_it_is(m
         (["slow:fp32"], {"batches": (2, 2)}, "only once"),
         (["slow:fp32"], {"batches": (0,)}, "The batch is 0"),
         (["slow:fp32"], {"batches": (65,)}, "The batch is 65"),
-        (["slow:fp32"], {"size": (500, 512)}, "The height is 500, no multiple of 32"),
+        (["slow:fp32"], {"size": (500, 512)}, "Expected a height that is a multiple of 32, got 500"),
         (["slow:fp32"], {"size": (512, 8192)}, "The width is 8192"),
         (["slow:fp32"], {"seconds": 0}, "0 s cannot be measured"),
         (["slow:fp32"], {"seconds": -1}, "-1 s cannot be measured"),

@@ -9,8 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from msal_deploy.hardware import ask_driver, describe_processor
-
-PACKAGES = ("msal-deploy", "numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch", "tritonclient")
+from msal_deploy.runtimes import runtime_packages
 
 
 def describe_machine() -> dict[str, Any]:
@@ -28,7 +27,7 @@ def describe_machine() -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": dict(_installed(PACKAGES)),
+        "versions": dict(_installed(("msal-deploy", "numpy", *runtime_packages()))),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import Bundle, graph_name
 from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.spec import Axis, ModelSpec, check_extent
 from msal_deploy.targets import Target, find_target, target_names, target_of_sm
@@ -44,7 +44,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
     @property
     def graph(self) -> str:
         """Name in the bundle of the graph that the plan is built from."""
-        return f"model.{self.precision}.onnx"
+        return graph_name(self.precision)
 
     @property
     def plan(self) -> str:
@@ -119,7 +119,7 @@ def first_preferred(bundle: Bundle, target: Target) -> str:
         BadInput: it holds none of them.
     """
     for precision in target.auto:
-        if f"model.{precision}.onnx" in bundle.manifest.artifacts:
+        if bundle.has_graph(precision):
             return precision
     raise BadInput(
         f"{bundle.path} holds none of the graphs that pay on {target.gpu} ({', '.join(target.auto)}); name a precision"

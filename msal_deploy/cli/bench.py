@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import BundlePath, Engines, Json, available_engines, parse_size
+from msal_deploy.cli.options import BundlePath, Engines, Json, parse_size
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def bench(
     from msal_deploy import bench as stage
     from msal_deploy.bundle import Bundle
     from msal_deploy.files import write_json
+    from msal_deploy.runtimes import available_engines
 
     if tune and (batch or threads or streams):
         raise BadInput("--tune chooses batch, threads and streams by itself; leave them out, or leave out --tune")

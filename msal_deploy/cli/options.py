@@ -1,6 +1,5 @@
 """Options that several verbs have."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,6 @@ import typer
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
-    from msal_deploy.bundle import Bundle
     from msal_deploy.recipe import Recipe
 
 BundlePath = Annotated[Path, typer.Argument(help="The bundle that export wrote.", show_default=False)]
@@ -30,37 +28,6 @@ Encoder = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default each runtime chooses.")]
-
-
-def available_engines(bundle: "Bundle", *, timed: bool = False) -> list[str]:
-    """Return the engines that are installed and have their graph or plan in `bundle`, torch first: the reference.
-
-    Args:
-        timed: leave out ``onnxruntime:fp16``, which shows what FP16 costs in Dice and not how fast it is.
-    """
-    from msal_deploy.runtimes import is_available
-
-    simulated = [] if timed else ["onnxruntime:fp16"]
-    engines = ["torch:fp32", "onnxruntime:fp32", *simulated, "onnxruntime:int8", "openvino:fp32", "openvino:int8"]
-    return [engine for engine in engines if is_available(bundle, engine)] + _plan_engines(bundle)
-
-
-def _plan_engines(bundle: "Bundle") -> list[str]:
-    """Return the engines of the bundle's plans for the GPU that is here."""
-    from importlib.util import find_spec
-
-    from msal_deploy.trt.bindings import TRT_BACKENDS
-    from msal_deploy.trt.local_gpu import current_gpu
-    from msal_deploy.trt.plan_checks import find_plan, plans
-
-    sm = current_gpu().sm if plans(bundle) else ""
-    found = []
-    for backend in TRT_BACKENDS if sm else ():
-        for precision in ("fp32", "fp16", "int8"):
-            with suppress(BadInput):
-                find_plan(bundle, precision, backend, sm)
-                found += [f"{backend}:{precision}"] if find_spec(backend.replace("-", "_")) else []
-    return found
 
 
 def parse_size(text: str) -> tuple[int, int]:

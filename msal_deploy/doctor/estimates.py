@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import onnx
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import Bundle, graph_name
 from msal_deploy.errors import BadInput
 from msal_deploy.graph import Layer, layers, load_graph
 from msal_deploy.roofline import Estimate, estimate
@@ -47,15 +47,14 @@ def judge_bundle(bundle: Bundle, targets: Sequence[Target]) -> BundleReport:
 
 
 def _graphs(bundle: Bundle) -> dict[str, onnx.ModelProto]:
-    names = {precision: f"model.{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
-    held = {p: name for p, name in names.items() if name in bundle.manifest.artifacts or p == "fp32"}
-    return {precision: load_graph(bundle.file(name)) for precision, name in held.items()}
+    held = [precision for precision in ("fp32", "fp16", "int8") if bundle.has_graph(precision) or precision == "fp32"]
+    return {precision: load_graph(bundle.graph(precision)) for precision in held}
 
 
 def _layers(precision: str, graph: onnx.ModelProto) -> tuple[Layer, ...]:
     found = layers(graph, batch=1, height=SIDE, width=SIDE)
     if not found:
-        raise BadInput(f"model.{precision}.onnx holds no convolution and no product; export the bundle again")
+        raise BadInput(f"{graph_name(precision)} holds no convolution and no product; export the bundle again")
     return found
 
 
@@ -67,4 +66,4 @@ def _estimates(found: dict[str, tuple[Layer, ...]], target: Target) -> list[Esti
 
 def _read(precision: str, graph: onnx.ModelProto, tensorrt: str) -> Readable:
     problems = check_operators(graph, tensorrt)
-    return Readable(f"model.{precision}.onnx", tensorrt, tuple(map(str, problems)))
+    return Readable(graph_name(precision), tensorrt, tuple(map(str, problems)))

@@ -17,21 +17,12 @@ import msgspec
 
 from msal_deploy.errors import MissingExtra, MissingRequirement
 from msal_deploy.hardware import Gpu, ask_driver, describe_processor
+from msal_deploy.runtimes import runtime_packages
 from msal_deploy.trt.bindings import load_backend
 
 T = TypeVar("T")
 
-PACKAGES = (
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "numpy",
-    "cuda-python",
-    "pycuda",
-    "polygraphy",
-)
+PACKAGES = ("onnx", "numpy", "cuda-python", "pycuda", "polygraphy")
 CUDA_RUNTIMES = ("nvidia-cuda-runtime-cu11", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime")
 
 
@@ -86,7 +77,7 @@ def describe() -> Machine:
     return Machine(
         **ask_driver(),
         python=platform.python_version(),
-        packages=dict(_installed(PACKAGES)),
+        packages=dict(_installed((*runtime_packages("cpu"), *PACKAGES))),
         faults=faults,
         cuda={**dict(_installed(CUDA_RUNTIMES)), **_compiler()},
         tensorrt=_backend("tensorrt", faults),

@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import GOLDEN_IMAGE, GOLDEN_PROBABILITY, Bundle
 from msal_deploy.errors import GateFailed
 from msal_deploy.files import write_json
 from msal_deploy.package import check_golden
 from msal_deploy.runtimes import open_engine
 from msal_deploy.spec import Float32Maps, UInt8Images
 
-IMAGE, PROBABILITY = "golden/image.npy", "golden/probability.npy"
 # Precision -> the engine whose numbers are golden. FP32's come from torch and are in the bundle.
 JUDGES = {"fp16": "onnxruntime:fp16", "int8": "openvino:int8"}
 # How near a host must come: the largest |Δp| of a pixel, the mean |Δp|, the share of pixels that cross the threshold.
@@ -50,9 +49,9 @@ def write_golden(bundle: Bundle, folder: Path) -> None:
         GateFailed: a graph gives NaN or infinity.
     """
     folder.mkdir(parents=True)
-    images = np.load(bundle.file(IMAGE))
+    images = np.load(bundle.file(GOLDEN_IMAGE))
     _write_images(images, folder)
-    exact = np.load(bundle.file(PROBABILITY))
+    exact = np.load(bundle.file(GOLDEN_PROBABILITY))
     probabilities = {"fp32": exact} | _judged(bundle, images)
     for precision, probability in probabilities.items():
         _write_probability(probability, bundle.spec.threshold, folder, precision)
@@ -78,7 +77,7 @@ def _write_images(images: UInt8Images, folder: Path) -> None:
 def _judged(bundle: Bundle, images: UInt8Images) -> dict[str, Float32Maps]:
     found = {}
     for precision, engine_id in JUDGES.items():
-        if f"model.{precision}.onnx" in bundle.manifest.artifacts:
+        if bundle.has_graph(precision):
             with open_engine(bundle, engine_id) as engine:
                 found[precision] = engine(images)
     return found

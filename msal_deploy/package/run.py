@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import GOLDEN, Bundle
 from msal_deploy.files import atomic_directory, sha256, write_json
 from msal_deploy.package.golden import write_golden
 from msal_deploy.package.options import INTEGRATIONS, PREFERRED, PackageOptions, choose_options
@@ -48,9 +48,9 @@ def write_package(bundle: Bundle, host: str, out: Path, options: PackageOptions 
     default = choose_options(host)
     options = options or default
     if options.precision != PREFERRED:
-        bundle.file(f"model.{options.precision}.onnx")  # before any work
+        bundle.graph(options.precision)  # before any work
     with atomic_directory(out, replaces=is_package) as folder:
-        write_golden(bundle, folder / "golden")
+        write_golden(bundle, folder / GOLDEN)
         next_step = importlib.import_module(INTEGRATIONS[host]).write(bundle, folder, options)
         files = {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
         write_json(folder / RECORD, msgspec.to_builtins(Record(host, files)))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 TritonBackendName = Literal["tensorrt", "onnxruntime", "openvino"]
 TRITON_BACKENDS: tuple[TritonBackendName, ...] = ("tensorrt", "onnxruntime", "openvino")
-UNSIGNED = "model.int8.u8s8.onnx"  # the same INT8 for ONNX Runtime's kernels on CPUs
 MAX_BATCH = 8  # of a graph; a plan has its own. Images of 512 × 512 px: 6 MiB there, 8 MiB back
 
 
@@ -70,9 +69,7 @@ def _by_itself(bundle: Bundle, options: PackageOptions) -> str:
 
 
 def _by_graph(bundle: Bundle, options: PackageOptions, backend: TritonBackendName) -> Serving:
-    graph = f"model.{options.precision}.onnx"
-    if backend == "onnxruntime" and options.precision == "int8" and not options.gpu:
-        graph = UNSIGNED if UNSIGNED in bundle.manifest.artifacts else graph
+    graph = bundle.graph_name(options.precision, None if options.gpu else backend)
     if backend == "onnxruntime" and options.precision == "fp16" and not options.gpu:
         raise BadInput("ONNX Runtime computes FP16 on a GPU alone; name the GPU with --gpu, or use fp32 or int8")
     container = find_target(options.gpu).container if options.gpu else _newest()

@@ -7,12 +7,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import CALIBRATION, Bundle
 from msal_deploy.data import AnnotatedImage
 from msal_deploy.errors import BadInput
 from msal_deploy.spec import UInt8Images
 
-LIST = "calibration.json"
 SIDE = 256  # px; the ranges of a network of convolutions do not depend on it, and more places fit into a minute
 TISSUE_DENSITY = 0.15  # optical density above which a pixel is stained (Macenko et al., ISBI 2009)
 MIN_TISSUE = 0.1  # share of stained pixels below which a tile is background
@@ -83,8 +82,8 @@ def require_unseen(bundle: Bundle, images: Iterable[AnnotatedImage]) -> None:
     Raises:
         BadInput: the bundle's calibration list holds one of `images`, pixel for pixel.
     """
-    if LIST in bundle.manifest.artifacts:
-        calibrated = msgspec.json.decode(bundle.file(LIST).read_bytes(), type=CalibrationList)
+    if CALIBRATION in bundle:
+        calibrated = msgspec.json.decode(bundle.file(CALIBRATION).read_bytes(), type=CalibrationList)
         _refuse(images, {digest: stem for stem, digest in calibrated.images.items()})
 
 

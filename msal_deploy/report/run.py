@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from msal_deploy import __version__
+from msal_deploy.bundle import CHECKPOINT
 from msal_deploy.files import atomic_file
 from msal_deploy.report import overlays as pictures
 from msal_deploy.report import plots, wording
@@ -120,7 +121,7 @@ def _facts(manifest: Json, validation: Json | None, data: str) -> dict[str, str]
     """Return what was run, as label -> text."""
     recipe, network = manifest["recipe"], manifest["recipe"]["network"]
     blocks = [text for block, text in BLOCKS.items() if network[block]]
-    checkpoint = manifest["artifacts"].get("checkpoint.safetensors")
+    checkpoint = manifest["artifacts"].get(CHECKPOINT)
     facts = {
         "Network": f"MSAL-Net, {network['backbone']} with {', '.join(blocks) or 'none of the paper’s three blocks'}"
         if network.get("model", "msal-net") == "msal-net"

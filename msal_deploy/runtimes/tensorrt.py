@@ -31,7 +31,6 @@ class TensorRtEngine(Engine):
     """
 
     runtime = "tensorrt"
-    precisions = ("fp32", "fp16", "int8")
     no_own_graph: str | None = None
 
     @property

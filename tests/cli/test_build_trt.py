@@ -95,7 +95,7 @@ def test_pascal_without_a_gpu_gets_the_command_for_the_build_kit(bundle):
         (("--fp16", "--gpu", "t4", "--batch", "many"), 2, ("'many' is no batch",)),
         (("--fp16", "--gpu", "t4", "--batch", "1:2"), 2, ("MIN:OPT:MAX",)),
         (("--fp16", "--gpu", "t4", "--size", "big"), 2, ("'big' is no size",)),
-        (("--fp16", "--gpu", "t4", "--size", "500"), 2, ("no multiple of 32",)),
+        (("--fp16", "--gpu", "t4", "--size", "500"), 2, ("is a multiple of 32, got 500",)),
         (("--fp16", "--gpu", "t4", "--batch", "65"), 2, ("between 1 and 64",)),
         (("--fp16", "--gpu", "t4", "--version-compatible"), 2, ("--version-compatible",)),
         (("--fp16", "--gpu", "gtx-1080-ti", "--backend", "tensorrt-rtx"), 2, ("does not serve", "build-kit")),
@@ -108,7 +108,7 @@ def test_bad_input(arguments, code, words, bundle):
 
 
 def test_no_bundle(tmp_path):
-    assert_refused(build_trt(tmp_path, "--fp16", "--gpu", "t4"), 2, "is no bundle")
+    assert_refused(build_trt(tmp_path, "--fp16", "--gpu", "t4"), 2, "is not a bundle")
 
 
 def test_no_onnx_file(bundle, tmp_path):

@@ -162,4 +162,4 @@ def test_a_graph_that_the_target_does_not_read_is_told_by_the_nodes_name(bundle:
 
 def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
     result = doctor("--bundle", tmp_path)
-    assert result.exit_code == 2 and "is no bundle" in words(result)
+    assert result.exit_code == 2 and "is not a bundle" in words(result)

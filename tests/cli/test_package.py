@@ -89,8 +89,8 @@ def test_a_full_disk(bundle, small_disk):
         (["build-kit", "--gpu", "gtx-1080ti"], "did you mean 'gtx-1080-ti'?"),
         (["build-kit"], "A build kit is for one GPU; name it with --gpu: a100, gtx-1070"),
         (["build-kit", "--gpu", "t4", "--precision", "int4"], "No precision is called 'int4'; did you mean 'int8'?"),
-        (["build-kit", "--gpu", "t4", "--precision", "int8"], "holds no model.int8.onnx; it has:"),
-        (["bioimageio", "--precision", "fp16"], "holds no model.fp16.onnx"),
+        (["build-kit", "--gpu", "t4", "--precision", "int8"], "model.int8.onnx is not in"),
+        (["bioimageio", "--precision", "fp16"], "model.fp16.onnx is not in"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_writes_nothing(bundle, tmp_path, words, sentence):
@@ -117,7 +117,7 @@ def test_a_bundle_with_none_of_the_graphs_that_pay(bundle, tmp_path):
 def test_no_bundle_and_a_changed_graph(bundle, tmp_path):
     import shutil
 
-    assert_refused(package(tmp_path / "none", "bioimageio", "--out", tmp_path / "out"), 2, "is no bundle")
+    assert_refused(package(tmp_path / "none", "bioimageio", "--out", tmp_path / "out"), 2, "is not a bundle")
     copy = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
     (copy / "model.fp32.onnx").write_bytes(b"other")
     result = package(copy, "build-kit", "--gpu", "t4", "--out", tmp_path / "out")

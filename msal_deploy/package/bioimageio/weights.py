@@ -29,7 +29,7 @@ LAST_OF_NORMALISATION = "/normalise/Div"  # the node, as export names it
 
 def write_onnx(bundle: Bundle, path: Path) -> int:
     """Write the float graph of a bundle, and return its opset."""
-    graph = float_graph(bundle.file("model.fp32.onnx"), bundle.spec)
+    graph = float_graph(bundle.graph("fp32"), bundle.spec)
     onnx.save(graph, path)
     opset: int = next(entry.version for entry in graph.opset_import if not entry.domain)
     return opset

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from jinja2 import Environment, StrictUndefined
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import GOLDEN, Bundle, graph_name
 from msal_deploy.errors import BadInput
 from msal_deploy.files import write_json
 from msal_deploy.graph import layers, load_graph
@@ -71,7 +71,7 @@ def choose_precisions(bundle: Bundle, target: Target, asked: str) -> tuple[str, 
     Raises:
         BadInput: the bundle holds none of those that pay.
     """
-    there = [name for name in ("fp32", "fp16", "int8") if f"model.{name}.onnx" in bundle.manifest.artifacts]
+    there = [name for name in ("fp32", "fp16", "int8") if bundle.has_graph(name)]
     if asked != PREFERRED:
         return (asked, "fp32") if asked in target.slow and "fp32" in there else (asked,)
     found = tuple(precision for precision in target.auto if precision in there)
@@ -84,18 +84,18 @@ def choose_precisions(bundle: Bundle, target: Target, asked: str) -> tuple[str, 
 
 
 def _golden_shape(folder: Path) -> tuple[int, int, int]:
-    about = msgspec.json.decode((folder / "golden" / "golden.json").read_bytes())
+    about = msgspec.json.decode((folder / GOLDEN / "golden.json").read_bytes())
     return about["images"], about["height"], about["width"]
 
 
 def _put_graph(bundle: Bundle, folder: Path, precision: str, target: Target, profile: Profile) -> dict[str, Any]:
     """Copy a graph into the kit, and return what the audit needs to know of it."""
-    name = f"model.{precision}.onnx"
+    name = graph_name(precision)
     source = bundle.file(name)
     model = load_graph(source)
     require_readable(model, target.container.tensorrt)
     shutil.copyfile(source, folder / name)
-    (folder / f"model.{precision}.flags8").write_text("".join(f"{flag}\n" for flag in flags8(model)), encoding="utf-8")
+    (folder / name).with_suffix(".flags8").write_text("".join(f"{flag}\n" for flag in flags8(model)), encoding="utf-8")
     batch, height, width = profile.opt
     found = [
         (layer.name, layer.precision, layer.macs) for layer in layers(model, batch=batch, height=height, width=width)

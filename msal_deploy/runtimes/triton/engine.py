@@ -38,7 +38,6 @@ class TritonEngine(Engine):
     """
 
     runtime = "triton"
-    precisions = ()  # what follows the colon is an address
 
     def __init__(self, bundle: Bundle, precision: str, threads: int | None = None, streams: int = 1) -> None:
         self._address = parse_address(precision, bundle.manifest.recipe.network.model)
