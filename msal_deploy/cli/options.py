@@ -20,16 +20,14 @@ Engines = Annotated[
         "Default: every engine installed on this machine that the bundle has a graph for.",
     ),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file, too.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the report as JSON to this file.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe: paper, fast, demo, or a TOML file.")]
 Encoder = Annotated[
     str | None,
-    typer.Option(help="Initial weights of the encoder: imagenet, random, or the state dict of a torchvision ResNet."),
+    typer.Option(help="Initial encoder weights: imagenet, random, or a torchvision ResNet's state dict."),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Number of epochs. Default: the recipe's.")]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads. Default: the runtime's own choice.")
-]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: the runtime's choice.")]
 
 
 def parse_size(text: str) -> tuple[int, int]:
