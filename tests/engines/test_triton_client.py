@@ -11,8 +11,8 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
 from msal_deploy.errors import BadInput, MissingExtra, MissingRequirement
 from msal_deploy.runtimes import open_engine
-from msal_deploy.runtimes import triton as client
 from msal_deploy.runtimes.triton import Retries, protocols
+from msal_deploy.runtimes.triton import engine as client
 from msal_deploy.runtimes.triton.address import Address, parse_address
 from msal_deploy.runtimes.triton.protocols import TritonError, connect
 
