@@ -354,7 +354,7 @@ def test_shared_memory_in_use_is_released_after_the_request(
 def test_images_are_sent_if_the_server_cannot_open_shared_memory(
     server: Server, bundle: Bundle, truth, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """As of a server in a container of its own, which is at localhost too."""
+    """Like a server in a separate container, which is also at localhost."""
     for protocol in (protocols._Http, protocols._Grpc):
         share = protocol.share
         monkeypatch.setattr(protocol, "share", lambda self, name, size, share=share: share(self, f"{name}-not", size))
@@ -513,7 +513,7 @@ def test_server_killed_during_inference_loses_no_result(
             batch, expected = next(turns)
             assert np.array_equal(engine(batch), expected)
         restarting.join()
-        # A slow machine may spend all of that time in one call, so what follows the restart is asked for by itself.
+        # A slow machine may spend all of that time in one call, so inference after the restart is checked separately.
         for batch, expected in islice(turns, len(images)):
             assert np.array_equal(engine(batch), expected)
     assert caplog.text.count("retrying for") == 1
