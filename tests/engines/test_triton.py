@@ -330,7 +330,7 @@ def test_shared_memory_is_used_and_released(server: Server, bundle: Bundle, way:
 def test_shared_memory_in_use_is_released_after_the_request(
     server: Server, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr("msal_deploy.runtimes.triton.session.UNSHARE_PATIENCE", 60)
+    monkeypatch.setattr("msal_deploy.runtimes.triton.session.UNSHARE_TIMEOUT", 60)
     answers: SimpleQueue[Any] = SimpleQueue()
     images = example_images(1, 32, 32)
     images.flat[0] = 3  # moody takes two seconds over it
