@@ -121,7 +121,7 @@ def test_stages_accept_text(checkpoint, dataset, tmp_path, monkeypatch):
     bundle = Bundle("bundle")
     with open_engine(bundle, "onnxruntime:int8") as engine:
         assert engine(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 1, 32, 32)
-    assert write_package(bundle, "bioimageio", "package").folder == Path("package")
+    assert write_package(bundle, "cpp", "package").folder == Path("package")
     write_json("report.json", {})
     assert sha256("report.json") == sha256(Path("report.json"))
     write_report("report.html", title="Report", manifest=msgspec.to_builtins(bundle.manifest))
