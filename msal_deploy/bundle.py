@@ -1,14 +1,17 @@
-"""Bundle: the directory handed from stage to stage.
+"""Bundle: the folder that stages hand on. All names of its files are spelled in this module.
 
 ::
 
-    manifest.json            what is here, and the hash chain
-    checkpoint.safetensors   the weights that the graphs were made from
-    model.fp32.onnx          later model.fp16.onnx, model.int8.onnx, *.plan with *.plan.json
-    golden/                  image.npy and the probability that each host must reproduce
+    manifest.json            specification, recipe, and the SHA-256 of every file
+    checkpoint.safetensors   the weights that the graphs were exported from
+    model.fp32.onnx          also model.fp16.onnx, model.int8.onnx, model.int8.u8s8.onnx
+    model.*.plan             TensorRT plans, each with its sidecar *.plan.json (see `msal_deploy.trt.plan_metadata`)
+    calibration.json         the tiles that FP16 and INT8 were calibrated on
+    precision.json           the report on FP16 and INT8
+    golden/                  image.npy and the probability that every integration must reproduce
 
-A file's entry in the manifest holds its SHA-256 and the names of the files it was made from, so every artifact leads
-back to its checkpoint.
+A manifest entry holds the SHA-256 of a file and the names of the files it was made from, so every artifact can be
+traced to its checkpoint.
 """
 
 from pathlib import Path
@@ -17,29 +20,45 @@ from typing import Any
 import msgspec
 
 from msal_deploy.errors import BadInput
-from msal_deploy.files import sha256, write_json
+from msal_deploy.files import StrPath, sha256, write_json
 from msal_deploy.recipe import Recipe
 from msal_deploy.spec import ModelSpec
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.safetensors"
+CALIBRATION = "calibration.json"
+PRECISION_REPORT = "precision.json"
+GOLDEN = "golden"
+GOLDEN_IMAGE, GOLDEN_PROBABILITY = f"{GOLDEN}/image.npy", f"{GOLDEN}/probability.npy"
+INT8_U8S8 = "model.int8.u8s8.onnx"  # unsigned activations: the same INT8, twice as fast in ONNX Runtime's CPU kernels
 FORMAT_VERSION = 1
+REMEDY = "export the bundle again"
+
+
+def graph_name(precision: str) -> str:
+    """Return the file name of the graph of a precision.
+
+    >>> graph_name("int8")
+    'model.int8.onnx'
+    """
+    return f"model.{precision}.onnx"
 
 
 class Artifact(msgspec.Struct, frozen=True):
-    """One file of a bundle: its hash, and which files of the bundle it was made from."""
+    """One file of a bundle: its SHA-256 and the names of the files it was made from."""
 
     sha256: str
     made_from: tuple[str, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a bundle holds and where it came from.
+    """The content of a bundle and its origin.
 
     Attributes:
-        versions: package name -> version that made the bundle.
-        licence: SPDX identifier of the weights' licence, or a sentence where it is not known.
-        checks: what export measured before it wrote the bundle (torch against ONNX Runtime, per shape).
+        versions: Package name -> version at export.
+        licence: SPDX identifier of the weights' licence, or ``not stated``.
+        artifacts: File name -> its entry.
+        checks: Measurements that export made before it wrote the bundle (torch against ONNX Runtime, per shape).
     """
 
     spec: ModelSpec
@@ -52,55 +71,116 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bundle:
-    """An opened bundle: `path`, and its `manifest`."""
+    """A bundle on disk.
 
-    def __init__(self, path: Path) -> None:
+    >>> bundle = Bundle("bundle")
+    >>> bundle.spec.image.dtype
+    'uint8'
+    >>> bundle.graph("int8").name
+    'model.int8.onnx'
+
+    Attributes:
+        path: Folder of the bundle.
+        manifest: Content of its manifest.
+    """
+
+    def __init__(self, path: StrPath) -> None:
         """Read the manifest.
 
         Raises:
-            BadInput: `path` is no bundle, or its manifest cannot be read.
+            BadInput: `path` is not a bundle, or its manifest is not valid.
         """
-        self.path = path
+        self.path = Path(path)
+        manifest = self.path / MANIFEST
         try:
-            self.manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=Manifest)
+            self.manifest = msgspec.json.decode(manifest.read_bytes(), type=Manifest)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise BadInput(f"{path} is no bundle (it has no {MANIFEST}); make one with: msal-deploy export") from error
+            raise BadInput(f"{path} is not a bundle (no {MANIFEST})", "create one with: msal-deploy export") from error
         except msgspec.DecodeError as error:
-            raise BadInput(f"{path / MANIFEST} cannot be read ({error}); export the bundle again") from error
+            raise BadInput(f"{manifest} is not a valid manifest ({error})", REMEDY) from error
 
         if self.manifest.format_version != FORMAT_VERSION:
             raise BadInput(
-                f"{path} has format version {self.manifest.format_version}, and only {FORMAT_VERSION} can be read; "
-                "export the bundle again"
+                f"Expected format version {FORMAT_VERSION} in {manifest}, got {self.manifest.format_version}", REMEDY
             )
 
     @property
     def spec(self) -> ModelSpec:
-        """The contract of the bundle's graphs."""
+        """Inputs and outputs of the bundle's graphs."""
         return self.manifest.spec
 
-    def file(self, name: str) -> Path:
-        """Return the path of an artifact whose content is still what the manifest says.
+    def __contains__(self, name: str) -> bool:
+        """Return whether the manifest lists the file `name`.
+
+        >>> "model.fp16.onnx" in Bundle("bundle")
+        True
+        """
+        return name in self.manifest.artifacts
+
+    def has_graph(self, precision: str) -> bool:
+        """Return whether the bundle has a graph of this precision.
+
+        >>> Bundle("bundle").has_graph("int4")
+        False
+        """
+        return graph_name(precision) in self
+
+    def graph_name(self, precision: str, runtime: str | None = None) -> str:
+        """Return the name of the graph that a runtime should open; INT8 has a second form for ONNX Runtime on a CPU.
+
+        >>> Bundle("bundle").graph_name("fp16", "onnxruntime")
+        'model.fp16.onnx'
+        """
+        if (precision, runtime) == ("int8", "onnxruntime") and INT8_U8S8 in self:
+            return INT8_U8S8
+        return graph_name(precision)
+
+    def graph(self, precision: str, runtime: str | None = None) -> Path:
+        """Return the path of a graph whose content matches the manifest.
+
+        Args:
+            precision: ``fp32``, ``fp16`` or ``int8``.
+            runtime: Runtime that opens the graph on a CPU, such as ``onnxruntime``; None for any.
 
         Raises:
-            BadInput: the bundle has no such artifact, or the file is missing or was changed.
+            BadInput: The bundle has no graph of that precision, or the file is missing or has changed.
         """
-        if name not in self.manifest.artifacts:
-            raise BadInput(f"{self.path} holds no {name}; it has: {', '.join(sorted(self.manifest.artifacts))}")
+        return self.file(self.graph_name(precision, runtime))
+
+    def graph_variants(self, precision: str) -> tuple[str, ...]:
+        """Return the names of all graphs of a precision.
+
+        >>> Bundle("bundle").graph_variants("int8")
+        ('model.int8.onnx',)
+        """
+        names = (graph_name(precision), INT8_U8S8) if precision == "int8" else (graph_name(precision),)
+        return tuple(name for name in names if name in self)
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file whose content matches the manifest.
+
+        Raises:
+            BadInput: The manifest does not list `name`, or the file is missing, has changed or is outside the bundle.
+        """
+        if name not in self:
+            names = ", ".join(sorted(self.manifest.artifacts))
+            raise BadInput(f"{name} is not in {self.path}", f"choose from: {names}")
         path = self.path / name
         if not path.resolve().is_relative_to(self.path.resolve()):
-            raise BadInput(f"{name} in the manifest of {self.path} lies outside the bundle; export the bundle again")
+            raise BadInput(f"{path} is outside the bundle", REMEDY)
         if not path.is_file():
-            raise BadInput(f"{path} is named in the manifest and missing; export the bundle again")
+            raise BadInput(f"{path} is missing but listed in the manifest", REMEDY)
         if sha256(path) != self.manifest.artifacts[name].sha256:
-            raise BadInput(
-                f"{path} is not the file that the manifest describes (SHA-256 differs); export the bundle again"
-            )
+            raise BadInput(f"{path} has changed since export (SHA-256 differs)", REMEDY)
         return path
 
 
-def is_bundle(folder: Path) -> bool:
-    """Return whether `folder` is a bundle, so that a new one may take its place."""
+def is_bundle(folder: StrPath) -> bool:
+    """Return whether `folder` is a bundle, so that a new one may replace it.
+
+    >>> is_bundle("bundle"), is_bundle("monuseg")
+    (True, False)
+    """
     try:
         Bundle(folder)
     except BadInput:
@@ -108,11 +188,11 @@ def is_bundle(folder: Path) -> bool:
     return True
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: StrPath, manifest: Manifest) -> None:
     """Write `manifest` into `folder`."""
-    write_json(folder / MANIFEST, msgspec.to_builtins(manifest))
+    write_json(Path(folder) / MANIFEST, msgspec.to_builtins(manifest))
 
 
-def artifact(folder: Path, name: str, *made_from: str) -> Artifact:
-    """Describe the file `name` in `folder`, made from the files `made_from`."""
-    return Artifact(sha256(folder / name), made_from)
+def artifact(folder: StrPath, name: str, *made_from: str) -> Artifact:
+    """Return the manifest entry of the file `name` in `folder`, made from the files `made_from`."""
+    return Artifact(sha256(Path(folder) / name), made_from)

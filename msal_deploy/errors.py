@@ -13,7 +13,7 @@ prints that line and exits with `exit_code`; users never see a traceback. Ctrl-C
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -70,13 +70,13 @@ class MissingExtra(MissingRequirement):
         super().__init__(f"{package} is not installed", f"run: pip install 'msal-deploy[{extra}]'")
 
 
-# Top-level module -> the extra that installs it. Modules of the base install are not listed.
+# Optional top-level module -> the extra that installs it. A runtime names its own in the catalogue of runtimes; listed
+# here are the modules that other parts of the package import, too.
 EXTRA_OF_MODULE = {
     "torch": "train",
     "torchvision": "train",
     "lightning": "train",
     "lightning_fabric": "train",
-    "onnxscript": "train",
     "tensorboard": "train",
     "segmentation_models_pytorch": "zoo",
     "tensorrt": "gpu",
@@ -89,15 +89,25 @@ EXTRA_OF_MODULE = {
 
 
 @contextmanager
-def translate_missing_extra() -> Iterator[None]:
-    """Turn a failed import of an optional package into `MissingExtra`; other import errors pass unchanged."""
+def translate_missing_extra(extras: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Turn a failed import of an optional package into `MissingExtra`; other import errors pass unchanged.
+
+    >>> with translate_missing_extra({"no_such_module": "fast"}):
+    ...     import no_such_module
+    Traceback (most recent call last):
+    msal_deploy.errors.MissingExtra: no_such_module is not installed; run: pip install 'msal-deploy[fast]'
+
+    Args:
+        extras: More optional modules and the extras that install them.
+    """
+    extra_of_module = {**EXTRA_OF_MODULE, **(extras or {})}
     try:
         yield
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if module not in EXTRA_OF_MODULE:
+        if module not in extra_of_module:
             raise
-        raise MissingExtra(module, EXTRA_OF_MODULE[module]) from error
+        raise MissingExtra(module, extra_of_module[module]) from error
 
 
 def suggest(word: str, words: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, and their hashes."""
+"""Atomic writes of files and folders, and their hashes."""
 
 import hashlib
 import json
@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from msal_deploy.errors import BadInput, MissingRequirement
 
-NO_ROOM = 1 << 20  # bytes; file systems keep a little back, and a failed write may not fill the last block
+StrPath: TypeAlias = str | os.PathLike[str]
+MIN_FREE_BYTES = 1 << 20  # file systems reserve some space, and a failed write may not fill the last block
 
 
 def _fsync(path: Path) -> None:
@@ -24,61 +25,77 @@ def _fsync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block succeeds, it becomes `path` in one step.
+def atomic_file(path: StrPath) -> Iterator[Path]:
+    """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.
 
-    When the block raises (a full disk and Ctrl-C included), the temporary file is removed and whatever was at
-    `path` before is still there.
+    If the block raises (including on a full disk or Ctrl-C), the temporary file is removed and the previous file
+    remains.
+
+    >>> with atomic_file("notes.txt") as temporary:
+    ...     _ = temporary.write_text("complete")
+    >>> Path("notes.txt").read_text()
+    'complete'
+
+    Raises:
+        MissingRequirement: The disk is full.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept: savers such as PIL and matplotlib choose their format by it.
+    # Keep the suffix: PIL and matplotlib choose the file format by it.
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
         yield temporary
         _fsync(temporary)
         temporary.replace(path)
     except Exception as error:
-        _tell_full_disk(path.parent, error)
+        _raise_if_disk_full(path.parent, error)
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _tell_full_disk(folder: Path, error: Exception) -> None:
-    """Raise `MissingRequirement` where the disk is full: torch and safetensors fail on it with errors of their own."""
-    if "No space left" in str(error) or shutil.disk_usage(folder).free < NO_ROOM:
-        raise MissingRequirement(f"The disk of {folder} is full; free some space and run the command again") from error
+def _raise_if_disk_full(folder: Path, error: Exception) -> None:
+    """Raise `MissingRequirement` if the disk is full: torch and safetensors raise other errors in that case."""
+    if "No space left" in str(error) or shutil.disk_usage(folder).free < MIN_FREE_BYTES:
+        remedy = "free some space and run the command again"
+        raise MissingRequirement(f"The disk of {folder} is full", remedy) from error
 
 
 @contextmanager
-def atomic_directory(path: Path, *, replaces: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; when the block succeeds, it becomes `path`.
+def atomic_directory(path: StrPath, *, replaces: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
+    """Yield a temporary folder next to `path`, and rename it to `path` if the block succeeds.
+
+    >>> with atomic_directory("results") as temporary:
+    ...     _ = (temporary / "a.txt").write_text("1")
+    >>> [file.name for file in Path("results").iterdir()]
+    ['a.txt']
 
     Args:
-        path: the folder to make. A missing or empty one is taken.
-        replaces: says of a folder whether it is of the same kind and may be replaced.
+        path: Folder to create. It may exist if it is empty.
+        replaces: Returns whether an existing folder is of the same kind and may be replaced.
 
     Raises:
-        BadInput: `path` holds something else, which is left alone, or is a mount point, which cannot be replaced.
+        BadInput: `path` contains something else, which stays unchanged, or is a mount point, which cannot be replaced.
+        MissingRequirement: The disk is full.
     """
-    path = path.resolve()
-    _check_target(path, replaces)
+    path = Path(path).resolve()
+    _check_replaceable(path, replaces)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     temporary.chmod(0o755)
     try:
         yield temporary
-        _check_target(path, replaces)  # again: somebody may have come first
+        _check_replaceable(path, replaces)  # again: another process may have written it meanwhile
         _swap(temporary, path)
     except Exception as error:
-        _tell_full_disk(path.parent, error)
+        _raise_if_disk_full(path.parent, error)
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    # Two renames: the old folder is deleted only once the new one stands in its place.
+    # Two renames: the old folder is deleted only after the new one has taken its place.
     old = temporary.with_name(temporary.name + "-old")
     if path.exists():
         path.rename(old)
@@ -86,22 +103,34 @@ def _swap(temporary: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_target(path: Path, replaces: Callable[[Path], bool]) -> None:
+def _check_replaceable(path: Path, replaces: Callable[[Path], bool]) -> None:
     if path.is_mount():
-        raise BadInput(f"{path} is a mount point; name a folder inside it")
+        raise BadInput(f"{path} is a mount point", "choose a folder inside it")
     if path.is_dir() and (not any(path.iterdir()) or replaces(path)):
         return
     if path.exists():
-        raise BadInput(f"{path} already exists and is not empty; choose another folder or remove it")
+        raise BadInput(f"{path} already exists and is not empty", "choose another folder or remove it")
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
+def sha256(path: StrPath) -> str:
+    """Return the SHA-256 of a file as a hexadecimal string.
+
+    >>> _ = Path("empty").write_bytes(b"")
+    >>> sha256("empty")[:8]
+    'e3b0c442'
+    """
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` (JSON types only) as indented JSON, atomically."""
+def write_json(path: StrPath, value: Any) -> None:
+    """Write `value` (JSON types only, no NaN) as indented JSON, atomically.
+
+    >>> write_json("report.json", {"dice": 0.81})
+    >>> print(Path("report.json").read_text(), end="")
+    {
+      "dice": 0.81
+    }
+    """
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

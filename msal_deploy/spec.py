@@ -1,4 +1,4 @@
-"""ModelSpec: what goes into a graph and what comes out. The one source for ONNX axes, profiles and host code."""
+"""ModelSpec: the input and output of every graph. ONNX axes, TensorRT profiles and host code are derived from it."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ Float32Maps = NDArray[np.float32]
 
 
 class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A dynamic axis: its name, the smallest and largest extent, and what the extent must be a multiple of."""
+    """A dynamic axis: its name, its smallest and largest extent, and the number that every extent is a multiple of."""
 
     name: str
     minimum: Annotated[int, msgspec.Meta(ge=1)]
@@ -22,7 +22,7 @@ class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Name, dtype and axes of a graph's input or output; a fixed axis is an integer."""
+    """Name, dtype and axes of a graph's input or output. A fixed axis is an integer."""
 
     name: str
     dtype: Literal["uint8", "float32"]
@@ -35,14 +35,21 @@ WIDTH = Axis("width", 32, 4096, multiple=32)
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The contract of every graph and engine in a bundle.
+    """Input and output of every graph and engine of a bundle.
+
+    >>> spec = ModelSpec()
+    >>> spec.image.name, spec.image.dtype, spec.probability.dtype
+    ('image', 'uint8', 'float32')
+    >>> spec.check_images(np.zeros((1, 60, 64, 3), np.uint8))
+    Traceback (most recent call last):
+    msal_deploy.errors.BadInput: Expected a height that is a multiple of 32, got 60; use 32 or 64
 
     Attributes:
-        image: uint8[N,H,W,3], RGB; the graph casts, transposes and normalises it.
-        probability: float32[N,1,H,W], the probability that a pixel belongs to a nucleus, whatever the precision inside.
-        mean, std: per channel, of intensities scaled to 0…1 (ImageNet's, as torchvision's weights expect).
-        microns_per_pixel: the resolution the network was trained at (MoNuSeg is 40×, 0.25 µm).
-        threshold: a pixel is a nucleus where the probability is at least this.
+        image: uint8[N,H,W,3], RGB. The graph casts, transposes and normalises it.
+        probability: float32[N,1,H,W], the probability that a pixel belongs to a nucleus, at every precision.
+        mean, std: Per channel, for intensities scaled to 0…1 (ImageNet's, as torchvision's weights expect).
+        microns_per_pixel: Resolution of the training images (MoNuSeg is 40×, 0.25 µm).
+        threshold: A pixel is nucleus if its probability is at least this.
     """
 
     image: TensorSpec = TensorSpec("image", "uint8", (BATCH, HEIGHT, WIDTH, 3))
@@ -54,25 +61,38 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if len(self.image.axes) != 4 or len(self.probability.axes) != 4:
-            raise ValueError("images and probabilities have four axes")
+            raise ValueError("Expected four axes for image and probability")
 
     def check_images(self, images: UInt8Images) -> None:
-        """Raise `BadInput` with one sentence unless `images` is what the graph takes."""
+        """Raise `BadInput` unless the graph can take `images`."""
         if not isinstance(images, np.ndarray):
-            raise BadInput(f"Images are a {type(images).__name__}; give a numpy array uint8[N, H, W, 3]")
+            raise BadInput(f"Expected a NumPy array, got {type(images).__name__}", "pass uint8[N, H, W, 3]")
         if images.dtype != self.image.dtype:
-            raise BadInput(f"Images are {images.dtype}; the graph takes uint8 RGB (0 to 255) and normalises by itself")
+            raise BadInput(
+                f"Expected uint8 images, got {images.dtype}", "pass RGB from 0 to 255; the graph normalises them"
+            )
         if images.ndim != 4 or images.shape[3] != 3:
-            raise BadInput(f"Images have the shape {images.shape}; give uint8[N, H, W, 3]")
+            raise BadInput(f"Expected images of shape (N, H, W, 3), got {images.shape}", "pass uint8[N, H, W, 3]")
         for axis, extent in zip(self.image.axes, images.shape, strict=True):
             if isinstance(axis, Axis):
                 check_extent(axis, extent)
 
 
 def check_extent(axis: Axis, extent: int) -> None:
-    """Raise `BadInput` unless `extent` lies in the axis' range and is a multiple of what it must be."""
+    """Raise `BadInput` unless `extent` is in the range of `axis` and a multiple of `axis.multiple`.
+
+    >>> check_extent(Axis("batch", 1, 64), 65)
+    Traceback (most recent call last):
+    msal_deploy.errors.BadInput: Expected a batch from 1 to 64, got 65; use a size in that range
+    """
     if not axis.minimum <= extent <= axis.maximum:
-        raise BadInput(f"The {axis.name} is {extent}; it must lie between {axis.minimum} and {axis.maximum}")
+        raise BadInput(
+            f"Expected a {axis.name} from {axis.minimum} to {axis.maximum}, got {extent}", "use a size in that range"
+        )
     if extent % axis.multiple:
-        below, above = extent // axis.multiple * axis.multiple, -(-extent // axis.multiple) * axis.multiple
-        raise BadInput(f"The {axis.name} is {extent}, no multiple of {axis.multiple}; use {below or above} or {above}")
+        below = extent // axis.multiple * axis.multiple
+        above = below + axis.multiple
+        raise BadInput(
+            f"Expected a {axis.name} that is a multiple of {axis.multiple}, got {extent}",
+            f"use {below or above} or {above}",
+        )

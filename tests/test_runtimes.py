@@ -25,7 +25,7 @@ from msal_deploy.package import PackageOptions, write_package
 from msal_deploy.precision.calibrate import calibrate
 from msal_deploy.precision.calibration_tiles import Tile
 from msal_deploy.precision.int8 import quantisable, to_int8
-from msal_deploy.runtimes import Engine, base, open_engine
+from msal_deploy.runtimes import Engine, catalogue, open_engine
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 # What OpenVINO computes in only where the CPU can; INT8 and FP32 it has on every one.
@@ -128,7 +128,7 @@ def changed(tiny: Bundle, tmp_path: Path) -> Callable[[str, bytes], Bundle]:
     ],
 )
 def test_unnamed_the_fastest_engine_is_taken(bundle, monkeypatch, graphs, missing, engine):
-    monkeypatch.setattr(base, "find_spec", lambda name: None if name in missing else find_spec(name))
+    monkeypatch.setattr(catalogue, "find_spec", lambda name: None if name in missing else find_spec(name))
     for graph in graphs:
         monkeypatch.setitem(bundle.manifest.artifacts, graph, bundle.manifest.artifacts[GRAPH])
     assert open_engine(bundle).id == engine
@@ -374,10 +374,10 @@ def test_changed_file_is_refused(bundle, tiny, tmp_path, name, file):
         ("openvin:fp32", "did you mean 'openvino'"),
         ("Torch:fp32", "did you mean 'torch'"),
         ("zebra:fp32", "choose from: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, triton"),
-        ("", "known"),
-        (":fp32", "known"),
-        ("torch", "choose from: fp32"),
-        ("torch:int4", "torch runs no 'int4'; known"),
+        ("", "'' is not a runtime .in ''.; choose from"),
+        (":fp32", "'' is not a runtime .in ':fp32'.; choose from"),
+        ("torch", "torch does not support ''; choose from: fp32"),
+        ("torch:int4", "torch does not support 'int4'; choose from: fp32"),
         ("torch:fp32:", "did you mean 'fp32'"),
     ],
 )

@@ -12,8 +12,7 @@ from msal_deploy.hardware import (
     memory_gib,
     query_driver,
 )
-
-PACKAGES = ("msal-deploy", "numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch", "tritonclient")
+from msal_deploy.runtimes import runtime_packages
 
 
 def describe_machine() -> dict[str, Any]:
@@ -38,5 +37,5 @@ def describe_machine() -> dict[str, Any]:
         "load_average": [round(load, 2) for load in load_average()],
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": installed_versions(PACKAGES),
+        "versions": installed_versions(("msal-deploy", "numpy", *runtime_packages())),
     }

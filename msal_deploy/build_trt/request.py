@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import Bundle, graph_name
 from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.spec import Axis, ModelSpec, check_extent
 from msal_deploy.targets import Target, find_target, target_names, target_of_sm
@@ -64,7 +64,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
     @property
     def graph(self) -> str:
         """File name of the graph in the bundle."""
-        return f"model.{self.precision}.onnx"
+        return graph_name(self.precision)
 
     @property
     def plan(self) -> str:
@@ -142,7 +142,7 @@ def first_preferred(bundle: Bundle, target: Target) -> str:
         BadInput: The bundle has none of these graphs.
     """
     for precision in target.preferred:
-        if f"model.{precision}.onnx" in bundle.manifest.artifacts:
+        if bundle.has_graph(precision):
             return precision
     preferred = ", ".join(target.preferred)
     cause = f"{bundle.path} has no graph in a preferred precision of {target.gpu} ({preferred})"

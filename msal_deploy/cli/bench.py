@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import BundlePath, Engines, Json, available_engines, parse_size
+from msal_deploy.cli.options import BundlePath, Engines, Json, parse_size
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def bench(
     from msal_deploy import bench as stage
     from msal_deploy.bundle import Bundle
     from msal_deploy.files import write_json
+    from msal_deploy.runtimes import available_engines
 
     if tune and (batch or threads or streams):
         raise BadInput("--tune cannot be combined with --batch, --threads or --streams", "leave out those or --tune")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from msal_deploy.cli.options import Encoder, Engines, Epochs, Json, available_engines, choose_recipe
+from msal_deploy.cli.options import Encoder, Engines, Epochs, Json, choose_recipe
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def run(
     from msal_deploy.data import label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json
     from msal_deploy.report import accuracy_latency, accuracy_latency_table
+    from msal_deploy.runtimes import available_engines
     from msal_deploy.weights import DEFAULT, find_weights
 
     trains = checkpoint is None and recipe is not None

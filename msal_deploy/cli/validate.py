@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from msal_deploy.cli.options import BundlePath, Engines, Json, Threads, available_engines
+from msal_deploy.cli.options import BundlePath, Engines, Json, Threads
 
 
 def validate(
@@ -32,6 +32,7 @@ def validate(
     from msal_deploy.data import label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json
     from msal_deploy.precision.calibration_tiles import require_unseen
+    from msal_deploy.runtimes import available_engines
     from msal_deploy.validate import validate as score
 
     opened = Bundle(bundle)

@@ -29,6 +29,7 @@ from msal_deploy.data.annotations import VERTEX_CONVENTION, rasterise, read_xml
 from msal_deploy.data.archive import is_junk, unpack
 from msal_deploy.data.images import image_size, read_image, read_label
 from msal_deploy.errors import BadInput
+from msal_deploy.files import StrPath
 
 Split = Literal["train", "test"]
 Role = Literal["image", "xml", "map"]
@@ -172,7 +173,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def open_dataset(path: Path) -> Iterator[Dataset]:
+def open_dataset(path: StrPath) -> Iterator[Dataset]:
     """Open a folder or zip as a data set. A zip is unpacked into a temporary folder, which is removed afterwards.
 
     >>> with open_dataset(Path("monuseg")) as dataset:
@@ -187,12 +188,13 @@ def open_dataset(path: Path) -> Iterator[Dataset]:
 
 
 @contextmanager
-def opened_folder(path: Path) -> Iterator[Path]:
+def opened_folder(path: StrPath) -> Iterator[Path]:
     """Yield `path` if it is a folder; unpack it into a temporary folder and yield that if it is a zip.
 
     Raises:
         BadInput: The path does not exist, or the zip cannot be unpacked safely.
     """
+    path = Path(path)
     if not path.exists():
         raise BadInput(f"{path} does not exist", "check the path of the folder or zip")
     if path.is_dir():
@@ -204,7 +206,7 @@ def opened_folder(path: Path) -> Iterator[Path]:
         yield folder
 
 
-def find_dataset(folder: Path) -> Dataset:
+def find_dataset(folder: StrPath) -> Dataset:
     """Return the annotated images of a folder.
 
     >>> [annotated.stem for annotated in find_dataset(Path("monuseg")).train]
@@ -214,7 +216,7 @@ def find_dataset(folder: Path) -> Dataset:
         BadInput: There are no images, an image has no annotation or an annotation no image, two files share a stem and
             role, a stem is in both splits, or only some folders are named train or test.
     """
-    findings = scan(folder)
+    findings = scan(folder := Path(folder))
     if findings.problems:
         first, more = findings.problems[0], len(findings.problems) - 1
         also = f" (and {more} more: run msal-deploy data verify)" if more else ""

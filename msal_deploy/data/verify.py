@@ -17,6 +17,7 @@ from msal_deploy.data.dataset import AnnotatedImage, Problem, checked_size, open
 from msal_deploy.data.images import read_image, read_label
 from msal_deploy.data.verify_report import Agreement, ImageReport, SplitReport, VerifyReport
 from msal_deploy.errors import BadInput
+from msal_deploy.files import StrPath
 
 MIN_AGREEMENT = 0.85  # IoU; the worst MoNuSeg image has 0.90, and without the shift of 1 px the mean is 0.87
 
@@ -24,7 +25,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def verify(path: Path, *, progress: bool = False) -> VerifyReport:
+def verify(path: StrPath, *, progress: bool = False) -> VerifyReport:
     """Read every file of a data set and report its contents and problems.
 
     >>> report = verify(Path("monuseg"))

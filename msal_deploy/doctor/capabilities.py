@@ -3,6 +3,7 @@
 import msgspec
 
 from msal_deploy.doctor.machine import Machine
+from msal_deploy.runtimes import CATALOGUE, Runtime
 from msal_deploy.targets import targets
 
 INT8_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp")  # INT8 dot products, the fastest first
@@ -33,15 +34,15 @@ def capabilities(machine: Machine) -> tuple[Capability, ...]:
 
 
 def _engines(machine: Machine) -> tuple[Capability, ...]:
-    return tuple(_engine(machine, name) for name in ("openvino", "onnxruntime", "torch"))
+    return tuple(_engine(machine, runtime) for runtime in CATALOGUE.values() if runtime.device == "cpu")
 
 
-def _engine(machine: Machine, name: str) -> Capability:
-    versions = [machine.packages[key] for key in (name, f"{name}-gpu") if key in machine.packages]
+def _engine(machine: Machine, runtime: Runtime) -> Capability:
+    name, versions = runtime.name, [machine.packages[key] for key in runtime.packages if key in machine.packages]
     if name in machine.faults:
         return Capability(f"run {name} on the CPU", False, f"installed, but fails: {machine.faults[name]}")
-    extra = "msal-deploy[train]" if name == "torch" else "msal-deploy"
-    return Capability(f"run {name} on the CPU", bool(versions), versions[0] if versions else f"pip install '{extra}'")
+    how = versions[0] if versions else f"pip install '{runtime.requirement}'"
+    return Capability(f"run {name} on the CPU", bool(versions), how)
 
 
 def _int8(machine: Machine) -> Capability:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import onnx
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import Bundle, graph_name
 from msal_deploy.errors import BadInput
 from msal_deploy.graph import Layer, layers, load_graph
 from msal_deploy.roofline import Estimate, estimate
@@ -66,16 +66,15 @@ def inspect_bundle(bundle: Bundle, targets: Sequence[Target]) -> BundleReport:
 
 
 def _graphs(bundle: Bundle) -> dict[str, onnx.ModelProto]:
-    names = {precision: f"model.{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
-    present = {p: name for p, name in names.items() if name in bundle.manifest.artifacts or p == "fp32"}
-    return {precision: load_graph(bundle.file(name)) for precision, name in present.items()}
+    present = ["fp32", *(precision for precision in ("fp16", "int8") if bundle.has_graph(precision))]
+    return {precision: load_graph(bundle.graph(precision)) for precision in present}
 
 
 def _layers(precision: str, graph: onnx.ModelProto) -> tuple[Layer, ...]:
     counted = layers(graph, batch=1, height=SIDE, width=SIDE)
     if not counted:
         raise BadInput(
-            f"model.{precision}.onnx is not a segmentation network (no convolution, no matrix product)",
+            f"{graph_name(precision)} is not a segmentation network (no convolution, no matrix product)",
             "export the bundle again",
         )
     return counted
@@ -89,4 +88,4 @@ def _estimates(layers_of: dict[str, tuple[Layer, ...]], target: Target) -> list[
 
 def _check_parser(precision: str, graph: onnx.ModelProto, tensorrt: str) -> ParserSupport:
     problems = check_operators(graph, tensorrt)
-    return ParserSupport(f"model.{precision}.onnx", tensorrt, tuple(map(str, problems)))
+    return ParserSupport(graph_name(precision), tensorrt, tuple(map(str, problems)))

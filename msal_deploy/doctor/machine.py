@@ -23,21 +23,12 @@ from msal_deploy.hardware import (
     memory_gib,
     query_driver,
 )
+from msal_deploy.runtimes import runtime_packages
 from msal_deploy.trt.bindings import load_backend
 
 T = TypeVar("T")
 
-PACKAGES = (
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "numpy",
-    "cuda-python",
-    "pycuda",
-    "polygraphy",
-)
+PACKAGES = ("onnx", "numpy", "cuda-python", "pycuda", "polygraphy")
 CUDA_RUNTIMES = ("nvidia-cuda-runtime-cu11", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime")
 
 
@@ -111,7 +102,7 @@ def inspect_machine() -> Machine:
         driver_cuda=nvidia.cuda,
         no_gpu=nvidia.problem,
         python=platform.python_version(),
-        packages=installed_versions(PACKAGES),
+        packages=installed_versions((*runtime_packages("cpu"), *PACKAGES)),
         faults=faults,
         cuda=installed_versions(CUDA_RUNTIMES) | _compiler(),
         tensorrt=_backend("tensorrt", faults),

@@ -79,10 +79,9 @@ def sources() -> Path:
 
 def _graphs(bundle: Bundle, precision: str) -> Iterator[str]:
     """Yield the names of the graphs of a precision, after checking their SHA-256."""
-    for name in sorted(bundle.manifest.artifacts):
-        if name.startswith(f"model.{precision}.") and name.endswith(".onnx"):
-            bundle.file(name)
-            yield name
+    for name in bundle.graph_variants(precision):
+        bundle.file(name)
+        yield name
 
 
 def _plans(bundle: Bundle, options: PackageOptions) -> Iterator[str]:

@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import GOLDEN_IMAGE, GOLDEN_PROBABILITY, Bundle
 from msal_deploy.errors import GateFailed
 from msal_deploy.files import write_json
 from msal_deploy.package import check_golden
 from msal_deploy.runtimes import open_engine
 from msal_deploy.spec import Float32Maps, UInt8Images
 
-IMAGE, PROBABILITY = "golden/image.npy", "golden/probability.npy"
 # Precision -> the engine that computes the reference. The FP32 reference comes from torch and is in the bundle.
 REFERENCE_ENGINES = {"fp16": "onnxruntime:fp16", "int8": "openvino:int8"}
 # Tolerances: the largest |Δp| of a pixel, the mean |Δp|, and the fraction of pixels that cross the threshold (flipped).
@@ -51,9 +50,9 @@ def write_golden(bundle: Bundle, folder: Path) -> None:
         GateFailed: A graph gives NaN or Inf.
     """
     folder.mkdir(parents=True)
-    images = np.load(bundle.file(IMAGE))
+    images = np.load(bundle.file(GOLDEN_IMAGE))
     _write_images(images, folder)
-    exact = np.load(bundle.file(PROBABILITY))
+    exact = np.load(bundle.file(GOLDEN_PROBABILITY))
     probabilities = {"fp32": exact} | _references(bundle, images)
     for precision, probability in probabilities.items():
         _write_probability(probability, bundle.spec.threshold, folder, precision)
@@ -79,7 +78,7 @@ def _write_images(images: UInt8Images, folder: Path) -> None:
 def _references(bundle: Bundle, images: UInt8Images) -> dict[str, Float32Maps]:
     probabilities = {}
     for precision, engine_id in REFERENCE_ENGINES.items():
-        if f"model.{precision}.onnx" in bundle.manifest.artifacts:
+        if bundle.has_graph(precision):
             with open_engine(bundle, engine_id) as engine:
                 probabilities[precision] = engine(images)
     return probabilities

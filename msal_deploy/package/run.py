@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from msal_deploy.bundle import Bundle
-from msal_deploy.files import atomic_directory, sha256, write_json
+from msal_deploy.bundle import GOLDEN, Bundle
+from msal_deploy.files import StrPath, atomic_directory, sha256, write_json
 from msal_deploy.package.golden import write_golden
 from msal_deploy.package.options import INTEGRATIONS, PREFERRED, PackageOptions, choose_options
 
@@ -46,7 +46,9 @@ class PackageReport(msgspec.Struct, frozen=True):
         return {"host": self.integration, "folder": self.folder.name, "files": self.files, "next_step": self.next_step}
 
 
-def write_package(bundle: Bundle, integration: str, out: Path, options: PackageOptions | None = None) -> PackageReport:
+def write_package(
+    bundle: Bundle, integration: str, out: StrPath, options: PackageOptions | None = None
+) -> PackageReport:
     """Package a bundle for an integration. An older package at `out` is replaced::
 
         report = write_package(Bundle(Path("bundle")), "cpp", Path("segmenter"), PackageOptions("int8"))
@@ -65,13 +67,13 @@ def write_package(bundle: Bundle, integration: str, out: Path, options: PackageO
     default = choose_options(integration)
     options = options or default
     if options.precision != PREFERRED:
-        bundle.file(f"model.{options.precision}.onnx")  # fail before any work
+        bundle.graph(options.precision)  # fail before any work
     with atomic_directory(out, replaces=is_package) as folder:
-        write_golden(bundle, folder / "golden")
+        write_golden(bundle, folder / GOLDEN)
         next_step = importlib.import_module(INTEGRATIONS[integration]).write(bundle, folder, options)
         files = {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
         write_json(folder / RECORD, msgspec.to_builtins(Record(integration, files)))
-    return PackageReport(integration, out, files, next_step)
+    return PackageReport(integration, Path(out), files, next_step)
 
 
 def is_package(folder: Path) -> bool:

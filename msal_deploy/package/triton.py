@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from msal_deploy.bundle import Bundle
-from msal_deploy.package.golden import IMAGE
+from msal_deploy.bundle import GOLDEN_IMAGE, Bundle
 from msal_deploy.package.triton_backends import Serving, choose_serving
 from msal_deploy.package.triton_config import WARM_UP, model_config
 
@@ -59,7 +58,7 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
 
 def _write_warm_up(bundle: Bundle, folder: Path, size: tuple[int, int] | None) -> tuple[int, int]:
     """Write the first golden tile, repeated or cropped to `size` if given, and return its height and width."""
-    image = np.load(bundle.file(IMAGE))[0]
+    image = np.load(bundle.file(GOLDEN_IMAGE))[0]
     height, width = size or image.shape[:2]
     missing = [(0, max(0, wanted - extent)) for wanted, extent in zip((height, width), image.shape[:2], strict=True)]
     folder.mkdir(parents=True)

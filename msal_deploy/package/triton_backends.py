@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 TritonBackendName = Literal["tensorrt", "onnxruntime", "openvino"]
 TRITON_BACKENDS: tuple[TritonBackendName, ...] = get_args(TritonBackendName)
-UNSIGNED = "model.int8.u8s8.onnx"  # the same INT8 for ONNX Runtime's kernels on CPUs
 MAX_BATCH = 8  # for graphs; a plan has its own limit. 8 images of 512×512 px: a 6 MiB request, an 8 MiB response
 
 
@@ -72,9 +71,7 @@ def _default_backend(bundle: Bundle, options: PackageOptions) -> str:
 
 
 def _by_graph(bundle: Bundle, options: PackageOptions, backend: TritonBackendName) -> Serving:
-    graph = f"model.{options.precision}.onnx"
-    if backend == "onnxruntime" and options.precision == "int8" and not options.gpu:
-        graph = UNSIGNED if UNSIGNED in bundle.manifest.artifacts else graph
+    graph = bundle.graph_name(options.precision, None if options.gpu else backend)
     if backend == "onnxruntime" and options.precision == "fp16" and not options.gpu:
         raise BadInput("ONNX Runtime runs FP16 on a GPU only", "choose a GPU with --gpu, or use fp32 or int8")
     container = find_target(options.gpu).container if options.gpu else _newest()

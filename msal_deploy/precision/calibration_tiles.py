@@ -7,12 +7,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import CALIBRATION, Bundle
 from msal_deploy.data import AnnotatedImage
 from msal_deploy.errors import BadInput
 from msal_deploy.spec import UInt8Images
 
-LIST = "calibration.json"
 SIDE = 256  # px; ranges of a convolutional network do not depend on it, and small tiles cover more tissue per minute
 TISSUE_DENSITY = 0.15  # optical density above which a pixel is stained (Macenko et al., ISBI 2009)
 MIN_TISSUE = 0.1  # fraction of stained pixels below which a tile is background
@@ -105,8 +104,8 @@ def require_unseen(bundle: Bundle, images: Iterable[AnnotatedImage]) -> None:
     Raises:
         BadInput: An image of the bundle's calibration list has the same pixels as one of `images`.
     """
-    if LIST in bundle.manifest.artifacts:
-        calibrated = msgspec.json.decode(bundle.file(LIST).read_bytes(), type=CalibrationList)
+    if CALIBRATION in bundle:
+        calibrated = msgspec.json.decode(bundle.file(CALIBRATION).read_bytes(), type=CalibrationList)
         _require_disjoint(images, {digest: stem for stem, digest in calibrated.images.items()})
 
 

@@ -9,14 +9,21 @@ import numpy as np
 import onnx
 from msgspec.structs import replace
 
-from msal_deploy.bundle import Bundle, artifact, write_manifest
+from msal_deploy.bundle import (
+    CALIBRATION,
+    INT8_U8S8,
+    PRECISION_REPORT,
+    Bundle,
+    artifact,
+    graph_name,
+    write_manifest,
+)
 from msal_deploy.data import AnnotatedImage, patches_of, validation_split
 from msal_deploy.errors import GateFailed
-from msal_deploy.files import write_json
+from msal_deploy.files import StrPath, write_json
 from msal_deploy.graph import Layer, check_graph, int8_share, layers, load_graph
 from msal_deploy.precision.calibrate import Method, calibrate, max_abs_values
 from msal_deploy.precision.calibration_tiles import (
-    LIST,
     Tile,
     describe_tiles,
     disjoint_selections,
@@ -29,8 +36,7 @@ from msal_deploy.precision.search import Evaluator, SearchReport, search
 from msal_deploy.runtimes import open_engine
 from msal_deploy.scoring import Difference
 
-FP32, FP16, INT8, INT8_U8S8 = "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.u8s8.onnx"
-REPORT = "precision.json"
+FP32, FP16, INT8 = graph_name("fp32"), graph_name("fp16"), graph_name("int8")
 TILES = 40  # calibration tiles by default
 CALIBRATION_RUNS = 5  # disjoint selections of tiles, to estimate how much Dice depends on the selection
 CHECKED_TILES = 8  # tiles on which the FP16 graph is compared with FP32
@@ -106,7 +112,7 @@ class PrecisionReport(msgspec.Struct, frozen=True):
 
 
 def add_precisions(
-    folder: Path,
+    folder: StrPath,
     train: Sequence[AnnotatedImage],
     test: Sequence[AnnotatedImage] = (),
     *,
@@ -115,7 +121,7 @@ def add_precisions(
     tiles: int | None = None,
     method: Method = "minmax",
     budget: float | None = None,
-    trial_log: Path | None = None,
+    trial_log: StrPath | None = None,
     progress: bool = False,
 ) -> PrecisionReport:
     """Add FP16 and INT8 graphs to the bundle in `folder`, before anything else reads it::
@@ -141,14 +147,15 @@ def add_precisions(
         BadInput: There are too few tiles or images, a test image is among them, or an activation is constant.
         GateFailed: The FP16 graph gives NaN or Inf, or no INT8 graph stays within the budget.
     """
+    folder, trial_log = Path(folder), Path(trial_log) if trial_log else None
     bundle = Bundle(folder)
     training, validation = validation_split(train, bundle.manifest.recipe.train.validation)
     pool = tissue_tiles(training, test)
     tiles = tiles or min(TILES, len(pool))
     selected = select_tiles(pool, tiles)
     record = describe_tiles(selected, training, method)
-    write_json(folder / LIST, msgspec.to_builtins(record))
-    _register(folder, **{LIST: ()})
+    write_json(folder / CALIBRATION, msgspec.to_builtins(record))
+    _register(folder, **{CALIBRATION: ()})
     ranges = calibrate(folder / FP32, selected, method, progress=progress) if int8 or method == "minmax" else None
     extremes = ranges if method == "minmax" else calibrate(folder / FP32, selected, progress=progress) if fp16 else None
     report = PrecisionReport(
@@ -158,8 +165,8 @@ def add_precisions(
         _add_fp16(folder, selected, extremes) if fp16 else None,
         _add_int8(folder, ranges, pool, validation, tiles, method, budget, trial_log, progress) if int8 else None,
     )
-    write_json(folder / REPORT, report.to_json())
-    _register(folder, **{REPORT: (FP32, LIST)})
+    write_json(folder / PRECISION_REPORT, report.to_json())
+    _register(folder, **{PRECISION_REPORT: (FP32, CALIBRATION)})
     return report
 
 
@@ -173,7 +180,7 @@ def _register(folder: Path, **made: tuple[str, ...]) -> None:
 def _save(model: onnx.ModelProto, folder: Path, name: str) -> None:
     onnx.save(model, folder / name)
     check_graph(folder / name)
-    _register(folder, **{name: (FP32, LIST)})
+    _register(folder, **{name: (FP32, CALIBRATION)})
 
 
 def _add_fp16(folder: Path, tiles: Sequence[Tile], extremes: Any) -> Fp16Report:

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import Progress
 
-from msal_deploy.bundle import Bundle, artifact, write_manifest
+from msal_deploy.bundle import Bundle, artifact, graph_name, write_manifest
 from msal_deploy.data import Patch
 from msal_deploy.errors import GateFailed
 from msal_deploy.graph import int8_share, layers, module_of
@@ -33,8 +33,8 @@ from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.runtimes import open_engine
 from msal_deploy.scoring import Difference, probabilities, score_engine
 
-REFERENCE, ENGINE, GRAPH = "openvino:fp32", "openvino:int8", "model.int8.onnx"
-SOURCE = "model.fp32.onnx"
+REFERENCE, ENGINE, GRAPH = "openvino:fp32", "openvino:int8", graph_name("int8")
+SOURCE = graph_name("fp32")
 
 
 class Trial(msgspec.Struct, frozen=True):

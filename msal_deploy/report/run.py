@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from msal_deploy import __version__, metrics
-from msal_deploy.files import atomic_file
+from msal_deploy.bundle import CHECKPOINT
+from msal_deploy.files import StrPath, atomic_file
 from msal_deploy.report import formatting, plots
 from msal_deploy.report import overlays as pictures
 from msal_deploy.report.formatting import Json, count, patches_of_images, signed
@@ -16,7 +16,7 @@ from msal_deploy.report.tradeoff import PARETO_OPTIMAL, accuracy_latency
 
 
 def write_report(
-    path: Path,
+    path: StrPath,
     *,
     title: str,
     manifest: Json,
@@ -142,7 +142,7 @@ def _facts(manifest: Json, validation: Json | None, data: str) -> dict[str, str]
     """Return the rows of the section on the network and the data, as label -> text."""
     recipe, network = manifest["recipe"], manifest["recipe"]["network"]
     blocks = [text for block, text in BLOCKS.items() if network[block]]
-    checkpoint = manifest["artifacts"].get("checkpoint.safetensors")
+    checkpoint = manifest["artifacts"].get(CHECKPOINT)
     facts = {
         "Network": f"MSAL-Net, {network['backbone']} with {', '.join(blocks) or 'none of the paper’s three blocks'}"
         if network.get("model", "msal-net") == "msal-net"

@@ -1,5 +1,19 @@
-"""Runtimes: one file each, behind `open_engine`."""
+"""Runtimes: one module for each, opened with `open_engine`.
 
-from msal_deploy.runtimes.base import RUNTIMES, Engine, is_available, open_engine
+===========  ==========================================================
+`catalogue`  `CATALOGUE`: every runtime; `open_engine`, `available_engines`
+`base`       `Engine`, which every runtime implements
+===========  ==========================================================
+"""
 
-__all__ = ["RUNTIMES", "Engine", "is_available", "open_engine"]
+from msal_deploy.runtimes.base import Engine
+from msal_deploy.runtimes.catalogue import (
+    CATALOGUE,
+    Runtime,
+    available_engines,
+    find_runtime,
+    open_engine,
+    runtime_packages,
+)
+
+__all__ = ["CATALOGUE", "Engine", "Runtime", "available_engines", "find_runtime", "open_engine", "runtime_packages"]

@@ -1,10 +1,8 @@
-"""Engine: one graph opened in one runtime. Everything that runs a network goes through `open_engine`."""
+"""Engine: a graph or plan of a bundle, opened in one runtime. `open_engine` returns one."""
 
-import importlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from importlib.util import find_spec
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -12,49 +10,53 @@ import numpy as np
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, DeployError, suggest, translate_missing_extra
+from msal_deploy.runtimes.catalogue import CATALOGUE, extras
 from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
 
-# Runtime -> where its Engine is. Imported only when it is opened, so a runtime costs nothing until it is used.
-RUNTIMES = {
-    "torch": "msal_deploy.runtimes.torch:TorchEngine",
-    "onnxruntime": "msal_deploy.runtimes.onnxruntime:OnnxRuntimeEngine",
-    "openvino": "msal_deploy.runtimes.openvino:OpenVinoEngine",
-    "tensorrt": "msal_deploy.runtimes.tensorrt:TensorRtEngine",
-    "tensorrt-rtx": "msal_deploy.runtimes.tensorrt:TensorRtRtxEngine",
-    "triton": "msal_deploy.runtimes.triton:TritonEngine",
-}
-
-
-# By evidence (benchmarks/README.md), the fastest first.
-CPU_ENGINES = ("openvino:int8", "onnxruntime:int8", "openvino:fp32", "onnxruntime:fp32", "torch:fp32")
 MAX_THREADS = 1024
 
 
 class Engine(ABC):
-    """A context manager that turns images into probabilities; nothing is loaded before it is entered.
+    """A context manager that computes probabilities from images. The graph is loaded on entering.
 
-    A runtime whose `precisions` are empty checks by itself what follows the colon of its ids.
+    >>> from msal_deploy.runtimes import open_engine
+    >>> engine = open_engine(Bundle("bundle"), "openvino:fp32")
+    >>> engine.id, engine.is_open
+    ('openvino:fp32', False)
+    >>> with engine:
+    ...     engine(np.zeros((2, 32, 32, 3), np.uint8)).shape
+    (2, 1, 32, 32)
 
-    Threads may share one; it serves them one after the other. A runtime implements `_open`, `_infer` and `_close`.
+    Threads may share an engine: calls run one after the other.
+
+    To add a runtime, implement `_open`, `_infer` and `_close`, and add an entry to the catalogue. Leave the entry's
+    `precisions` empty if the runtime parses the part after the colon itself, such as Triton's URL.
 
     Args:
-        bundle: where the graph is.
-        precision: which graph of the bundle: ``fp32``, ``fp16``, ``int8``.
-        threads: CPU threads, or None for as many as the runtime takes by itself.
-        streams: how many images of a batch are computed side by side, where the runtime can.
+        bundle: Bundle with the graph or plan.
+        precision: Part of the id after the colon: ``fp32``, ``fp16``, ``int8``.
+        threads: CPU threads; None for the runtime's own choice.
+        streams: Images of a batch that are computed in parallel, if the runtime supports it.
+
+    Attributes:
+        runtime: Name in the catalogue.
+        has_streams: Whether the runtime supports more than one stream.
+
+    Raises:
+        BadInput: The runtime does not support the precision, threads or streams.
     """
 
     runtime: ClassVar[str]
-    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     has_streams: ClassVar[bool] = False
 
     def __init__(self, bundle: Bundle, precision: str, threads: int | None = None, streams: int = 1) -> None:
-        if self.precisions and precision not in self.precisions:
-            raise BadInput(f"{self.runtime} runs no {precision!r}; {suggest(precision, self.precisions)}")
+        precisions = CATALOGUE[self.runtime].precisions if self.runtime in CATALOGUE else ()
+        if precisions and precision not in precisions:
+            raise BadInput(f"{self.runtime} does not support {precision!r}", suggest(precision, precisions))
         if threads is not None and not 1 <= threads <= MAX_THREADS:
-            raise BadInput(f"{threads} threads are no sensible number; give 1 to {MAX_THREADS}")
+            raise BadInput(f"Expected 1 to {MAX_THREADS} threads, got {threads}", "use a number in that range")
         if streams < 1 or (streams > 1 and not self.has_streams):
-            raise BadInput(f"{self.runtime} does not run {streams} streams; leave it at 1, or use openvino")
+            raise BadInput(f"{self.runtime} does not support {streams} streams", "use 1 stream or openvino")
         self.bundle = bundle
         self.precision = precision
         self.threads = threads
@@ -69,96 +71,69 @@ class Engine(ABC):
 
     @property
     def spec(self) -> ModelSpec:
-        """What the engine takes and gives."""
+        """Input and output of the engine."""
         return self.bundle.spec
 
     def __enter__(self) -> Self:
         if self.is_open:
             raise RuntimeError(f"{self.id} is already open: use one with statement for each engine")
         try:
-            with translate_missing_extra():
+            with translate_missing_extra(extras()):
                 self._open()
         except (DeployError, MemoryError):
             raise
-        except Exception as error:  # each runtime has its own
-            raise BadInput(
-                f"{self.id} cannot open the graph of {self.bundle.path} ({error}); export it again"
-            ) from error
+        except Exception as error:  # each runtime raises its own types
+            raise BadInput(f"{self.id} cannot open {self.bundle.path} ({error})", "export the bundle again") from error
         self.is_open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:  # a thread may still be inside a call
+        with self._lock:  # another thread may still be in a call
             if self.is_open:
                 self.is_open = False
                 self._close()
 
     def __call__(self, images: UInt8Images) -> Float32Maps:
-        """Return the probability of a nucleus.
+        """Return the probability that each pixel belongs to a nucleus.
 
         Args:
-            images: uint8[N,H,W,3], RGB, H and W multiples of 32.
+            images: uint8[N,H,W,3], RGB, H and W multiples of 32. Any memory layout.
 
         Returns:
-            float32[N,1,H,W], the caller's own.
+            float32[N,1,H,W], a new array.
 
         Raises:
-            BadInput: the images are not that.
-            RuntimeError: the engine has not been entered.
+            BadInput: The engine cannot take `images`.
+            RuntimeError: The engine is not open.
         """
         if not self.is_open:
             raise RuntimeError(f"{self.id} is not open: use it in a with statement")
         self.spec.check_images(images)
-        # Views such as images[..., ::-1], which turn BGR into RGB, are not laid out as the runtimes take them.
+        # Views such as images[..., ::-1] (BGR to RGB) are not contiguous, and the runtimes read plain buffers.
         with self._lock:
             if not self.is_open:
                 raise RuntimeError(f"{self.id} was closed while this call waited for another")
             return self._infer(np.ascontiguousarray(images))
 
     def _check_names(self, inputs: Iterable[str], outputs: Iterable[str]) -> None:
-        """Raise `BadInput` unless the graph has the input and the output that the spec names."""
+        """Raise `BadInput` unless the graph has the input and the output of the specification."""
         for tensor, names in ((self.spec.image.name, inputs), (self.spec.probability.name, outputs)):
             if tensor not in (names := list(names)):
-                raise BadInput(f"The graph has no {tensor!r} but {', '.join(names)}; it is not one of msal-deploy's")
+                raise BadInput(
+                    f"Expected a tensor named {tensor!r}, got {', '.join(names)}",
+                    "use a graph that msal-deploy exported",
+                )
 
     @abstractmethod
-    def _open(self) -> None: ...
+    def _open(self) -> None:
+        """Load the graph."""
 
     @abstractmethod
-    def _infer(self, images: UInt8Images) -> Float32Maps: ...
+    def _infer(self, images: UInt8Images) -> Float32Maps:
+        """Compute contiguous images that the specification accepts."""
 
     @abstractmethod
-    def _close(self) -> None: ...
-
-
-def is_available(bundle: Bundle, engine_id: str) -> bool:
-    """Return whether a CPU engine's runtime is installed and the bundle has the graph of its precision."""
-    runtime, _, precision = engine_id.partition(":")
-    return find_spec(runtime) is not None and f"model.{precision}.onnx" in bundle.manifest.artifacts
-
-
-def open_engine(
-    bundle: Bundle, engine_id: str | None = None, *, threads: int | None = None, streams: int = 1
-) -> Engine:
-    """Return the engine that `engine_id` names, to be entered with ``with``; by default the fastest on this CPU.
-
-    ::
-
-        with open_engine(Bundle(Path("bundle")), "openvino:fp32") as engine:
-            probability = engine(images)
-
-    Raises:
-        BadInput: no such runtime, or it does not run that precision.
-        MissingExtra: the runtime's package is not installed.
-    """
-    if engine_id is None:
-        engine_id = next((one for one in CPU_ENGINES if is_available(bundle, one)), CPU_ENGINES[0])
-    runtime, _, precision = engine_id.partition(":")
-    if runtime not in RUNTIMES:
-        raise BadInput(f"No runtime is called {runtime!r} (in {engine_id!r}); {suggest(runtime, RUNTIMES)}")
-    module, _, name = RUNTIMES[runtime].partition(":")
-    with translate_missing_extra():
-        engine: type[Engine] = getattr(importlib.import_module(module), name)
-    return engine(bundle, precision, threads, streams)
+    def _close(self) -> None:
+        """Release everything."""

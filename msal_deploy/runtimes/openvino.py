@@ -12,11 +12,10 @@ from msal_deploy.errors import MissingRequirement
 from msal_deploy.runtimes.base import Engine
 from msal_deploy.spec import Float32Maps, UInt8Images
 
-COMPILED_SHAPES = 4  # kept compiled: each holds its own copy of the weights, packed for the shape
+MAX_COMPILED_SHAPES = 4  # each compiled shape has its own copy of the weights
 
-# Precision -> the graph that is read, what floating point is computed in, and the capability that this takes.
-# The precision must be asked for: unasked, OpenVINO computes FP32 in bf16 on chips that have it, and an FP16 that the
-# chip lacks it replaces by bf16 without a word.
+# Precision -> graph, floating-point type, and the CPU capability that it requires. The type must be set explicitly:
+# by default OpenVINO computes FP32 in bf16 on CPUs that support it, and silently replaces unsupported FP16 by bf16.
 PRECISIONS = {
     "fp32": ("fp32", openvino.Type.f32, "FP32"),
     "int8": ("int8", openvino.Type.f32, "INT8"),
@@ -26,38 +25,37 @@ PRECISIONS = {
 
 
 class OpenVinoEngine(Engine):
-    """Runs a graph of the bundle with OpenVINO, compiled for each shape of images when that shape first comes.
+    """Runs a graph of the bundle with OpenVINO, compiled for each shape of images on first use.
 
-    With more than one stream a batch is cut into its images, which are computed side by side: more images a second, and
-    a longer wait for each.
+    With more than one stream, the images of a batch are computed in parallel: more images per second, and a longer
+    latency for each.
     """
 
     runtime = "openvino"
-    precisions = tuple(PRECISIONS)
     has_streams = True
 
     def _open(self) -> None:
         self._core = openvino.Core()
         graph, self._type, capability = PRECISIONS[self.precision]
         if capability not in (capabilities := self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
-            has = ", ".join(sorted({"FP32", "BF16", "FP16", "INT8"}.intersection(capabilities)))
-            raise MissingRequirement(f"This CPU does not compute in {capability}, only in {has}; use one of those")
-        self._model = self._core.read_model(self.bundle.file(f"model.{graph}.onnx"))
+            supported = ", ".join(sorted({"FP32", "BF16", "FP16", "INT8"}.intersection(capabilities)))
+            raise MissingRequirement(f"This CPU does not support {capability}", f"choose from: {supported}")
+        self._model = self._core.read_model(self.bundle.graph(graph, self.runtime))
         inputs, outputs = self._model.inputs, self._model.outputs
         self._check_names((tensor.any_name for tensor in inputs), (tensor.any_name for tensor in outputs))
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     def _infer(self, images: UInt8Images) -> Float32Maps:
         if self.streams > 1 and len(images) > 1:
-            return self._side_by_side(images)
-        request = self._at(images.shape)[0]
+            return self._infer_streams(images)
+        request = self._requests(images.shape)[0]
         request.infer({self.spec.image.name: images}, share_inputs=True)
-        # The output belongs to the request and is written over by the next call.
+        # The output belongs to the request, and the next call overwrites it.
         probability: Float32Maps = request.get_tensor(self.spec.probability.name).data.copy()
         return probability
 
-    def _side_by_side(self, images: UInt8Images) -> Float32Maps:
-        queue = self._at((1, *images.shape[1:]))
+    def _infer_streams(self, images: UInt8Images) -> Float32Maps:
+        queue = self._requests((1, *images.shape[1:]))
         probability = np.empty((len(images), 1, *images.shape[1:3]), np.float32)
 
         def keep(request: Any, index: int) -> None:
@@ -69,11 +67,11 @@ class OpenVinoEngine(Engine):
         queue.wait_all()
         return probability
 
-    def _at(self, shape: tuple[int, ...]) -> Any:
-        """Return the requests for images of `shape`, one a stream."""
+    def _requests(self, shape: tuple[int, ...]) -> Any:
+        """Return the inference requests for images of `shape`, one for each stream."""
         if shape not in self._compiled:
             self._compiled[shape] = openvino.AsyncInferQueue(self._compile(shape), self.streams)
-            if len(self._compiled) > COMPILED_SHAPES:
+            if len(self._compiled) > MAX_COMPILED_SHAPES:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(shape)
         return self._compiled[shape]

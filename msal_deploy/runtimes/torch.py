@@ -1,4 +1,4 @@
-"""PyTorch in eager mode: the reference that the other engines are judged against."""
+"""PyTorch in eager mode: the reference that other engines are compared with."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from msal_deploy.spec import Float32Maps, UInt8Images
 
 
 class TorchEngine(Engine):
-    """Runs the bundle's checkpoint itself, in torch's default memory layout, on a GPU where there is one."""
+    """Runs the bundle's checkpoint in torch's default memory layout, on a CUDA GPU if there is one."""
 
     runtime = "torch"
 
@@ -25,7 +25,7 @@ class TorchEngine(Engine):
 
     @torch.inference_mode()
     def _infer(self, images: UInt8Images) -> Float32Maps:
-        # FP32 means FP32: no TF32, which keeps ten bits of the mantissa.
+        # FP32 means FP32: TF32 keeps only ten bits of the mantissa.
         with torch.backends.cudnn.flags(allow_tf32=False), _threads(self.threads):
             probability: Float32Maps = (
                 self._network(torch.from_numpy(np.require(images, requirements="W")).to(self._device)).cpu().numpy()
@@ -37,10 +37,10 @@ class TorchEngine(Engine):
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Compute with so many threads: torch has one number for the process, and several engines may be open."""
+def _threads(count: int | None) -> Iterator[None]:
+    """Limit torch to `count` threads: its setting is global, and several engines may be open."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from msal_deploy.errors import BadInput, suggest
+from msal_deploy.files import StrPath
 
 Precision = Literal["fp32", "fp16", "int8"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -160,7 +161,7 @@ def target_names() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
 
 
-def find_target(name_or_path: str) -> Target:
+def find_target(name_or_path: StrPath) -> Target:
     """Return a built-in target by its name, or the target in a TOML file.
 
     >>> find_target("l4").gpu
@@ -173,6 +174,8 @@ def find_target(name_or_path: str) -> Target:
     Raises:
         BadInput: The name is unknown, or the file is missing, is not TOML, or has an unknown key or a bad value.
     """
+    name_or_path = str(name_or_path)
+    name_or_path = str(name_or_path)
     if name_or_path in target_names():
         return _built_in(name_or_path)
     path = Path(name_or_path)

@@ -23,6 +23,7 @@ except ModuleNotFoundError:  # the same package inside the `lightning` distribut
 from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint, first_line, pretrained_resnet, save_checkpoint
 from msal_deploy.data import AnnotatedImage, Patch, corner_patches, image_size, validation_split
 from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
+from msal_deploy.files import StrPath
 from msal_deploy.metrics import confusion, dice, iou
 from msal_deploy.network import Normalise
 from msal_deploy.recipe import Precision, Recipe
@@ -67,7 +68,7 @@ class TrainReport(msgspec.Struct, frozen=True):
 def train(
     images: Sequence[AnnotatedImage],
     recipe: Recipe,
-    out: Path,
+    out: StrPath,
     *,
     resume: bool = False,
     licence: str = UNKNOWN_LICENCE,
@@ -98,6 +99,7 @@ def train(
         GateFailed: The loss is not finite.
         MissingRequirement: The accelerator is missing, or its memory is too small for the batch.
     """
+    out = Path(out)
     state = _resumed(out, recipe, images) if resume else _fresh(out, recipe, images)
     fabric = _fabric(accelerator, devices, recipe.train.precision)
     fabric.launch()

@@ -108,11 +108,11 @@ def test_auto_chooses_the_first_preferred_precision(tiny):
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((1, 64, 64), (80, 64, 64), (90, 64, 64)), "batch is 80; it must lie between 1 and 64"),
-        (((1, 64, 64), (2, 100, 64), (2, 128, 64)), "height is 100, no multiple of 32"),
+        (((1, 64, 64), (80, 64, 64), (90, 64, 64)), "Expected a batch from 1 to 64, got 80"),
+        (((1, 64, 64), (2, 100, 64), (2, 128, 64)), "Expected a height that is a multiple of 32, got 100"),
         (((4, 64, 64), (2, 64, 64), (8, 64, 64)), "Expected MIN:OPT:MAX in increasing order for the batch, got 4:2:8"),
-        (((1, 64, 64), (1, 64, 64), (1, 64, 8192)), "width is 8192"),
-        (((0, 64, 64), (1, 64, 64), (1, 64, 64)), "batch is 0"),
+        (((1, 64, 64), (1, 64, 64), (1, 64, 8192)), "Expected a width from 32 to 4096, got 8192"),
+        (((0, 64, 64), (1, 64, 64), (1, 64, 64)), "Expected a batch from 1 to 64, got 0"),
     ],
 )
 def test_profile_outside_the_spec_is_refused(shapes, message, tiny, install, make_request):

@@ -96,8 +96,8 @@ def test_pascal_without_a_gpu_gives_the_build_kit_command(bundle):
         (("--fp16", "--gpu", "t4", "--backend", "trt"), 2, ("'trt' is not a TensorRT backend",)),
         (("--fp16", "--gpu", "t4", "--batch", "many"), 2, ("'many' is not a batch",)),
         (("--fp16", "--gpu", "t4", "--batch", "1:2"), 2, ("MIN:OPT:MAX",)),
-        (("--fp16", "--gpu", "t4", "--size", "big"), 2, ("'big' is no size",)),
-        (("--fp16", "--gpu", "t4", "--size", "500"), 2, ("no multiple of 32",)),
+        (("--fp16", "--gpu", "t4", "--size", "big"), 2, ("'big' is not a size",)),
+        (("--fp16", "--gpu", "t4", "--size", "500"), 2, ("is a multiple of 32, got 500",)),
         (("--fp16", "--gpu", "t4", "--batch", "65"), 2, ("between 1 and 64",)),
         (("--fp16", "--gpu", "t4", "--version-compatible"), 2, ("--version-compatible",)),
         (("--fp16", "--gpu", "gtx-1080-ti", "--backend", "tensorrt-rtx"), 2, ("does not support", "build-kit")),
@@ -115,7 +115,7 @@ def test_default_profile_is_that_of_the_package():
 
 
 def test_missing_bundle_is_refused(tmp_path):
-    assert_refused(build_trt(tmp_path, "--fp16", "--gpu", "t4"), 2, "is no bundle")
+    assert_refused(build_trt(tmp_path, "--fp16", "--gpu", "t4"), 2, "is not a bundle")
 
 
 def test_invalid_onnx_file_is_refused(bundle, tmp_path):

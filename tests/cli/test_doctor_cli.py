@@ -164,4 +164,4 @@ def test_doctor_names_the_node_that_tensorrt_cannot_parse(bundle: Bundle, tmp_pa
 
 def test_doctor_rejects_a_folder_without_a_bundle(tmp_path: Path) -> None:
     result = doctor("--bundle", tmp_path)
-    assert result.exit_code == 2 and "is no bundle" in text_of(result)
+    assert result.exit_code == 2 and "is not a bundle" in text_of(result)

@@ -143,13 +143,13 @@ def test_checkpoint_of_another_network(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_bundle(own_set: Path, tmp_path: Path) -> None:
-    assert_refused(msal_deploy("bench", tmp_path), 2, "is no bundle", "msal-deploy export")
-    assert_refused(msal_deploy("validate", tmp_path, "--data", own_set), 2, "is no bundle")
+    assert_refused(msal_deploy("bench", tmp_path), 2, "is not a bundle", "msal-deploy export")
+    assert_refused(msal_deploy("validate", tmp_path, "--data", own_set), 2, "is not a bundle")
 
 
 def test_a_size_that_is_no_multiple_of_32(tmp_path: Path, bundle: Bundle) -> None:
     assert_refused(msal_deploy("bench", bundle.path, "--size", "500"), 2, "480 or 512")
-    assert_refused(msal_deploy("bench", bundle.path, "--size", "big"), 2, "is no size")
+    assert_refused(msal_deploy("bench", bundle.path, "--size", "big"), 2, "is not a size")
 
 
 def test_an_unknown_engine(bundle: Bundle) -> None:

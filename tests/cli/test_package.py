@@ -91,8 +91,8 @@ def test_package_on_a_full_disk(bundle, small_disk):
         (["build-kit", "--gpu", "gtx-1080ti"], "did you mean 'gtx-1080-ti'?"),
         (["build-kit"], "A build kit is for one GPU; name it with --gpu: a100, gtx-1070"),
         (["build-kit", "--gpu", "t4", "--precision", "int4"], "'int4' is not a precision; did you mean 'int8'?"),
-        (["build-kit", "--gpu", "t4", "--precision", "int8"], "holds no model.int8.onnx; it has:"),
-        (["bioimageio", "--precision", "fp16"], "holds no model.fp16.onnx"),
+        (["build-kit", "--gpu", "t4", "--precision", "int8"], "model.int8.onnx is not in"),
+        (["bioimageio", "--precision", "fp16"], "model.fp16.onnx is not in"),
     ],
 )
 def test_wrong_usage_is_one_line_and_writes_nothing(bundle, tmp_path, words, message):

@@ -6,11 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from msal_deploy.bundle import Bundle, artifact, write_manifest
+from msal_deploy.bundle import CALIBRATION, Bundle, artifact, write_manifest
 from msal_deploy.data import AnnotatedImage
 from msal_deploy.errors import BadInput
 from msal_deploy.precision.calibration_tiles import (
-    LIST,
     SIDE,
     Tile,
     describe_tiles,
@@ -99,8 +98,8 @@ def test_pixel_hash_depends_on_shape_and_pixels():
 
 @pytest.fixture
 def calibrated(bundle: Bundle, images, tiles, tmp_path: Path) -> Bundle:
-    (tmp_path / LIST).write_bytes(msgspec.json.encode(describe_tiles(tiles, images, "minmax")))
-    artifacts = {LIST: artifact(tmp_path, LIST)}
+    (tmp_path / CALIBRATION).write_bytes(msgspec.json.encode(describe_tiles(tiles, images, "minmax")))
+    artifacts = {CALIBRATION: artifact(tmp_path, CALIBRATION)}
     write_manifest(tmp_path, msgspec.structs.replace(bundle.manifest, artifacts=artifacts))
     return Bundle(tmp_path)
 

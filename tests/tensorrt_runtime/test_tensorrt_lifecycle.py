@@ -16,10 +16,9 @@ from tensorrt_machine import Machine, assert_computes, graph_calls
 from typer.testing import CliRunner, Result
 
 from msal_deploy.cli import app
-from msal_deploy.cli.options import available_engines
 from msal_deploy.errors import BadInput
 from msal_deploy.export import example_images
-from msal_deploy.runtimes import Engine, open_engine
+from msal_deploy.runtimes import Engine, available_engines, open_engine
 from msal_deploy.runtimes.tensorrt import TensorRtEngine
 from msal_deploy.trt.cuda import CudaError
 from msal_deploy.trt.plan_metadata import Profile

@@ -30,7 +30,7 @@ LAST_OF_NORMALISATION = "/normalise/Div"  # the name that export gives the node
 
 def write_onnx(bundle: Bundle, path: Path) -> int:
     """Write a bundle's graph without its normalisation, and return its opset."""
-    graph = float_graph(bundle.file("model.fp32.onnx"), bundle.spec)
+    graph = float_graph(bundle.graph("fp32"), bundle.spec)
     onnx.save(graph, path)
     opset: int = next(entry.version for entry in graph.opset_import if not entry.domain)
     return opset

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import GOLDEN, GOLDEN_IMAGE, Bundle
 from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.errors import BadInput
 from msal_deploy.package.bioimageio.rdf import model_name, write_rdf
@@ -57,8 +57,8 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
     """
     if options.precision != "fp32":
         raise BadInput(f"bioimage.io packages are FP32, not {options.precision}", "omit --precision")
-    images = np.load(folder / "golden" / "image.npy")[:1].transpose(0, 3, 1, 2).astype(np.float32)
-    expected = np.load(folder / "golden" / "probability.fp32.npy")[:1]
+    images = np.load(folder / GOLDEN_IMAGE)[:1].transpose(0, 3, 1, 2).astype(np.float32)
+    expected = np.load(folder / GOLDEN / "probability.fp32.npy")[:1]
     np.save(folder / "test-input.npy", images)
     np.save(folder / "test-output.npy", expected)
     opset = write_onnx(bundle, folder / "model.onnx")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from jinja2 import Environment, StrictUndefined
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import GOLDEN, Bundle, graph_name
 from msal_deploy.errors import BadInput
 from msal_deploy.files import write_json
 from msal_deploy.graph import layers, load_graph
@@ -86,7 +86,7 @@ def choose_precisions(bundle: Bundle, target: Target, requested: str) -> tuple[s
     Raises:
         BadInput: The bundle has none of the preferred graphs.
     """
-    available = [name for name in ("fp32", "fp16", "int8") if f"model.{name}.onnx" in bundle.manifest.artifacts]
+    available = [name for name in ("fp32", "fp16", "int8") if bundle.has_graph(name)]
     if requested != PREFERRED:
         return (requested, "fp32") if requested in target.discouraged and "fp32" in available else (requested,)
     preferred = tuple(precision for precision in target.preferred if precision in available)
@@ -99,18 +99,18 @@ def choose_precisions(bundle: Bundle, target: Target, requested: str) -> tuple[s
 
 
 def _golden_shape(folder: Path) -> tuple[int, int, int]:
-    golden = msgspec.json.decode((folder / "golden" / "golden.json").read_bytes())
+    golden = msgspec.json.decode((folder / GOLDEN / "golden.json").read_bytes())
     return golden["images"], golden["height"], golden["width"]
 
 
 def _copy_graph(bundle: Bundle, folder: Path, precision: str, target: Target, profile: Profile) -> dict[str, Any]:
     """Copy a graph into the kit, and return its entry in kit.json: the layers that the audit compares with."""
-    name = f"model.{precision}.onnx"
+    name = graph_name(precision)
     source = bundle.file(name)
     model = load_graph(source)
     require_readable(model, target.container.tensorrt)
     shutil.copyfile(source, folder / name)
-    (folder / f"model.{precision}.flags8").write_text("".join(f"{flag}\n" for flag in flags8(model)), encoding="utf-8")
+    (folder / name).with_suffix(".flags8").write_text("".join(f"{flag}\n" for flag in flags8(model)), encoding="utf-8")
     batch, height, width = profile.opt
     graph = layers(model, batch=batch, height=height, width=width)
     rows = [(layer.name, layer.precision, layer.macs) for layer in graph]
