@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each sets up what it needs first, from Python 3.11 or later alone.
+# `make demo` and `make test` first set up what they need. All they require is Python 3.11 or later.
 PYTHON ?= python3
 BIN := .venv/bin
 CPP_PACKAGES := g++ libpng-dev libssl-dev
@@ -9,7 +9,7 @@ CPP_PACKAGES := g++ libpng-dev libssl-dev
 demo: .venv/.ready
 	$(BIN)/msal-deploy run --out runs/demo
 
-# Two workers share the cores: torch's threads must sleep where they wait, and not spin.
+# Two workers share the cores, so torch's idle threads must sleep instead of spinning.
 test: .venv/.ready check cpp-needs .venv-triton .venv-bioimageio
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
 
@@ -20,13 +20,13 @@ check: .venv/.ready
 	$(BIN)/lint-imports
 
 .venv/.ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12 …" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=python3.12 …" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[train,zoo,dev]'
 	@touch $@
 
-# A real Triton, with the Python backend. It wants numpy 1, so it has an environment of its own; its OpenVINO is the one
+# A real Triton with the Python backend. It needs numpy 1 and therefore a separate environment. Its OpenVINO has the version
 # of .venv, because INT8 is bit-exact only within one version.
 .venv-triton: .venv-triton/.ready
 .venv-triton/.ready: .venv/.ready
@@ -34,7 +34,7 @@ check: .venv/.ready
 	.venv-triton/bin/pip install --quiet nvidia-pytriton==0.7.0 openvino==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("openvino"))')
 	@touch $@
 
-# bioimage.io's own tools. Their releases and pydantic's do not always go together; torch and ONNX Runtime come from .venv.
+# bioimage.io's own tools, in a separate environment because they pin pydantic. torch and ONNX Runtime come from .venv.
 .venv-bioimageio: .venv-bioimageio/.ready
 .venv-bioimageio/.ready: .venv/.ready
 	$(PYTHON) -m venv .venv-bioimageio
@@ -42,11 +42,11 @@ check: .venv/.ready
 	.venv-bioimageio/bin/pip install --quiet 'bioimageio.core[onnx,pytorch]==0.11.0' 'pydantic<2.14'
 	@touch $@
 
-# What the C++ library is built with, besides what pip brings. Asked of the compiler, so that other systems can bring their own.
+# What the C++ library needs besides pip's packages. The compiler decides whether it is installed, so this works on other systems.
 cpp-needs:
 	@printf '#include <png.h>\n#include <openssl/evp.h>\n' | g++ -E -x c++ - >/dev/null 2>&1 \
 	|| { SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -qq --yes $(CPP_PACKAGES) >/dev/null; } \
-	|| { echo "The C++ tests need a C++17 compiler and the headers of libpng and OpenSSL; on Debian: apt install $(CPP_PACKAGES)" >&2; exit 3; }
+	|| { echo "The C++ tests need a C++17 compiler and the headers of libpng and OpenSSL; install them, on Debian with: apt install $(CPP_PACKAGES)" >&2; exit 3; }
 
 clean:
 	rm -rf .venv .venv-triton .venv-bioimageio runs build dist
