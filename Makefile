@@ -42,11 +42,11 @@ check: .venv/.ready
 	.venv-bioimageio/bin/pip install --quiet 'bioimageio.core[onnx,pytorch]==0.11.0' 'pydantic<2.14'
 	@touch $@
 
-# What the C++ library needs besides pip's packages. The compiler decides whether it is installed, so this works on other systems.
+# What the C++ library is built with, besides what pip brings. Asked of the compiler, so that other systems can bring their own.
 cpp-needs:
 	@printf '#include <png.h>\n#include <openssl/evp.h>\n' | g++ -E -x c++ - >/dev/null 2>&1 \
 	|| { SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -qq --yes $(CPP_PACKAGES) >/dev/null; } \
-	|| { echo "The C++ tests need a C++17 compiler and the headers of libpng and OpenSSL; install them, on Debian with: apt install $(CPP_PACKAGES)" >&2; exit 3; }
+	|| { echo "The C++ tests need a C++17 compiler and the headers of libpng and OpenSSL; on Debian: apt install $(CPP_PACKAGES)" >&2; exit 3; }
 
 clean:
 	rm -rf .venv .venv-triton .venv-bioimageio runs build dist
