@@ -34,7 +34,7 @@ check: .venv/.ready
 	.venv-triton/bin/pip install --quiet nvidia-pytriton==0.7.0 openvino==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("openvino"))')
 	@touch $@
 
-# bioimage.io's own tools, in a separate environment because they pin pydantic. torch and ONNX Runtime come from .venv.
+# bioimage.io's own tools, in a separate environment with the pydantic that they work with. torch and ONNX Runtime come from .venv.
 .venv-bioimageio: .venv-bioimageio/.ready
 .venv-bioimageio/.ready: .venv/.ready
 	$(PYTHON) -m venv .venv-bioimageio

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,27 +117,34 @@ RUN_HERE = [line for line in LINES if exception_of(line) is None and line not in
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shortened() -> Any:
-    """Compare fewer shapes, calibrate on fewer tiles and time for shorter: the commands stay as they are."""
-    from msal_deploy import bench, export
-    from msal_deploy.bench import tuning
+def small() -> Any:
+    """Score, calibrate on and time smaller and fewer images, for a shorter time; the commands stay as they are."""
+    from msal_deploy import bench, data, export
+    from msal_deploy.bench import timing, tuning
+    from msal_deploy.precision import calibration_tiles
     from msal_deploy.precision import run as precision
 
-    def at_once(stage: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **options: stage(*args, **{**options, "seconds": 0.01, "windows": 2})
-
+    quick = {"size": (64, 64), "seconds": 0.01, "windows": 2}
+    changes = {
+        export: {"SIZES": ((64, 64),), "BATCHES": (2,)},
+        calibration_tiles: {"SIDE": 64},
+        precision: {"TILES": 4, "CHECKED_TILES": 1, "DRAWS": 2, "patches_of": partial(data.patches_of, size=128)},
+        data: {"patches_of": partial(data.patches_of, size=128)},
+        timing: {"MIN_RUNS": 1},
+        tuning: {"BATCHES": (1, 2)},
+        bench: {"bench": fixing(quick, bench.bench), "tune": fixing(quick, bench.tune)},
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "SIZES", ((64, 64),))
-        patch.setattr(export, "BATCHES", (2,))
-        patch.setattr(precision, "TILES", 2)
-        patch.setattr(precision, "CHECKED_TILES", 1)
-        patch.setattr(precision, "DRAWS", 2)
-        patch.setattr("msal_deploy.bench.timing.MIN_RUNS", 1)
-        patch.setattr(tuning, "BATCHES", (1, 2))
-        patch.setattr(bench, "bench", at_once(bench.bench))
-        patch.setattr(bench, "tune", at_once(bench.tune))
+        for module, values in changes.items():
+            for name, value in values.items():
+                patch.setattr(module, name, value)
         patch.setenv("MSAL_DEPLOY_TRACEBACK", "1")
         yield
+
+
+def fixing(fixed: dict[str, Any], stage: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `stage` with some of its options fixed, whatever the caller says."""
+    return lambda *args, **options: stage(*args, **{**options, **fixed})
 
 
 def msal_deploy(line: str, folder: Path) -> Result:
