@@ -1,10 +1,11 @@
-"""Export: checkpoint -> bundle, with the FP32 graph, golden tensors and the proof that the graph computes the same."""
+"""Export: checkpoint -> bundle with the FP32 graph, golden tensors, and a comparison of the graph with PyTorch."""
 
 import copy
 import platform
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from msal_deploy.bundle import (
 )
 from msal_deploy.checkpoint import Checkpoint, save_checkpoint
 from msal_deploy.errors import GateFailed
-from msal_deploy.files import atomic_directory
+from msal_deploy.files import StrPath, atomic_directory
 from msal_deploy.graph import check_graph
 from msal_deploy.network import DeployedNetwork
 from msal_deploy.runtimes import open_engine
@@ -44,7 +45,7 @@ PACKAGES = ("msal-deploy", "torch", "torchvision", "onnx", "onnxruntime", "numpy
 
 
 class Check(msgspec.Struct, frozen=True):
-    """Torch against ONNX Runtime at one shape: the largest |Δ probability|."""
+    """Maximum |Δ probability| between torch and ONNX Runtime at one shape."""
 
     batch: int
     height: int
@@ -53,7 +54,15 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class ExportReport(msgspec.Struct, frozen=True):
-    """What was exported and how far the graph is from torch."""
+    """The exported bundle, and how far its graph is from torch.
+
+    Attributes:
+        bundle: Folder of the bundle.
+        opset: ONNX opset of the graph.
+        nodes: Number of nodes of the graph.
+        tolerance: Maximum |Δ probability| that the recipe allows.
+        checks: The measured shapes.
+    """
 
     bundle: Path
     opset: int
@@ -63,11 +72,11 @@ class ExportReport(msgspec.Struct, frozen=True):
 
     @property
     def worst(self) -> float:
-        """The largest |Δ probability| over all shapes."""
+        """Maximum |Δ probability| over all shapes."""
         return max(check.max_abs_delta for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON types; of the bundle only its name."""
+        """Return the report as JSON types, with the name of the bundle instead of its path."""
         return {
             "bundle": self.bundle.name,
             "opset": self.opset,
@@ -80,29 +89,35 @@ class ExportReport(msgspec.Struct, frozen=True):
 
 def export(
     checkpoint: Checkpoint,
-    out: Path,
+    out: StrPath,
     *,
     spec: ModelSpec | None = None,
     shapes: Sequence[tuple[int, int, int]] = (),
     finish: Callable[[Path], None] = lambda folder: None,
     progress: bool = False,
 ) -> ExportReport:
-    """Write a bundle with the FP32 graph of `checkpoint`; nothing is left at `out` unless every check passes.
+    """Write a bundle with the FP32 graph of `checkpoint`. Nothing is written to `out` unless every check passes::
+
+        report = export(load_checkpoint("runs/r34/best.safetensors"), "bundle")
+        print(report.worst)
 
     Args:
-        out: the bundle's folder; an older bundle there is replaced.
-        shapes: (batch, height, width) to compare at; by default `BATCHES` times `SIZES`.
-        finish: called with the folder of the finished FP32 bundle before it becomes `out`, to add what belongs to it;
-            where it raises, nothing is written.
+        out: Folder of the bundle; an older bundle there is replaced.
+        spec: Input and output of the graph.
+        shapes: (batch, height, width) to compare; by default `BATCHES` times `SIZES`.
+        finish: Called with the folder of the FP32 bundle before it becomes `out`, to add FP16 and INT8. If it raises,
+            nothing is written.
+        progress: Show a progress bar on stderr.
 
     Raises:
-        BadInput: the weights do not fit the recipe's network, or `out` holds something else.
-        GateFailed: the graph is invalid, or differs from torch by more than the recipe's tolerance.
+        BadInput: The weights do not fit the recipe's network, or `out` contains something else.
+        GateFailed: The graph is invalid, or differs from torch by more than the recipe's tolerance.
     """
+    out = Path(out)
     spec = spec or ModelSpec()
     network = DeployedNetwork(checkpoint.network(), spec).eval()
     with atomic_directory(out, replaces=is_bundle) as folder:
-        _put_checkpoint(checkpoint, folder / CHECKPOINT)
+        _write_checkpoint(checkpoint, folder / CHECKPOINT)
         write_graph(network, spec, folder / GRAPH, checkpoint.recipe.export.opset)
         graph = check_graph(folder / GRAPH)
         _write_golden(network, folder)
@@ -111,18 +126,19 @@ def export(
         checks = tuple(compare(Bundle(folder), shapes, progress=progress))
         recipe = checkpoint.recipe.export
         report = ExportReport(out, recipe.opset, len(graph.node), recipe.tolerance, checks)
-        if not report.worst <= report.tolerance:  # also where it is NaN
+        if not report.worst <= report.tolerance:  # also if it is NaN
             raise GateFailed(
-                f"ONNX Runtime's probabilities differ from torch's by up to {report.worst:.2g}, more than the recipe's "
-                f"tolerance of {report.tolerance:.2g}; nothing was written"
+                f"Expected |Δ probability| up to {report.tolerance:.2g} between torch and ONNX Runtime, got "
+                f"{report.worst:.2g}",
+                "raise export.tolerance in the recipe if you accept this",
             )
-        proof = {"torch:fp32 against onnxruntime:fp32": msgspec.to_builtins(checks)}
-        write_manifest(folder, msgspec.structs.replace(manifest, checks=proof))
+        measured = {"torch:fp32 against onnxruntime:fp32": msgspec.to_builtins(checks)}
+        write_manifest(folder, msgspec.structs.replace(manifest, checks=measured))
         finish(folder)
     return report
 
 
-def _put_checkpoint(checkpoint: Checkpoint, target: Path) -> None:
+def _write_checkpoint(checkpoint: Checkpoint, target: Path) -> None:
     if checkpoint.file is not None:
         shutil.copyfile(checkpoint.file, target)
     else:
@@ -132,14 +148,14 @@ def _put_checkpoint(checkpoint: Checkpoint, target: Path) -> None:
 def write_graph(network: DeployedNetwork, spec: ModelSpec, path: Path, opset: int) -> None:
     """Trace `network` into an ONNX file with the names and dynamic axes of `spec`.
 
-    torch's newer exporter (``dynamo=True``) writes no opset below 18 and splits GlobalAveragePool; Pascal's TensorRT
-    reads 17 at most. So this takes the tracing one, whose node names also say which module they come from.
+    torch's newer exporter (``dynamo=True``) does not write opsets below 18 and splits GlobalAveragePool, while
+    TensorRT for Pascal reads at most 17. The tracing exporter writes 17, and its node names contain the module's name.
     """
     names = {tensor.name: _dynamic_axes(tensor) for tensor in (spec.image, spec.probability)}
-    # A batch of 2: an extent of 1 may be taken for a constant.
+    # A batch of 2: tracing may treat an extent of 1 as a constant.
     example = torch.zeros(2, 64, 96, 3, dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that this exporter is the older one
+        warnings.simplefilter("ignore")  # torch warns that this exporter is deprecated
         torch.onnx.export(
             fuse_deconv_norms(network),
             (example,),
@@ -157,7 +173,7 @@ def _dynamic_axes(tensor: TensorSpec) -> dict[int, str]:
 
 
 def fuse_deconv_norms(network: DeployedNetwork) -> nn.Module:
-    """Return a copy with batch norms folded into transposed convolutions; the exporter folds only the others."""
+    """Return a copy with batch norms folded into transposed convolutions: the exporter folds only into convolutions."""
     network = copy.deepcopy(network)
     for block in network.modules():
         if isinstance(block, nn.Sequential) and len(block) > 1 and isinstance(block[0], nn.ConvTranspose2d):
@@ -177,7 +193,7 @@ def _write_golden(network: DeployedNetwork, folder: Path) -> None:
 
 
 def example_images(batch: int, height: int, width: int, seed: int = 0) -> UInt8Images:
-    """Return uint8[N,H,W,3]: purple blobs on pink, the intensities of H&E without being a picture of anything."""
+    """Return uint8[N,H,W,3]: purple blobs on pink, with intensities like H&E. The same seed gives the same images."""
     from scipy.ndimage import gaussian_filter
 
     random = np.random.default_rng(seed)
@@ -189,7 +205,7 @@ def example_images(batch: int, height: int, width: int, seed: int = 0) -> UInt8I
 
 
 def compare(bundle: Bundle, shapes: Sequence[tuple[int, int, int]] = (), *, progress: bool = False) -> Iterator[Check]:
-    """Yield the largest |Δ probability| between torch and ONNX Runtime for every batch and size."""
+    """Yield the maximum |Δ probability| between torch and ONNX Runtime for every shape."""
     console = Console(stderr=True)
     shapes = shapes or [(batch, *size) for size in SIZES for batch in BATCHES]
     with open_engine(bundle, "torch:fp32") as torch_engine, open_engine(bundle, "onnxruntime:fp32") as onnx_engine:
@@ -210,10 +226,8 @@ def _manifest(folder: Path, checkpoint: Checkpoint, spec: ModelSpec) -> Manifest
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree
-            continue
-    return found
+        with suppress(PackageNotFoundError):  # msal-deploy itself, if it runs from a source tree
+            versions[package] = version(package)
+    return versions

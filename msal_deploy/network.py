@@ -1,7 +1,7 @@
-"""MSAL-Net, whole: ResNet encoder, dense dilated convolutions, decoder with channel attention, boundary refinement.
+"""MSAL-Net: ResNet encoder, dense dilated convolutions, decoder with channel attention and boundary refinement.
 
-Source: the MSAL-Net paper (Methodology; Figs. 2 to 5). Where its text leaves a choice open, the comment says what was
-taken. Shapes are for a 512×512 image and ResNet-34; C4 is 512 there and 2048 for ResNet-50 and -101.
+Source: the MSAL-Net paper (Methodology; Figs. 2 to 5). Comments state our choices where its text leaves them open.
+Shapes are for a 512×512 image and ResNet-34. C4 is 512 for ResNet-18 and -34, and 2048 for ResNet-50 and -101.
 """
 
 import torch
@@ -34,9 +34,9 @@ def deconv_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
 class DenseDilatedConvolutions(nn.Module):
     """DDC: a cascade with the rates 1; 3; 1,3; 1,3,5 (receptive fields 3, 7, 9, 19), added to its input (Fig. 4).
 
-    Every convolution has its batch norm. Without it the cascade reached activations of 2·10⁶ in training, which is NaN
-    in FP16. The rate-3 convolution is one set of weights used on two inputs, as in CE-Net's block; each use has its own
-    norm, because one norm over two distributions would be right for neither in evaluation mode.
+    Every convolution has a batch norm. Without it, activations of the cascade reached 2·10⁶ in training, which
+    overflows FP16. Two branches share the rate-3 convolution, as in CE-Net's block. Each use has its own norm, because
+    the running statistics of a shared norm would fit neither input.
     """
 
     def __init__(self, channels: int) -> None:
@@ -59,12 +59,12 @@ class DenseDilatedConvolutions(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """ECA: scale channels by a sigmoid of their and their neighbours' pooled values (Fig. 5a; Wang, CVPR 2020)."""
+    """ECA: scale each channel by a sigmoid of the pooled values of it and its neighbours (Fig. 5a; Wang, CVPR 2020)."""
 
     def __init__(self, kernel: int = 3) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)  # exported as GlobalAveragePool, which every opset and TensorRT reads
-        # ECA's 1D convolution over the channels, written in 2D: no squeezing, and TensorRT 8.6 has no 1D convolution.
+        self.pool = nn.AdaptiveAvgPool2d(1)  # exported as GlobalAveragePool, which every opset and TensorRT supports
+        # ECA's 1D convolution over the channels, written in 2D, because TensorRT 8.6 does not support 1D convolutions.
         self.mix = nn.Conv2d(1, 1, (kernel, 1), padding=(kernel // 2, 0), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> the same
@@ -85,9 +85,9 @@ class BoundaryRefinement(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """LinkNet's decoder block, then the skip by addition, then ECA and BR where they are switched on.
+    """LinkNet's decoder block, then the skip by addition, then ECA and BR if they are enabled.
 
-    The skip is added before the attention, which the paper has there to suppress the noise that skips bring in.
+    The skip is added before the attention, because the paper uses attention to suppress noise from the skips.
     """
 
     def __init__(self, inputs: int, outputs: int, recipe: NetworkRecipe) -> None:
@@ -109,11 +109,14 @@ class DecoderBlock(nn.Module):
 
 
 class MSALNet(nn.Module):
-    """MSAL-Net. Takes normalised RGB float[N,3,H,W], H and W multiples of 32; returns logits float[N,1,H,W].
+    """MSAL-Net. Takes normalised RGB float[N,3,H,W], H and W multiples of 32; returns logits float[N,1,H,W]::
+
+        network = MSALNet(NetworkRecipe(backbone="resnet34"))
+        logits = network(torch.zeros(1, 3, 512, 512))
 
     Args:
-        recipe: the backbone, and which of the three blocks are on.
-        resnet: a torchvision ResNet of that backbone whose weights to start from; random ones where there is none.
+        recipe: The backbone, and which of the three blocks are enabled.
+        resnet: A torchvision ResNet of that backbone with the initial weights; None for random weights.
     """
 
     def __init__(self, recipe: NetworkRecipe, resnet: models.ResNet | None = None) -> None:
@@ -145,7 +148,7 @@ class MSALNet(nn.Module):
 
 
 class Normalise(nn.Module):
-    """(x − mean) / std by channel: float[N,3,H,W] of intensities 0…255 -> the same shape."""
+    """(x − mean) / std per channel: float[N,3,H,W] of intensities 0…255 -> the same shape."""
 
     mean: Tensor
     std: Tensor
@@ -160,7 +163,7 @@ class Normalise(nn.Module):
 
 
 class DeployedNetwork(nn.Module):
-    """The graph contract around a network: uint8[N,H,W,3] RGB in, float32[N,1,H,W] probability out."""
+    """A network with the input and output of the specification: uint8[N,H,W,3] RGB -> float32[N,1,H,W] probability."""
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
@@ -168,8 +171,8 @@ class DeployedNetwork(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        # Cast before the transpose: TensorRT refuses to transpose uint8.
+        # Cast before the transpose: TensorRT cannot transpose uint8.
         x = image.to(self.normalise.mean.dtype).permute(0, 3, 1, 2)
         logits = self.network(self.normalise(x))
-        # Only where it changes something: tracing would write a Cast that does nothing.
+        # Only if needed: tracing would write a Cast without effect.
         return (logits if logits.dtype == torch.float32 else logits.float()).sigmoid()

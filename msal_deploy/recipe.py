@@ -1,6 +1,6 @@
-"""Recipe: what to train and export, as one TOML file. `Recipe()` is the paper's protocol.
+"""Recipe: a network, its training and its export, as one TOML file. `Recipe()` is the protocol of the paper.
 
-A recipe file names only what it changes::
+A recipe file lists only the values that differ from the paper's::
 
     name = "fast"
     [network]
@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from msal_deploy.errors import BadInput, suggest
+from msal_deploy.files import StrPath
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -25,19 +26,19 @@ Degrees = Annotated[float, msgspec.Meta(ge=0, le=180)]
 Zoom = Annotated[float, msgspec.Meta(gt=0, le=8)]
 
 
-# msal-net first; the rest are what its paper compares it with (Tables 1 and 2), in `msal_deploy.zoo`.
+# MSAL-Net first; its paper compares it with the others (Tables 1 and 2), which are in `msal_deploy.zoo`.
 Model = Literal[
     "msal-net", "unet-resnet", "linknet", "unet", "ce-net", "attention-unet", "bio-net", "asspu-net", "mdc-net", "cnn3"
 ]
 
 
 class NetworkRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which network; of MSAL-Net the backbone, and each of the paper's three blocks on or off (Table 1).
+    """The network, and for MSAL-Net its backbone and which of the paper's three blocks it has (Table 1).
 
     Attributes:
         model: ``msal-net``, or a network that its paper compares it with.
-        backbone: a torchvision ResNet, for the models that have one: ``msal-net`` and ``unet-resnet``.
-        weights: where the encoder starts from: ``imagenet`` (downloaded by torchvision), ``random``, or the path of a
+        backbone: A torchvision ResNet, for ``msal-net`` and ``unet-resnet``.
+        weights: Initial weights of the encoder: ``imagenet`` (downloaded by torchvision), ``random``, or the path of a
             torchvision ResNet state dict.
     """
 
@@ -50,16 +51,16 @@ class NetworkRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class AugmentRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Random changes of a training patch; the geometric ones move image and mask together.
+    """Random augmentation of a training patch. Geometric changes apply to image and mask alike.
 
     Attributes:
-        crop: ``corners`` takes the paper's four corner patches of each image; ``random`` crops anywhere.
-        rotate: largest angle in degrees, either way.
-        shift: largest shift as a fraction of the patch side.
-        shear: largest shear in degrees.
-        zoom: smallest and largest magnification.
-        rot90: also rotate by a random multiple of 90°.
-        stain: standard deviation of the factor by which each channel's optical density is scaled, 0 for none.
+        crop: ``corners`` uses the paper's four corner patches of each image; ``random`` crops anywhere.
+        rotate: Maximum angle in degrees, in either direction.
+        shift: Maximum shift as a fraction of the patch side.
+        shear: Maximum shear in degrees.
+        zoom: Minimum and maximum magnification.
+        rot90: Also rotate by a random multiple of 90°.
+        stain: Standard deviation of the factor on each channel's optical density; 0 for none.
     """
 
     crop: Literal["corners", "random"] = "corners"
@@ -73,23 +74,25 @@ class AugmentRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     def __post_init__(self) -> None:
         if self.zoom[0] > self.zoom[1]:
-            raise ValueError("zoom is the smallest and then the largest magnification")
+            raise ValueError("Expected zoom as [minimum, maximum]")
 
 
 class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How to train. The defaults are the paper's: 512 px, Adam 1e-3, decay 3e-5, batch 2, 300 epochs.
+    """The training. Defaults are the paper's: 512 px, Adam 1e-3, decay 3e-5, batch 2, 300 epochs.
 
     Attributes:
-        patch: side of a training patch in pixels, a multiple of 32, at least 64 (of 32, one value a channel is left
-            at the bottom, of which batch norm can make nothing).
-        patches_per_image: how many patches one epoch takes of each image, where ``crop`` is ``random``.
-        decay: L2 for ``adam``, decoupled for ``adamw``.
-        schedule: of the rate: ``constant``, or ``cosine`` to zero after a linear ``warmup`` (epochs).
-        loss: binary cross-entropy, or its sum with the soft Dice loss.
-        ema: decay of an exponential moving average of the weights a step, used for validation and kept; 0 for none.
-        validation: share of the training *images* held out to choose the checkpoint.
-        checkpoint_every: epochs between two writes of the resume state.
-        precision: Lightning Fabric's name; ``bf16-mixed`` is much the faster on a CPU with AVX512-BF16.
+        patch: Side of a training patch in pixels, a multiple of 32, at least 64 (batch norm needs more than one value
+            per channel, and 32 px leave one at the deepest level).
+        patches_per_image: Patches per image and epoch, if ``crop`` is ``random``.
+        rate: Learning rate.
+        decay: Weight decay: L2 for ``adam``, decoupled for ``adamw``.
+        schedule: Learning rate schedule: ``constant``, or ``cosine`` to zero after a linear ``warmup`` (epochs).
+        loss: Binary cross-entropy, or its sum with the soft Dice loss.
+        ema: Decay per step of an exponential moving average of the weights, which is validated and saved; 0 for none.
+        validation: Fraction of the training *images* held out to choose the checkpoint.
+        validate_every: Epochs between two validations.
+        checkpoint_every: Epochs between two writes of the resume state.
+        precision: Lightning Fabric's name; ``bf16-mixed`` is much faster on CPUs with AVX512-BF16.
     """
 
     patch: Annotated[int, msgspec.Meta(ge=64)] = 512
@@ -112,18 +115,28 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def __post_init__(self) -> None:
         if self.patch % 32:
-            raise ValueError("patch must be a multiple of 32")
+            raise ValueError("Expected a patch that is a multiple of 32")
 
 
 class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How to export: the opset (TensorRT 8.6 reads at most 17) and the largest |Δp| that torch and ONNX may show."""
+    """The export.
+
+    Attributes:
+        opset: ONNX opset; TensorRT 8.6 reads at most 17.
+        tolerance: Maximum |Δ probability| between torch and ONNX Runtime.
+    """
 
     opset: Annotated[int, msgspec.Meta(ge=13, le=23)] = 17
     tolerance: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-4
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A network, how to train it and how to export it."""
+    """A network, its training and its export.
+
+    >>> recipe = Recipe.load("fast")
+    >>> recipe.network.model, recipe.train.epochs
+    ('msal-net', 40)
+    """
 
     name: str = "paper"
     network: NetworkRecipe = NetworkRecipe()
@@ -131,48 +144,55 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     export: ExportRecipe = ExportRecipe()
 
     @classmethod
-    def load(cls, name_or_path: str) -> "Recipe":
-        """Return a built-in recipe by its name, or the one in a TOML file.
+    def load(cls, name_or_path: StrPath) -> "Recipe":
+        """Return a built-in recipe, or read one from a TOML file.
+
+        >>> Recipe.load("papr")
+        Traceback (most recent call last):
+        msal_deploy.errors.BadInput: 'papr' is not a recipe or a .toml file; did you mean 'paper'?
 
         Raises:
-            BadInput: no such name or file, no TOML, an unknown key or a value out of range.
+            BadInput: The name or file does not exist, the file is not TOML, a key is unknown or a value out of range.
         """
-        if name_or_path in BUILT_IN:
-            return BUILT_IN[name_or_path]
+        name = str(name_or_path)
+        if name in BUILT_IN:
+            return BUILT_IN[name]
         path = Path(name_or_path)
         if path.suffix != ".toml":
-            raise BadInput(
-                f"No recipe is called {name_or_path!r} and it is no .toml file; {suggest(name_or_path, BUILT_IN)}"
-            )
+            raise BadInput(f"{name!r} is not a recipe or a .toml file", suggest(name, BUILT_IN))
         try:
             return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), cls)
         except FileNotFoundError as error:
-            raise BadInput(f"There is no recipe file {path}") from error
+            raise BadInput(f"The recipe file {path} does not exist", "check the path") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path} is not valid TOML: {error}") from error
+            raise BadInput(f"{path} is not valid TOML ({error})", "correct the file") from error
         except msgspec.ValidationError as error:
-            raise BadInput(f"{path} is no recipe: {error}") from error
+            raise BadInput(f"{path} is not a recipe ({error})", "correct the file") from error
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Raises:
-            BadInput: the text is no recipe.
+            BadInput: The text is not a recipe.
         """
         try:
             return msgspec.json.decode(text, type=cls)
         except msgspec.DecodeError as error:
-            raise BadInput(f"This is no recipe of msal-deploy: {error}") from error
+            raise BadInput(f"The metadata is not a recipe ({error})", "name the recipe with --recipe") from error
 
     def to_json(self) -> str:
-        """Return the whole recipe as one line of JSON, as a checkpoint carries it."""
+        """Return the whole recipe as one line of JSON, as stored in a checkpoint.
+
+        >>> Recipe.from_json(Recipe().to_json()) == Recipe()
+        True
+        """
         return msgspec.json.encode(self).decode()
 
 
 PAPER = Recipe()
 
-# For a CPU and no ImageNet weights: small crops from anywhere, strong augmentation, averaged weights.
+# For a CPU, without ImageNet weights: small random crops, strong augmentation, averaged weights.
 FAST = Recipe(
     name="fast",
     network=NetworkRecipe(weights="random"),
@@ -194,7 +214,7 @@ FAST = Recipe(
     ),
 )
 
-# Minutes on two cores: enough to see the whole toolchain work, not to segment real tissue.
+# Minutes on two cores: enough to try the whole toolchain, not to segment real tissue.
 DEMO = Recipe(
     name="demo",
     network=NetworkRecipe(backbone="resnet18", weights="random"),

@@ -46,7 +46,7 @@ def test_empty_file_is_the_paper(load):
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
         ('nam = "x"', "unknown field `nam`"),
         ("[train]\nepoch = 3", "unknown field `epoch`"),
@@ -85,8 +85,8 @@ def test_empty_file_is_the_paper(load):
         (b"name = '\xff'", "not valid TOML"),
     ],
 )
-def test_wrong_file_is_refused_by_the_name_of_what_is_wrong(load, text, sentence):
-    with pytest.raises(BadInput, match=sentence) as caught:
+def test_load_names_the_file_and_the_wrong_key(load, text, message):
+    with pytest.raises(BadInput, match=message) as caught:
         load(text)
     assert "recipe.toml" in str(caught.value)
 
@@ -96,25 +96,25 @@ ZOOM = "any two numbers are taken as a zoom; training then fails in torchvision,
 
 @pytest.mark.parametrize("zoom", ["[1.2, 1.0]", "[0.0, 1.0]", "[-1.0, 1.0]", "[nan, nan]", "[1.0, inf]"])
 @pytest.mark.parametrize("crop", ["corners", "random"])
-def test_impossible_zoom_is_refused(load, zoom, crop):
+def test_load_rejects_an_impossible_zoom(load, zoom, crop):
     with pytest.raises(BadInput, match="zoom"):
         load(f'[train.augment]\nzoom = {zoom}\ncrop = "{crop}"')
 
 
 @pytest.mark.parametrize("key", ["rotate", "shear", "stain"])
-def test_infinite_augmentation_is_refused(load, key):
+def test_load_rejects_infinite_augmentation(load, key):
     with pytest.raises(BadInput, match=key):
         load(f"[train.augment]\n{key} = inf")
 
 
 @pytest.mark.parametrize("text", ["[train]\nrate = inf", "[train]\ndecay = inf", "[export]\ntolerance = inf"])
-def test_infinite_number_is_refused(load, text):
+def test_load_rejects_infinite_numbers(load, text):
     with pytest.raises(BadInput):
         load(text)
 
 
 @pytest.mark.parametrize("seed", [10**12, -(10**12), 10**20])
-def test_seed_that_torch_cannot_take_is_refused(load, seed):
+def test_load_rejects_a_seed_that_torch_cannot_use(load, seed):
     with pytest.raises(BadInput, match="seed"):
         load(f"[train]\nseed = {seed}")
 
@@ -124,27 +124,27 @@ def test_patch_and_batch_too_small_for_batch_norm_are_refused(load):
         load("[train]\npatch = 32\nbatch = 1")
 
 
-def test_byte_order_mark_is_skipped(load):
+def test_load_skips_a_byte_order_mark(load):
     assert load(b'\xef\xbb\xbfname = "mine"').name == "mine"
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("name", "message"),
     [
         ("papr", "did you mean 'paper'"),
         ("zebra", "choose from: demo, fast, paper"),
-        ("", "known"),
-        ("missing.toml", "no recipe file missing.toml"),
+        ("", "'' is not a recipe or a .toml file; choose from: demo, fast, paper"),
+        ("missing.toml", "The recipe file missing.toml does not exist"),
     ],
 )
-def test_unknown_name(name, sentence):
-    with pytest.raises(BadInput, match=sentence):
+def test_load_suggests_a_name(name, message):
+    with pytest.raises(BadInput, match=message):
         Recipe.load(name)
 
 
-def test_json_of_something_else_is_refused():
+def test_from_json_rejects_other_json():
     for text in ("{", "[]", '{"nam": 1}', '{"train": {"patch": 33}}'):
-        with pytest.raises(BadInput, match="no recipe"):
+        with pytest.raises(BadInput, match="The metadata is not a recipe"):
             Recipe.from_json(text)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import CHECKPOINT, Bundle
 from msal_deploy.errors import EXTRA_OF_MODULE, BadInput, suggest, translate_missing_extra
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         module: Module that must be importable for the runtime to work.
         packages: PyPI packages that contain the module; doctor and bench report their versions.
         extra: Extra of msal-deploy that installs them, empty for the base install.
-        device: ``cpu`` runtimes open a graph of the bundle (or its checkpoint) and need no GPU, ``gpu`` runtimes open
-            a plan for the local GPU, ``server`` runtimes send images to an address.
+        device: ``cpu`` runtimes open a graph of the bundle and need no GPU, ``gpu`` runtimes open a plan for the local
+            GPU, ``server`` runtimes send images to an address.
+        opens_checkpoint: Whether a ``cpu`` runtime opens the bundle's checkpoint instead of a graph.
         precisions: Supported precisions. Empty if the runtime parses the part after the colon itself, such as Triton's
             address.
         defaults: Precisions that are scored and timed if no engine is named.
@@ -44,6 +45,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     packages: tuple[str, ...]
     extra: str = ""
     device: Literal["cpu", "gpu", "server"]
+    opens_checkpoint: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     defaults: tuple[str, ...] = ()
     emulated: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ _RUNTIMES = (
         packages=("torch",),
         extra=EXTRA_OF_MODULE["torch"],
         device="cpu",
+        opens_checkpoint=True,
         defaults=("fp32",),
         milliseconds={"fp32": 267},
     ),
@@ -178,8 +181,8 @@ def available_engines(bundle: Bundle, *, timed: bool = False) -> list[str]:
     PyTorch, the reference, comes first. Plans are listed if they can run on the local GPU. Servers are never listed:
     their address must be given.
 
-    >>> [engine for engine in available_engines(Bundle("bundle")) if engine.startswith("onnxruntime")]
-    ['onnxruntime:fp32', 'onnxruntime:fp16', 'onnxruntime:int8']
+    >>> available_engines(Bundle("bundle"), timed=True)
+    ['onnxruntime:fp32', 'onnxruntime:int8', 'openvino:fp32', 'openvino:int8']
 
     Args:
         timed: Leave out engines that emulate a precision: their speed says nothing about that precision.
@@ -196,7 +199,7 @@ def available_engines(bundle: Bundle, *, timed: bool = False) -> list[str]:
 
 
 def _has_cpu_engine(bundle: Bundle, runtime: Runtime, precision: str) -> bool:
-    return runtime.is_installed and bundle.has_graph(precision)
+    return runtime.is_installed and (CHECKPOINT in bundle if runtime.opens_checkpoint else bundle.has_graph(precision))
 
 
 def _planned_precisions(bundle: Bundle, runtime: Runtime, precisions: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The networks that can be trained, exported and served: MSAL-Net and those that its paper compares it with."""
+"""Networks for training and export: MSAL-Net, and those that its paper compares it with (Tables 1 and 2)."""
 
 from msal_deploy.zoo.build import MODELS, STARTS_FROM_RESNET, build_network
 

@@ -12,8 +12,7 @@ RATES = (6, 12, 18)
 class AtrousSpatialPyramidPooling(nn.Module):
     """ASPP (Chen et al., DeepLabv3, 2017): a 1×1 and three dilated 3×3 convolutions side by side, then a 1×1.
 
-    DeepLab's fifth branch, the mean over the image, is left out: with it a nucleus would be seen differently in tiles
-    of different sizes.
+    DeepLab's fifth branch, the mean over the image, is omitted: the result for a nucleus would depend on the tile size.
     """
 
     def __init__(self, channels: int, branch: int = 256) -> None:
@@ -27,12 +26,12 @@ class AtrousSpatialPyramidPooling(nn.Module):
 
 
 class ASSPUNet(UNet):
-    """U-Net's four upper levels, with an ASPP where the fifth would be.
+    """U-Net's four upper levels, with an ASPP instead of the fifth.
 
-    Known, from the abstract: a U-Net with a modified ASPP, which gives nuclei at several scales and their context
+    Known from the abstract: a U-Net with a modified ASPP, which captures nuclei at several scales and their context
     "without reducing the spatial resolution of feature map". The paper's concave-point splitting of touching nuclei is
-    no part of the network. Chosen: so the ASPP replaces the fourth pooling and the 1024 channels below it, and works at
-    1/8 of the size; DeepLab's rates 6, 12, 18 and its 256 channels a branch; U-Net's channels elsewhere.
+    a separate step after the network. Our choices: the ASPP replaces the fourth pooling and the 1024 channels below it,
+    at 1/8 of the image size; DeepLab's rates 6, 12, 18 with 256 channels per branch; U-Net's channels elsewhere.
     """
 
     def __init__(self) -> None:

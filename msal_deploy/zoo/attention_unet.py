@@ -1,4 +1,4 @@
-"""Attention U-Net (Oktay et al., MIDL 2018): U-Net whose skips pass a gate that the level below controls."""
+"""Attention U-Net (Oktay et al., MIDL 2018): U-Net with attention gates on its skips."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,14 +7,14 @@ from msal_deploy.zoo.unet import WIDTHS, UNet, Up
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
-    """Convolution without padding, batch norm."""
+    """Return a convolution without padding and a batch norm."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 class AttentionGate(nn.Module):
-    """Additive attention (the paper's Fig. 2): weigh each place of the skip by what the level below makes of it.
+    """Additive attention (the paper's Fig. 2): weight each position of the skip using the features of the level below.
 
-    Skip and gating signal meet on the coarser grid; the weights, one a place, are upsampled bilinearly.
+    Skip and gating signal are added on the coarser grid. The weights, one per position, are upsampled bilinearly.
     """
 
     def __init__(self, below: int, skip: int) -> None:
@@ -31,7 +31,7 @@ class AttentionGate(nn.Module):
 
 
 class GatedUp(Up):
-    """A level of U-Net's decoder with a gate on its skip."""
+    """One level of U-Net's decoder, with a gate on its skip."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
@@ -42,16 +42,16 @@ class GatedUp(Up):
 
 
 def gated_below_the_first(inputs: int, outputs: int) -> Up:
-    """Gate all skips but the uppermost, which the paper leaves as it is."""
+    """Return a decoder level, with a gate except on the topmost skip, as in the paper."""
     return Up(inputs, outputs) if outputs == WIDTHS[0] else GatedUp(inputs, outputs)
 
 
 class AttentionUNet(UNet):
-    """Attention U-Net in two dimensions, in U-Net's size; without the paper's deep supervision.
+    """Attention U-Net in two dimensions with U-Net's channels, without the paper's deep supervision.
 
-    Known: the gates of Fig. 2, the grid they work on, that the first skip has none. Chosen: half the skip's channels
-    inside a gate; batch norm behind every convolution of a gate; 64 to 1024 channels as in U-Net, since the MSAL-Net
-    paper does not name another size.
+    Known: the gates of Fig. 2, their grid, and that the first skip has no gate. Our choices: half the skip's channels
+    inside a gate; batch norm after every convolution of a gate; 64 to 1024 channels as in U-Net, since the MSAL-Net
+    paper does not state a size.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""BiO-Net (Xiang et al., MICCAI 2020): a U-Net run several times over, whose decoder feeds the next run's encoder."""
+"""BiO-Net (Xiang et al., MICCAI 2020): a U-Net that runs repeatedly; its decoder feeds the next run's encoder."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ WIDTHS = (32, 64, 128, 256, 512)
 
 
 class Encoder(nn.Module):
-    """A level of the encoder: two convolutions make the forward skip, a third and a pooling go down."""
+    """One level of the encoder: two convolutions compute the forward skip, a third and a pooling lead down."""
 
     def __init__(self, inputs: int, outputs: int, runs: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A level of the decoder: two convolutions make the backward skip, a transposed one goes up."""
+    """One level of the decoder: two convolutions compute the backward skip, a transposed one leads up."""
 
     def __init__(self, inputs: int, outputs: int, runs: int) -> None:
         super().__init__()
@@ -43,13 +43,13 @@ class Decoder(nn.Module):
 
 
 class BiONet(nn.Module):
-    """BiO-Net with four levels and three runs: 15 M parameters; without the paper's INT, which joins all runs' outputs.
+    """BiO-Net with four levels and three runs: 15 M parameters. Without the paper's INT, which joins all runs' outputs.
 
-    Known, from the authors' code: all of the structure and the channels; that the first run takes its own input for the
-    backward skip; that every run starts from the same first features and has batch norms of its own (in their Keras
-    version everywhere, in their PyTorch version but for the bottom). Changed: they have ReLU before batch norm; here
-    it is conv, norm, ReLU as elsewhere in this package, so that norms fold into convolutions. An exported graph has the
-    runs one after the other, and each its own copy of the weights with its norms folded in: 154 MB.
+    Known from the authors' code: the structure and the channels; the first run uses its own input as backward skip;
+    every run starts from the same features and has separate batch norms (everywhere in their Keras version, except at
+    the bottom in their PyTorch version). Changed: they apply ReLU before batch norm; we use convolution, norm, ReLU as
+    elsewhere in this package, so that norms can be folded into convolutions. An exported graph unrolls the runs, each
+    with a copy of the weights that has its norms folded in: 154 MB.
     """
 
     def __init__(self, runs: int = 3) -> None:
@@ -72,7 +72,7 @@ class BiONet(nn.Module):
         return self.head(x)  # (N, 1, 512, 512)
 
     def run(self, x: Tensor, backwards: list[Tensor], run: int) -> tuple[Tensor, list[Tensor]]:
-        """Go once down and up: (N, 32, 256, 256) -> (N, 32, 512, 512), and the backward skips, shallowest first."""
+        """Run down and up once: (N, 32, 256, 256) -> (N, 32, 512, 512) and the backward skips, shallowest first."""
         skips: list[Tensor] = []
         for level, encoder in enumerate(self.encoders):
             x, skip = encoder(x, backwards[level] if backwards else x, run)

@@ -1,12 +1,12 @@
-"""A convolution that several inputs share, as CE-Net and BiO-Net have them."""
+"""Convolutions whose weights are shared between several uses, as in CE-Net and BiO-Net."""
 
 from torch import Tensor, nn
 
 
 class SharedConv(nn.Module):
-    """One convolution, and a batch norm for each of its uses: called with the input and the number of the use.
+    """One convolution with a batch norm for each of its uses. Called with the input and the index of the use.
 
-    One norm over several distributions would be right for none of them in evaluation mode.
+    The running statistics of a shared norm would fit none of its inputs.
     """
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, uses: int) -> None:
@@ -19,13 +19,13 @@ class SharedConv(nn.Module):
 
 
 def shared_conv(inputs: int, outputs: int, uses: int, kernel: int = 3, dilation: int = 1) -> SharedConv:
-    """A shared convolution that keeps height and width."""
+    """Return a shared convolution that preserves height and width."""
     padding = dilation * (kernel // 2)
     return SharedConv(nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False), uses)
 
 
 def shared_deconv(channels: int, uses: int) -> SharedConv:
-    """A shared 3×3 transposed convolution that doubles height and width."""
+    """Return a shared 3×3 transposed convolution that doubles height and width."""
     return SharedConv(
         nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1, bias=False), uses
     )

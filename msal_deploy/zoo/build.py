@@ -1,7 +1,7 @@
-"""The networks that can be trained, exported and served: MSAL-Net, and what its paper compares it with.
+"""Build a network by its name.
 
-Each takes normalised RGB float[N,3,H,W], H and W multiples of 32, and returns logits float[N,1,H,W]. Each module is
-imported when its network is built, so that segmentation-models-pytorch is needed by those that come from it alone.
+Each network takes normalised RGB float[N,3,H,W], H and W multiples of 32, and returns logits float[N,1,H,W]. Its module
+is imported when the network is built, so that only U-Net over a ResNet and LinkNet need segmentation-models-pytorch.
 """
 
 from collections.abc import Callable
@@ -16,22 +16,24 @@ from msal_deploy.recipe import Model, NetworkRecipe
 MODELS: tuple[str, ...] = get_args(Model)
 
 
-# Whose encoder is a torchvision ResNet, so that it can start from that ResNet's weights.
+# Networks whose encoder is a torchvision ResNet and can start from its weights.
 STARTS_FROM_RESNET = ("msal-net", "unet-resnet", "ce-net")
 
 
 def build_network(recipe: NetworkRecipe, resnet: ResNet | None = None) -> nn.Module:
-    """Return the network of `recipe` with random weights: normalised float[N,3,H,W] -> logits float[N,1,H,W].
+    """Return the network of `recipe`: normalised float[N,3,H,W] -> logits float[N,1,H,W]::
+
+        network = build_network(NetworkRecipe(model="ce-net"))
 
     Args:
-        resnet: what the encoder of a network in `STARTS_FROM_RESNET` starts from.
+        resnet: Initial weights of the encoder for a network in `STARTS_FROM_RESNET`; None for random weights.
 
     Raises:
-        BadInput: no network has that name.
-        ModuleNotFoundError: the network comes from a package that is not installed (extra ``zoo``).
+        BadInput: The network does not exist.
+        ModuleNotFoundError: The network needs a package that is not installed (extra ``zoo``).
     """
     if recipe.model not in _BUILDERS:
-        raise BadInput(f"No network is called {recipe.model!r}; {suggest(recipe.model, MODELS)}")
+        raise BadInput(f"{recipe.model!r} is not a network", suggest(recipe.model, MODELS))
     return _BUILDERS[recipe.model](recipe, resnet)
 
 
@@ -47,12 +49,12 @@ def _unet_resnet(recipe: NetworkRecipe, resnet: ResNet | None) -> nn.Module:
 
     network = Unet(recipe.backbone, encoder_weights=None)
     if resnet is not None:
-        network.encoder.load_state_dict(resnet.state_dict())  # it drops the classifier by itself
+        network.encoder.load_state_dict(resnet.state_dict())  # it ignores the classifier
     return network
 
 
 def _linknet(_: NetworkRecipe, __: ResNet | None) -> nn.Module:
-    """LinkNet (Chaurasia and Culurciello, VCIP 2017), over ResNet-18 as there."""
+    """LinkNet (Chaurasia and Culurciello, VCIP 2017), over ResNet-18 as in its paper."""
     from segmentation_models_pytorch import Linknet
 
     return Linknet("resnet18", encoder_weights=None)

@@ -14,10 +14,10 @@ PLAIN = NetworkRecipe(channel_attention=False, boundary_refinement=False)
 
 
 class DenseAtrousConvolution(nn.Module):
-    """DAC: cascades with the rates 1; 3; 1,3; 1,3,5, all but the first closed by a 1×1, added to the input (Fig. 3).
+    """DAC: cascades with the rates 1; 3; 1,3; 1,3,5, all but the first ending in a 1×1, added to the input (Fig. 3).
 
-    As in the authors' code the convolutions are shared between the branches, and a ReLU comes only at a branch's end.
-    Theirs have no batch norm, which can overflow FP16 (see `network.DenseDilatedConvolutions`); here each use has one.
+    As in the authors' code, branches share convolutions, and ReLU is applied only at the end of a branch. Theirs have
+    no batch norm, which can overflow FP16 (see `network.DenseDilatedConvolutions`); ours have one for each use.
     """
 
     def __init__(self, channels: int) -> None:
@@ -39,20 +39,20 @@ class DenseAtrousConvolution(nn.Module):
 
 
 def max_pool_up(x: Tensor, kernel: int) -> Tensor:
-    """Max-pool x ≥ 0 by `kernel`, the last windows filled up with zeros: H × W -> ⌈H / kernel⌉ × ⌈W / kernel⌉.
+    """Max-pool x ≥ 0 by `kernel`, with the last windows zero-padded: H × W -> ⌈H / kernel⌉ × ⌈W / kernel⌉.
 
-    The same as ``ceil_mode``, with which OpenVINO 2026.4 returns an empty mask where a window is larger than the grid.
+    Equal to ``ceil_mode``, which returns an empty mask in OpenVINO 2026.4 if a window is larger than the grid.
     """
     return functional.max_pool2d(functional.pad(x, (0, kernel - 1, 0, kernel - 1)), kernel)
 
 
 class ResidualMultiKernelPooling(nn.Module):
-    """RMP: max-pool by 2, 3, 5, 6, one channel of each by a shared 1×1, upsample, put before the input (Fig. 4).
+    """RMP: max-pool by 2, 3, 5, 6, reduce each to one channel by a shared 1×1, upsample, prepend to the input (Fig. 4).
 
-    The windows do not tile every grid: the paper's 448-pixel images give 14×14 here, 512 give 16×16. The authors' code
-    rounds down, which at 16×16 leaves the last 4 rows out of the pooling by 6, stretches 12 over 16 rows, and fails
-    below 192 pixels. Here it is rounded up: the last window is smaller, nothing is left out, every multiple of 32
-    works. Both agree wherever a kernel divides the grid.
+    The windows do not divide every grid: the paper's 448-pixel images give 14×14, 512-pixel images 16×16. The authors'
+    code rounds down: at 16×16, pooling by 6 ignores the last 4 rows and stretches 12 rows to 16, and images below 192
+    pixels fail. We round up: the last window is smaller, no row is ignored, and every multiple of 32 works. Both agree
+    if the kernel divides the grid.
     """
 
     KERNELS = (2, 3, 5, 6)
@@ -78,7 +78,7 @@ class CENet(nn.Module):
     """CE-Net. Shapes are for a 512×512 image.
 
     Args:
-        resnet: a torchvision ResNet-34 whose weights to start from; random ones where there is none.
+        resnet: A torchvision ResNet-34 with the initial weights; None for random weights.
     """
 
     def __init__(self, resnet: models.ResNet | None = None) -> None:

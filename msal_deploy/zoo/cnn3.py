@@ -1,11 +1,11 @@
-"""CNN3 (Kumar et al., IEEE TMI 2017): a patch classifier, here as one dense network over the whole image."""
+"""CNN3 (Kumar et al., IEEE TMI 2017): a patch classifier, implemented as one dense network over the whole image."""
 
 import torch
 from torch import Tensor, nn
 
 
 def conv_norm_relu_valid(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
-    """Convolution without padding, batch norm, ReLU."""
+    """Return a convolution without padding, a batch norm and a ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, dilation=dilation, bias=False),
         nn.BatchNorm2d(outputs),
@@ -14,9 +14,9 @@ def conv_norm_relu_valid(inputs: int, outputs: int, kernel: int, dilation: int =
 
 
 class DenseMaxPool2(nn.Module):
-    """2×2 max-pooling at every place: the largest of four values that are `dilation` apart.
+    """2×2 max-pooling at every position: the maximum of four values that are `dilation` apart.
 
-    As two maxima of shifted images: TensorRT's MaxPool has no dilation.
+    Implemented as two maxima of shifted images, because TensorRT's MaxPool does not support dilation.
     """
 
     def __init__(self, dilation: int) -> None:
@@ -29,19 +29,18 @@ class DenseMaxPool2(nn.Module):
 
 
 class CNN3(nn.Module):
-    """CNN3, which says of the middle of a 51×51 patch whether it is nucleus, as logits for every pixel at once.
+    """CNN3 classifies the centre of a 51×51 patch as nucleus or not; this version computes all pixels at once.
 
-    In place of a patch a pixel, the strides of the three poolings become dilations of all that follows (à trous; Giusti
-    et al., ICIP 2013). What a pixel gets is exactly what the network would say of the patch around it, mirrored at the
-    image's edge as in the authors' code, and neighbours share their work: 0.82 TFLOP for a 512×512 image, where its
-    262,144 patches one by one would take 10.6. Two thirds of that are the second hidden layer, 1024 × 1024 at every
-    pixel, whose activations take 1 GiB in float32.
+    The strides of the three poolings become dilations of all later layers (à trous; Giusti et al., ICIP 2013). Each
+    pixel's logit equals that of the patch around it, with the image mirrored at its edges as in the authors' code.
+    Neighbours share computation: 0.82 TFLOP for a 512×512 image instead of 10.6 for its 262,144 separate patches. Two
+    thirds of that is the second hidden layer, 1024 × 1024 at every pixel, whose activations take 1 GiB in float32.
 
-    Known, from the authors' code: 25, 50 and 80 filters of 4×4, 5×5 and 6×6, 2×2 max-pooling after each, two hidden
-    layers of 1024, ReLU. The last pooling rounds down, so of the 51 rows and columns the last 4 never count. Changed:
-    batch norm in place of dropout, which that code calls mostly redundant with it; and one logit, nucleus or not, in
-    place of the three classes inside, boundary and outside: the boundary is there to split touching nuclei, and needs
-    targets of its own.
+    Known from the authors' code: 25, 50 and 80 filters of 4×4, 5×5 and 6×6, 2×2 max-pooling after each, two hidden
+    layers of 1024, ReLU. The last pooling rounds down, so the last 4 of the 51 rows and columns have no effect.
+    Changed: batch norm instead of dropout, which that code calls mostly redundant with it; and one logit, nucleus or
+    not, instead of the classes inside, boundary and outside: the boundary serves to split touching nuclei and needs
+    separate targets.
     """
 
     def __init__(self) -> None:

@@ -8,9 +8,9 @@ from msal_deploy.zoo.unet import UNet, Up
 
 
 class MultiScaleBlock(nn.Module):
-    """Dilated 3×3 convolutions at the rates 1, 2, 4, each fed by the one before, all connected by a 1×1; residual.
+    """A residual cascade of 3×3 convolutions at the rates 1, 2, 4, whose outputs are joined by a 1×1.
 
-    Receptive fields 3, 7 and 15 at one resolution. The 1×1 at the entry gives the sum its channels.
+    Receptive fields 3, 7 and 15 at one resolution. The first 1×1 sets the number of channels for the residual sum.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -31,17 +31,16 @@ class MultiScaleBlock(nn.Module):
 
 
 def multi_scale_up(inputs: int, outputs: int) -> Up:
-    """A level of the decoder with a multi-scale block."""
+    """Return one level of the decoder with a multi-scale block."""
     return Up(inputs, outputs, MultiScaleBlock)
 
 
 class MDCNet(UNet):
-    """U-Net with a multi-scale dilated block in place of each pair of convolutions.
+    """U-Net with a multi-scale dilated block instead of each pair of convolutions.
 
-    Known, from what it is called: a multi-scale connected segmentation network with distance map and contour
-    information. The paper's text was not at hand, so this is a reading of that line and no reproduction. Chosen: the
-    block above; U-Net's levels and channels; the mask alone, since the distance map and the contour have no place in a
-    mask's engine and need targets of their own.
+    Known from the title: a multi-scale connected segmentation network with distance map and contour information. The
+    paper's text was not available, so this is an interpretation, not a reproduction. Our choices: the block above;
+    U-Net's levels and channels; only the mask as output, since the distance map and the contour need separate targets.
     """
 
     def __init__(self) -> None:

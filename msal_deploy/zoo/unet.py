@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al., MICCAI 2015) in its original size, and the parts that its variants here are made of."""
+"""U-Net (Ronneberger et al., MICCAI 2015) in its original size, and the blocks that its variants share."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -14,12 +14,12 @@ WIDTHS = (64, 128, 256, 512, 1024)
 
 
 def double_conv(inputs: int, outputs: int) -> nn.Sequential:
-    """Two 3×3 convolutions, each with batch norm and ReLU: what U-Net has at every level."""
+    """Return two 3×3 convolutions, each with batch norm and ReLU: the block of every U-Net level."""
     return nn.Sequential(conv_norm_relu(inputs, outputs), conv_norm_relu(outputs, outputs))
 
 
 def up_conv(inputs: int, outputs: int) -> nn.Sequential:
-    """The 2×2 transposed convolution that doubles height and width; linear in U-Net, here with batch norm."""
+    """Return the 2×2 transposed convolution that doubles height and width; U-Net has no batch norm after it."""
     return nn.Sequential(
         nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -27,7 +27,7 @@ def up_conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Up(nn.Module):
-    """One level of the decoder: double the size, put the skip in front, `block`."""
+    """One level of the decoder: double the size, prepend the skip, apply `block`."""
 
     def __init__(self, inputs: int, outputs: int, block: Layer = double_conv) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """U-Net: 64 to 1024 channels, four poolings, 31 M parameters.
 
-    Two things differ from the paper's: convolutions are padded, so that the mask is as large as the image, and each has
-    batch norm, which is younger than U-Net.
+    Two differences from the paper: convolutions are padded, so that the mask has the size of the image, and each has a
+    batch norm, which was published after U-Net.
 
     Args:
-        widths: channels at each level; between two levels the size is halved.
-        block: the convolutions of a level.
-        up: a level of the decoder, called with what comes from below and the skip.
-        bottom: what follows the deepest level.
+        widths: Channels at each level; the size is halved between levels.
+        block: Convolutions of one level.
+        up: One level of the decoder, called with the features from below and the skip.
+        bottom: Module after the deepest level.
     """
 
     def __init__(
