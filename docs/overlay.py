@@ -2,8 +2,8 @@
 
     python docs/overlay.py CMU-1-Small-Region.svs bundle
 
-The slide is OpenSlide's test data (https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/, CC0). It was scanned
-at 0.499 µm/px and the network was trained at 0.25 µm/px, so the crop is enlarged twice.
+The slide is OpenSlide's test data, CC0: https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/. It was
+scanned at 0.499 µm/px and the network was trained at 0.25 µm/px, so the crop is enlarged twice.
 """
 
 import sys
@@ -35,6 +35,7 @@ def draw_outlines(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Im
 
 
 def main(slide: Path, bundle: Path) -> None:
+    """Write ``tissue.png`` and ``overlay.png``."""
     tissue = crop(slide)
     tissue.save(IMAGES / "tissue.png", optimize=True)
     image = np.asarray(tissue.resize((2 * WIDTH, 2 * HEIGHT)))
