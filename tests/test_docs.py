@@ -32,6 +32,8 @@ from msal_deploy.checkpoint import Checkpoint, save_checkpoint, untrained
 from msal_deploy.cli import app
 from msal_deploy.data import open_dataset, synthesize
 from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
+from msal_deploy.export import example_images
+from msal_deploy.network import MSALNet
 from msal_deploy.recipe import BUILT_IN, NetworkRecipe, Recipe
 from msal_deploy.trt.local_gpu import current_gpu
 from msal_deploy.weights import DEFAULT, find_weights
@@ -128,7 +130,7 @@ def small() -> Any:
     quick = {"size": (64, 64), "seconds": 0.01, "windows": 2}
     changes = {
         export: {"SIZES": ((64, 64),), "BATCHES": (2,)},
-        calibration_tiles: {"SIDE": 64},
+        calibration_tiles: {"SIDE": 128},
         precision: {"TILES": 4, "CHECKED_TILES": 1, "DRAWS": 2, "patches_of": partial(data.patches_of, size=64)},
         data: {"patches_of": partial(data.patches_of, size=64)},
         timing: {"MIN_RUNS": 1},
@@ -171,7 +173,7 @@ def linked_copy(source: Path, target: Path) -> Path:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder without a bundle: data sets, checkpoints, recipes."""
     folder = tmp_path_factory.mktemp("docs")
-    synthesize(folder / "monuseg", train=4, test=2, size=256)
+    synthesize(folder / "monuseg", train=8, test=2, size=256)
     _write_my_data(folder / "my-data", folder / "monuseg")
     for name in ("r34", "mine"):
         (folder / "runs" / name).mkdir(parents=True)
@@ -198,13 +200,16 @@ boundary_refinement = false
 
 def small_checkpoint() -> Checkpoint:
     """Random weights that find nuclei everywhere, so that no precision loses Dice and validate passes."""
-    network = NetworkRecipe(
+    recipe = NetworkRecipe(
         backbone="resnet18", weights="random", dense_dilated=False, channel_attention=False, boundary_refinement=False
     )
-    checkpoint = untrained(Recipe(name="mine", network=network))
-    bias = [name for name in checkpoint.weights if name.endswith("bias")][-1]
-    checkpoint.weights[bias] = checkpoint.weights[bias] + 3
-    return checkpoint
+    torch.manual_seed(0)
+    network = MSALNet(recipe).train()
+    images = torch.from_numpy(example_images(2, 128, 128)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        network((images / 255 - 0.5) / 0.25)  # batch norms have seen images, as after a training
+        network.head[-1].bias.add_(5)
+    return Checkpoint(dict(network.state_dict()), Recipe(name="mine", network=recipe))
 
 
 def _write_my_data(folder: Path, source: Path) -> None:
@@ -325,7 +330,7 @@ def test_training_command_reaches_the_training(
     assert isinstance(result.exception, Reached), result.output
     assert (reached["recipe"].name, reached["recipe"].train.epochs) == expected
     assert str(reached["out"]).startswith(shlex.split(line)[shlex.split(line).index("--out") + 1])
-    assert reached["images"] == 4
+    assert reached["images"] == 8
     assert reached["resume"] == ("--resume" in line)
     if "--licence" in line:
         assert reached["licence"] == "CC-BY-NC-SA-4.0"
