@@ -3,7 +3,7 @@
     python docs/overlay.py CMU-1-Small-Region.svs bundle
 
 The slide is OpenSlide's test data, CC0: https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/. It was
-scanned at 0.499 µm/px and the network was trained at 0.25 µm/px, so the crop is enlarged twice.
+scanned at 0.499 µm/px and the network was trained at 0.25 µm/px, so the crop is enlarged by a factor of 2.
 """
 
 import sys

@@ -72,13 +72,13 @@ TRAINS = {
 
 # Commands that need a GPU or its runtime -> the documented refusal: exit code, and words of the message.
 NEED_A_GPU = {
-    "msal-deploy doctor --gpu gtx-1080-ti": (3, "a GPU of compute capability 6.1"),
+    "msal-deploy doctor --gpu gtx-1080-ti": (3, "docker build --file Dockerfile"),
     "msal-deploy doctor --gpu gtx-1080-ti --requirements requirements.txt --dockerfile Dockerfile": (
         3,
         "docker build --file Dockerfile",
     ),
-    "msal-deploy doctor --gpu rtx-3090 --requirements requirements.txt": (3, "a GPU of compute capability 8.6"),
-    "msal-deploy doctor --gpu rtx-3090 --bundle bundle": (3, "a GPU of compute capability 8.6"),
+    "msal-deploy doctor --gpu rtx-3090 --requirements requirements.txt": (3, "docker build --file Dockerfile"),
+    "msal-deploy doctor --gpu rtx-3090 --bundle bundle": (3, "docker build --file Dockerfile"),
     "msal-deploy build-trt bundle --int8 --gpu gtx-1080-ti": (3, "build-kit --gpu gtx-1080-ti"),
     "msal-deploy validate bundle --data monuseg --engine tensorrt:int8": (3, "tensorrt is not installed"),
     "msal-deploy bench bundle --engine tensorrt:int8": (3, "tensorrt is not installed"),
