@@ -55,7 +55,8 @@ EXCEPTIONS = {
     "make test": "runs these tests; the target exists",
     "pip install ": "changes the environment of these tests; the extras exist",
     'PIP_CONSTRAINT="$PWD/requirements.txt" pip install ': "needs a GPU machine; doctor writes this line into the file",
-    "docker ": "needs Docker and a GPU machine; doctor and package write the files that it reads",
+    "docker build ": "needs Docker and a GPU machine; doctor prints this line",
+    "docker compose ": "needs Docker; tests/engines/test_triton_docs.py finds this line in the package",
     "python -m venv .venv-triton": "make .venv-triton runs it for tests/engines/test_triton_docs.py",
     ".venv-triton/bin/pip install ": "make .venv-triton runs it for tests/engines/test_triton_docs.py",
     "python benchmarks/": "takes minutes; the program accepts the options. tests/test_cpu_proof.py runs its parts",
@@ -346,6 +347,15 @@ def test_command_that_needs_a_gpu_says_what_is_missing(line: str, refusal: tuple
     assert words in " ".join(result.output.split())
     for file in ("requirements.txt", "Dockerfile", "compose.yaml"):
         assert (folder / file).exists() == (f" {file}" in line)
+
+
+def test_doctor_writes_the_lines_that_install_for_an_old_gpu(folder: Path) -> None:
+    result = msal_deploy("msal-deploy doctor --gpu gtx-1080-ti --requirements requirements.txt", folder)
+    written = result.output + (folder / "requirements.txt").read_text()
+    lines = [line for line in LINES if line.startswith(("PIP_CONSTRAINT", "docker build"))]
+    assert len(lines) == 2
+    for line in lines:
+        assert line in " ".join(written.split())
 
 
 def test_make_targets_exist() -> None:
