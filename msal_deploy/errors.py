@@ -77,7 +77,6 @@ EXTRA_OF_MODULE = {
     "torchvision": "train",
     "lightning": "train",
     "lightning_fabric": "train",
-    "onnxscript": "train",
     "tensorboard": "train",
     "segmentation_models_pytorch": "zoo",
     "tensorrt": "gpu",

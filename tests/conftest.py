@@ -1,4 +1,4 @@
-"""What the tests share: a checkpoint, a bundle, training images and a disk that is soon full."""
+"""Shared fixtures: a checkpoint, a bundle, training images and a small disk."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ from msal_deploy.data import AnnotatedImage
 from msal_deploy.network import MSALNet
 from msal_deploy.recipe import NetworkRecipe, Recipe
 
-# A shell's background jobs ignore Ctrl-C, and so would every program that the tests start and press it on.
+# Background jobs of a shell ignore SIGINT, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -26,14 +26,14 @@ SMALL_SIZES, SMALL_BATCHES = ((64, 64), (64, 96)), (1, 2)
 
 @pytest.fixture
 def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let export compare torch with ONNX Runtime at few and small shapes."""
+    """Let export compare torch with ONNX Runtime at a few small shapes."""
     monkeypatch.setattr(export_stage, "SIZES", SMALL_SIZES)
     monkeypatch.setattr(export_stage, "BATCHES", SMALL_BATCHES)
 
 
 @pytest.fixture
 def one_torch_thread() -> Iterator[None]:
-    """Keep torch to one thread: two of them wait for each other where the machine is busy."""
+    """Limit torch to one thread: two would wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -47,7 +47,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def checkpoint(recipe: Recipe) -> Checkpoint:
-    """Random weights, with batch norms that have seen images: untouched statistics would hide faults in folding."""
+    """Random weights, with batch norms that have seen images: initial statistics would hide errors in folding."""
     torch.manual_seed(0)
     network = MSALNet(recipe.network).train()
     images = torch.from_numpy(export_stage.example_images(2, 128, 128)).permute(0, 3, 1, 2)
@@ -55,13 +55,13 @@ def checkpoint(recipe: Recipe) -> Checkpoint:
         for parameter in network.parameters():
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
         network((images / 255 - 0.5) / 0.25)
-        network.head[-1].weight.mul_(8)  # spreads the probabilities over more than a thousandth
+        network.head[-1].weight.mul_(8)  # spreads the probabilities
     return Checkpoint(dict(network.state_dict()), recipe, "CC0-1.0", {"epoch": "1"})
 
 
 @pytest.fixture(scope="session")
 def checkpoint_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, as a file that is not to be changed by a test."""
+    """The same as a file, which tests must not change."""
     path = tmp_path_factory.mktemp("checkpoint") / "best.safetensors"
     save_checkpoint(path, checkpoint)
     return path
@@ -69,7 +69,7 @@ def checkpoint_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Checkpoint, checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """An exported bundle, not to be changed by a test."""
+    """An exported bundle, which tests must not change."""
     folder = tmp_path_factory.mktemp("exported") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_stage, "SIZES", SMALL_SIZES)
@@ -93,11 +93,11 @@ def make_case(tmp_path: Path) -> Callable[..., AnnotatedImage]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that holds 2 MB."""
+    """A separate file system of 2 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if not _mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)):
-        pytest.skip("mounting a tmpfs is not allowed here")
+        pytest.skip("mounting a tmpfs is not permitted")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -107,7 +107,7 @@ def read_only_disk(small_disk: Path) -> Path:
     """The same, with the file ``old.json`` on it and no way to write."""
     (small_disk / "old.json").write_text("old")
     if not _mount("-o", "remount,ro", str(small_disk)):
-        pytest.skip("remounting read-only is not allowed here")
+        pytest.skip("remounting read-only is not permitted")
     return small_disk
 
 

@@ -1,4 +1,4 @@
-"""A bundle opens only when its manifest is whole, and hands out only files that the manifest describes."""
+"""A bundle opens only if its manifest is valid, and returns only files that match the manifest."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def change(folder: Path, **entries: object) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest | entries))
 
 
-def test_manifest_is_read_back(folder):
+def test_manifest_round_trips(folder):
     bundle = Bundle(folder)
     assert bundle.spec.threshold == 0.4
     assert (bundle.manifest.licence, bundle.manifest.recipe) == ("MIT", Recipe())
@@ -43,12 +43,12 @@ def test_moved_bundle_still_opens(folder, tmp_path_factory):
     assert str(folder) not in (moved / MANIFEST).read_text()
 
 
-def test_whole_file_is_handed_out(folder):
+def test_file_returns_the_path_of_an_unchanged_file(folder):
     assert Bundle(folder).file("model.fp32.onnx") == folder / "model.fp32.onnx"
 
 
 @pytest.mark.parametrize("content", [b"", b"grap", b"graph ", b"Graph"])
-def test_changed_file_is_refused(folder, content):
+def test_file_rejects_a_changed_file(folder, content):
     bundle = Bundle(folder)
     (folder / "model.fp32.onnx").write_bytes(content)
     with pytest.raises(
@@ -58,7 +58,7 @@ def test_changed_file_is_refused(folder, content):
     assert bundle.file(CHECKPOINT).is_file()
 
 
-def test_missing_file_is_refused(folder):
+def test_file_rejects_a_missing_file(folder):
     (folder / CHECKPOINT).unlink()
     with pytest.raises(BadInput, match="is missing but listed in the manifest; export the bundle again"):
         Bundle(folder).file(CHECKPOINT)
@@ -68,20 +68,20 @@ def test_missing_file_is_refused(folder):
 
 
 @pytest.mark.parametrize("name", ["model.int8.onnx", "", MANIFEST, "../secret", "."])
-def test_file_that_the_manifest_does_not_name_is_refused(folder, name):
+def test_file_rejects_a_name_that_is_not_in_the_manifest(folder, name):
     with pytest.raises(BadInput, match=rf"is not in .*; choose from: {CHECKPOINT}, model\.fp32\.onnx"):
         Bundle(folder).file(name)
 
 
 @pytest.mark.parametrize("where", ["nowhere", "empty", CHECKPOINT])
-def test_folder_without_manifest_is_no_bundle(folder, where):
+def test_folder_without_manifest_is_not_a_bundle(folder, where):
     (folder / "empty").mkdir()
     with pytest.raises(BadInput, match=r"is not a bundle \(no manifest\.json\); create one with: msal-deploy export"):
         Bundle(folder / where)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe", b'{"name": "a web app"}'])
-def test_damaged_manifest_is_refused(folder, content):
+def test_bundle_rejects_a_damaged_manifest(folder, content):
     (folder / MANIFEST).write_bytes(content)
     with pytest.raises(BadInput, match="is not a valid manifest"):
         Bundle(folder)
@@ -99,19 +99,19 @@ def test_damaged_manifest_is_refused(folder, content):
     ],
     ids=str,
 )
-def test_manifest_of_another_form_is_refused(folder, entries):
+def test_bundle_rejects_a_manifest_with_other_fields(folder, entries):
     change(folder, **entries)
     with pytest.raises(BadInput, match="is not a valid manifest"):
         Bundle(folder)
 
 
-def test_manifest_of_a_later_format_is_refused(folder):
+def test_bundle_rejects_a_later_format_version(folder):
     change(folder, format_version=2)
     with pytest.raises(BadInput, match=r"Expected format version 1 in .*, got 2; export the bundle again"):
         Bundle(folder)
 
 
-def test_artifact_outside_of_the_bundle_is_refused(folder):
+def test_file_rejects_a_path_outside_the_bundle(folder):
     bundle = folder / "inner"
     bundle.mkdir()
     shutil.copy(folder / MANIFEST, bundle)
@@ -125,7 +125,7 @@ SPEC_REASON = "a spec is taken as it is; check_images then fails with a ValueErr
 
 
 @pytest.mark.parametrize("axes", [[1, 2], [{"name": "batch", "minimum": 1, "maximum": 2, "multiple": 0}, 32, 32, 3]])
-def test_spec_with_impossible_axes_is_refused(folder, axes):
+def test_bundle_rejects_impossible_axes(folder, axes):
     spec = msgspec.to_builtins(ModelSpec())
     spec["image"]["axes"] = axes
     change(folder, spec=spec)

@@ -1,4 +1,4 @@
-"""Exit codes, the sentences for users, and how the command line turns whatever happens into them."""
+"""Exit codes and messages, and how the command line turns every error into them."""
 
 import errno
 import importlib
@@ -68,13 +68,13 @@ def test_message_is_printed_once_as_an_error():
     assert outcome(BadInput("The width is 33; use 32"))[1] == "Error: The width is 33; use 32\n"
 
 
-def test_unexpected_error_names_its_type_and_how_to_see_more(monkeypatch):
+def test_unexpected_error_names_its_type_and_the_traceback_variable(monkeypatch):
     monkeypatch.delenv("MSAL_DEPLOY_TRACEBACK", raising=False)
     _, output = outcome(ValueError("surprise"))
     assert "ValueError" in output and "surprise" in output and "MSAL_DEPLOY_TRACEBACK" in output
 
 
-def test_temporary_names_are_not_shown_to_users():
+def test_message_hides_temporary_names():
     _, output = outcome(PermissionError(errno.EACCES, "Permission denied", "out/.report.partial-17.json"))
     assert "partial" not in output and "out" in output
 
@@ -92,11 +92,11 @@ def test_other_import_errors_pass_unchanged():
         raise ImportError("cannot import name 'x' from 'torch'")
 
 
-def test_nearest_suggests_or_lists():
+def test_suggest_returns_the_closest_name_or_all_names():
     assert suggest("openvin", ["torch", "openvino"]) == "did you mean 'openvino'?"
     assert suggest("zebra", ["torch", "openvino"]) == "choose from: openvino, torch"
 
 
-def test_missing_extra_can_be_caught_as_what_it_is():
+def test_missing_extra_is_a_missing_requirement():
     assert issubclass(MissingExtra, MissingRequirement) and issubclass(MissingRequirement, DeployError)
     assert not issubclass(BadInput, GateFailed)

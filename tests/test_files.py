@@ -22,7 +22,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_file_appears_when_the_block_ends(tmp_path):
+def test_atomic_file_appears_when_the_block_ends(tmp_path):
     target = tmp_path / "new" / "a.json"
     with atomic_file(target) as temporary:
         temporary.write_text("whole")
@@ -68,7 +68,7 @@ def test_read_only_disk(read_only_disk):
     assert names(read_only_disk) == ["old.json"]
 
 
-def test_folder_appears_when_the_block_ends(tmp_path):
+def test_atomic_directory_appears_when_the_block_ends(tmp_path):
     target = tmp_path / "deep" / "bundle"
     with atomic_directory(target) as temporary:
         (temporary / "golden").mkdir()
@@ -97,7 +97,7 @@ def test_full_disk_leaves_no_folder(small_disk):
     assert names(small_disk) == []
 
 
-def test_folder_of_the_same_kind_is_replaced_whole(tmp_path):
+def test_atomic_directory_replaces_a_folder_of_the_same_kind(tmp_path):
     target = tmp_path / "bundle"
     for content in ("first", "second"):
         with atomic_directory(target, replaces=is_marked) as temporary:
@@ -107,7 +107,7 @@ def test_folder_of_the_same_kind_is_replaced_whole(tmp_path):
     assert names(tmp_path) == ["bundle"]
 
 
-def test_empty_folder_is_taken(tmp_path):
+def test_atomic_directory_accepts_an_empty_folder(tmp_path):
     with atomic_directory(tmp_path / "empty") as temporary:
         (temporary / "a").write_text("1")
     (tmp_path / "empty" / "a").unlink()
@@ -118,7 +118,7 @@ def test_empty_folder_is_taken(tmp_path):
 
 @pytest.mark.parametrize("content", ["precious.txt", ".git"])
 @pytest.mark.parametrize("options", [{}, {"replaces": is_marked}])
-def test_foreign_folder_is_refused_untouched(tmp_path, content, options):
+def test_atomic_directory_rejects_a_foreign_folder_untouched(tmp_path, content, options):
     (tmp_path / content).write_text("precious")
     with pytest.raises(BadInput, match="not empty"), atomic_directory(tmp_path, **options):
         pytest.fail("the block runs although the folder is refused")
@@ -126,14 +126,14 @@ def test_foreign_folder_is_refused_untouched(tmp_path, content, options):
     assert names(tmp_path) == [content]
 
 
-def test_file_in_the_place_of_the_folder_is_refused(tmp_path):
+def test_atomic_directory_rejects_a_file(tmp_path):
     (tmp_path / "bundle").write_text("precious")
     with pytest.raises(BadInput), atomic_directory(tmp_path / "bundle", replaces=is_marked):
         pass
     assert (tmp_path / "bundle").read_text() == "precious"
 
 
-def test_link_to_an_empty_folder_is_followed(tmp_path):
+def test_atomic_directory_follows_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with atomic_directory(tmp_path / "link") as temporary:
@@ -142,7 +142,7 @@ def test_link_to_an_empty_folder_is_followed(tmp_path):
     assert (tmp_path / "real" / "a").read_text() == "1"
 
 
-def test_what_appears_at_the_target_meanwhile_is_not_deleted(tmp_path):
+def test_atomic_directory_keeps_files_that_appear_meanwhile(tmp_path):
     target = tmp_path / "bundle"
     with pytest.raises(BadInput), atomic_directory(target, replaces=is_marked) as temporary:
         (temporary / MARKER).write_text("{}")
@@ -151,7 +151,7 @@ def test_what_appears_at_the_target_meanwhile_is_not_deleted(tmp_path):
     assert (target / "precious").read_text() == "precious"
 
 
-def test_empty_mount_point_can_be_written_or_is_refused_first(small_disk):
+def test_atomic_directory_writes_or_rejects_a_mount_point(small_disk):
     try:
         with atomic_directory(small_disk) as temporary:
             (temporary / "a").write_text("1")
@@ -169,13 +169,13 @@ def test_relative_path_survives_a_change_of_directory(tmp_path, monkeypatch):
     assert (tmp_path / "bundle" / "a").is_file()
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
+def test_sha256_hashes_the_bytes(tmp_path):
     content = bytes(range(256)) * 5000
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
-def test_json_is_read_back_and_ends_with_a_newline(tmp_path):
+def test_write_json_round_trips_and_ends_with_a_newline(tmp_path):
     value = {"Δ": [1, 2.5, None, True], "nested": {"a": "ü"}}
     write_json(tmp_path / "a.json", value)
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
@@ -184,7 +184,7 @@ def test_json_is_read_back_and_ends_with_a_newline(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_json_that_no_other_program_reads_is_refused(tmp_path, value):
+def test_write_json_rejects_nan_and_infinity(tmp_path, value):
     with pytest.raises(ValueError):
         write_json(tmp_path / "a.json", {"a": value})
     assert names(tmp_path) == []

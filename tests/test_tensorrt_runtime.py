@@ -27,12 +27,11 @@ from typer.testing import CliRunner, Result
 
 from msal_deploy.bundle import Bundle, Manifest, artifact, write_manifest
 from msal_deploy.cli import app
-from msal_deploy.cli.options import available_engines
 from msal_deploy.errors import BadInput, MissingExtra, MissingRequirement
 from msal_deploy.export import GRAPH, example_images
 from msal_deploy.files import sha256
 from msal_deploy.recipe import Recipe
-from msal_deploy.runtimes import Engine, open_engine
+from msal_deploy.runtimes import Engine, available_engines, open_engine
 from msal_deploy.runtimes.tensorrt import TensorRtEngine
 from msal_deploy.spec import ModelSpec
 from msal_deploy.trt.cuda import CudaError

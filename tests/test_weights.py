@@ -1,4 +1,4 @@
-"""The weights that come with the package."""
+"""The weights that are part of the package."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ FP16_MAX = 65_504
 
 
 @pytest.mark.parametrize("name", sorted(SHA256))
-def test_each_is_whole_and_says_its_licence_and_recipe(name: str) -> None:
+def test_weights_have_a_licence_and_a_recipe(name: str) -> None:
     checkpoint = load_checkpoint(find_weights(name))
     assert checkpoint.licence == "CC-BY-NC-SA-4.0"  # MoNuSeg's
     assert float(checkpoint.notes["validation_dice"]) > 0.8
@@ -29,7 +29,7 @@ def test_each_is_whole_and_says_its_licence_and_recipe(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SHA256))
-def test_no_activation_comes_near_the_largest_half_precision_number(name: str) -> None:
+def test_activations_stay_far_below_the_maximum_of_fp16(name: str) -> None:
     network = DeployedNetwork(load_checkpoint(find_weights(name)).network(), ModelSpec()).eval()
     largest: list[float] = []
     for module in network.modules():
@@ -40,16 +40,16 @@ def test_no_activation_comes_near_the_largest_half_precision_number(name: str) -
     assert max(largest) < FP16_MAX / 10
 
 
-def test_an_unknown_name_suggests_the_nearest() -> None:
+def test_find_weights_suggests_the_closest_name() -> None:
     with pytest.raises(BadInput, match="did you mean 'msal-net-r34'"):
         find_weights("msal-net-r43")
 
 
-def test_a_path_is_left_alone(tmp_path: Path) -> None:
+def test_find_weights_returns_a_path_unchanged(tmp_path: Path) -> None:
     assert find_weights(str(tmp_path / "best.safetensors")) == tmp_path / "best.safetensors"
 
 
-def test_missing_and_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_weights_rejects_missing_and_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = Path(shutil.copy(find_weights(DEFAULT), tmp_path))
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     with copy.open("r+b") as stream:
@@ -63,11 +63,11 @@ def test_missing_and_damaged_weights_are_refused(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("small_shapes")
-def test_they_are_what_export_takes_by_default(tmp_path: Path) -> None:
+def test_export_uses_the_weights_by_default(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", "--out", str(tmp_path / "bundle")])
     assert result.exit_code == 0, result.output
-    ours, theirs = find_weights(DEFAULT).read_bytes(), (tmp_path / "bundle" / "checkpoint.safetensors").read_bytes()
-    assert ours == theirs
+    exported = tmp_path / "bundle" / "checkpoint.safetensors"
+    assert exported.read_bytes() == find_weights(DEFAULT).read_bytes()
 
 
 @pytest.mark.usefixtures("small_shapes")

@@ -1,4 +1,4 @@
-"""A bundle whose graphs are msal-deploy's in all but size: a few convolutions, in FP32, FP16 and INT8."""
+"""A bundle with small graphs of a few convolutions, in FP32, FP16 and INT8."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
-from msal_deploy.bundle import Bundle, Manifest, artifact, write_manifest
+from msal_deploy.bundle import Bundle, Manifest, artifact, graph_name, write_manifest
 from msal_deploy.recipe import NetworkRecipe, Recipe
 from msal_deploy.spec import ModelSpec
 
@@ -21,17 +21,17 @@ CHANNELS = (3, 16, 32, 1)
 def write_tiny_bundle(folder: Path) -> Bundle:
     """Write a bundle with the three graphs into `folder`."""
     folder.mkdir(parents=True)
-    for precision in ("fp32", "fp16", "int8"):
-        onnx.save(tiny_graph(precision), folder / f"model.{precision}.onnx")
-    names = [f"model.{precision}.onnx" for precision in ("fp32", "fp16", "int8")]
+    names = {precision: graph_name(precision) for precision in ("fp32", "fp16", "int8")}
+    for precision, name in names.items():
+        onnx.save(tiny_graph(precision), folder / name)
     recipe = Recipe(name="tiny", network=NetworkRecipe(backbone="resnet18", weights="random"))
-    entries = {name: artifact(folder, name) for name in names}
+    entries = {name: artifact(folder, name) for name in names.values()}
     write_manifest(folder, Manifest(ModelSpec(), recipe, "CC0-1.0", {}, entries))
     return Bundle(folder)
 
 
 def put_graph(bundle: Bundle, name: str, model: onnx.ModelProto | Path) -> Bundle:
-    """Put another graph into a bundle, as export would, and return the bundle opened again."""
+    """Replace a graph of a bundle, and return the reopened bundle."""
     if isinstance(model, Path):
         shutil.copyfile(model, bundle.path / name)
     else:
@@ -70,7 +70,7 @@ def tiny_graph(precision: str, seed: int = 0, **changes: Any) -> onnx.ModelProto
 def _operands(
     precision: str, index: int, weights: np.ndarray, nodes: list[onnx.NodeProto], stored: list[onnx.TensorProto]
 ) -> list[str]:
-    """Store the weights of a convolution and return what it reads, through Q/DQ where it is INT8."""
+    """Store the weights of a convolution and return its inputs, behind Q/DQ for INT8."""
     if precision != "int8":
         kind = np.float16 if precision == "fp16" else np.float32
         stored.append(numpy_helper.from_array(weights.astype(kind), f"w{index}"))

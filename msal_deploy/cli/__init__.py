@@ -1,4 +1,4 @@
-"""The command line. Each verb is a file; what a verb needs is imported when it runs, so that ``--help`` is instant."""
+"""The command line. Each command is a module that imports its stage when it runs, so that ``--help`` is instant."""
 
 from typing import Annotated
 
@@ -9,8 +9,9 @@ from msal_deploy.cli import bench, build_trt, data, doctor, export, package, run
 from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 
 app = command_line(
-    "From an MSAL-Net checkpoint to an engine whose Dice is proved. Start with: msal-deploy run",
-    "Exit codes: 0 done, 1 a gate failed, 2 bad input or usage, 3 this machine lacks something, 130 Ctrl-C.",
+    "Turn a nuclei-segmentation checkpoint into a fast inference engine, with its Dice score verified against PyTorch. "
+    "Start with: msal-deploy run",
+    "Exit codes: 0 done, 1 gate failed, 2 bad input or usage, 3 missing requirement, 130 interrupted.",
 )
 app.command("run")(run.run)
 app.command("train")(train.train)

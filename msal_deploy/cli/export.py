@@ -14,44 +14,45 @@ if TYPE_CHECKING:
 
 def export(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The bundle to write; an older one is replaced.", show_default=False)
+        Path, typer.Option("--out", "-o", help="Folder of the bundle; an older bundle is replaced.", show_default=False)
     ],
     checkpoint: Annotated[
         str | None,
         typer.Argument(
-            help="A checkpoint of train, weights by name, or a state dict (.pt, .pth) with --recipe or --model. "
-            "Default: msal-net-r34, which comes with the package.",
+            help="A checkpoint written by train, the name of weights, or a state dict (.pt, .pth) with --recipe or "
+            "--model. Default: msal-net-r34, which is part of the package.",
             show_default=False,
         ),
     ] = None,
     recipe: RecipeName = None,
     model: Annotated[
-        str | None, typer.Option(help="Another network, such as ce-net; untrained where no checkpoint is named.")
+        str | None, typer.Option(help="Another network, such as ce-net; untrained unless a checkpoint is given.")
     ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Also write the FP16 graph. Needs --calibration.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Also write the INT8 graph. Needs --calibration.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Add the FP16 graph. Requires --calibration.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Add the INT8 graph. Requires --calibration.")] = False,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="A MoNuSeg folder or zip; only its training images are drawn from.", show_default=False),
+        typer.Option(help="A MoNuSeg folder or zip; calibration uses only its training images.", show_default=False),
     ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="The loss of mean Dice that INT8 may cost on held-out training images; nodes go back to float until "
-            "it is kept. Without it everything is quantised.",
+            help="Maximum loss of mean Dice through INT8 on held-out training images: nodes stay in float until it is "
+            "met. Default: quantise everything.",
         ),
     ] = None,
     tiles: Annotated[
-        int | None, typer.Option(min=1, help="Calibration tiles, of 256 px. Default: 40, or all there are.")
+        int | None,
+        typer.Option(min=1, help="Calibration tiles of 256 px. Default: 40, or all if there are fewer."),
     ] = None,
-    method: Annotated[str, typer.Option(help="How ranges are found: minmax, entropy or percentile.")] = "minmax",
+    method: Annotated[str, typer.Option(help="Calibration method: minmax, entropy or percentile.")] = "minmax",
     json: Json = None,
 ) -> None:
-    """Write a bundle: the ONNX graphs, golden tensors, and a manifest with the hash chain.
+    """Export a checkpoint as a bundle: ONNX graphs, golden tensors, and a manifest with the hashes of all files.
 
-    A graph takes uint8 RGB images and gives probabilities. FP32 is compared with torch at nine shapes first, and
-    nothing is written where they differ. A search for a budget goes on where it was stopped.
+    A graph takes uint8 RGB images and returns probabilities. The FP32 graph is compared with PyTorch at nine shapes,
+    and nothing is written if they differ. An interrupted --budget search resumes on the next run.
 
     Example: msal-deploy export --out bundle --fp16 --int8 --calibration monuseg --budget 0.002
     """
@@ -64,41 +65,41 @@ def export(
     chosen = choose_recipe(recipe or "paper", model=model) if recipe or model else None
     if checkpoint is None and chosen is not None:
         weights = untrained(chosen)
-        typer.echo(f"{chosen.network.model} is not trained: this graph is for timing and integration only.", err=True)
+        typer.echo(f"{chosen.network.model} is not trained: use this graph only for timing and integration.", err=True)
     else:
         weights = load_checkpoint(find_weights(checkpoint or DEFAULT), chosen)
     added: list[PrecisionReport] = []
-    memory = out.with_name(f".{out.name}.search.jsonl")
+    trial_log = out.with_name(f".{out.name}.search.jsonl")
 
     def finish(folder: Path) -> None:
         if calibration is not None:
-            added.append(_add(folder, calibration, fp16, int8, tiles, method, budget, memory))
+            added.append(_add(folder, calibration, fp16, int8, tiles, method, budget, trial_log))
 
     report = write_bundle(weights, out, finish=finish, progress=True)
-    memory.unlink(missing_ok=True)
+    trial_log.unlink(missing_ok=True)
     typer.echo(
         f"{out}: opset {report.opset}, {report.nodes} nodes; max |Δp| torch to ONNX Runtime {report.worst:.1e} "
         f"over {len(report.checks)} shapes"
     )
     for precision in added:
-        _tell(precision)
+        _print_precision(precision)
     typer.echo(f"Next: msal-deploy validate {out} --data DIR")
     if json:
         write_json(json, report.to_json() | {"precision": added[0].to_json() if added else None})
 
 
-def _check_options(asked: bool, int8: bool, calibration: Path | None, budget: float | None, method: str) -> None:
+def _check_options(calibrates: bool, int8: bool, calibration: Path | None, budget: float | None, method: str) -> None:
     from msal_deploy.errors import suggest
 
     methods = ("minmax", "entropy", "percentile")
-    if asked and calibration is None:
-        raise BadInput("--fp16 and --int8 measure activations first; name a data set with --calibration DIR")
-    if calibration is not None and not asked:
-        raise BadInput("--calibration serves --fp16 and --int8; give one of them")
+    if calibrates and calibration is None:
+        raise BadInput("--fp16 and --int8 require calibration", "name a data set with --calibration DIR")
+    if calibration is not None and not calibrates:
+        raise BadInput("--calibration requires --fp16 or --int8", "add one of them")
     if budget is not None and not int8:
-        raise BadInput("--budget is for what INT8 may cost; give --int8 too")
+        raise BadInput("--budget requires --int8", "add it")
     if method not in methods:
-        raise BadInput(f"No calibration method is called {method!r}; {suggest(method, methods)}")
+        raise BadInput(f"{method!r} is not a calibration method", suggest(method, methods))
 
 
 def _add(
@@ -109,7 +110,7 @@ def _add(
     tiles: int | None,
     method: Any,
     budget: float | None,
-    memory: Path,
+    trial_log: Path,
 ) -> "PrecisionReport":
     from msal_deploy.data import open_dataset
     from msal_deploy.precision import add_precisions
@@ -124,16 +125,16 @@ def _add(
             tiles=tiles,
             method=method,
             budget=budget,
-            trial_log=memory,
+            trial_log=trial_log,
             progress=True,
         )
 
 
-def _tell(precision: "PrecisionReport") -> None:
+def _print_precision(precision: "PrecisionReport") -> None:
     from msal_deploy.metrics import signed
 
     if fp16 := precision.fp16:
-        kept = f"{len(fp16.kept_fp32)} nodes kept in FP32" if fp16.kept_fp32 else "no node near FP16's end"
+        kept = f"{len(fp16.kept_fp32)} nodes kept in FP32" if fp16.kept_fp32 else "all nodes in FP16's range"
         typer.echo(
             f"FP16: {kept}; largest value {fp16.largest_value:.4g}; max |Δp| to FP32 {fp16.max_abs_delta:.1e} on tiles"
         )
@@ -150,4 +151,4 @@ def _tell(precision: "PrecisionReport") -> None:
         )
     if int8 and int8.sensitivity:
         dices = [draw.dice for draw in int8.sensitivity]
-        typer.echo(f"      Dice over {len(dices)} disjoint calibration draws: {min(dices):.4f} to {max(dices):.4f}")
+        typer.echo(f"      Dice with {len(dices)} disjoint calibration sets: {min(dices):.4f} to {max(dices):.4f}")

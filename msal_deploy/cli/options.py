@@ -1,4 +1,4 @@
-"""Options that several verbs have."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,35 +10,38 @@ from msal_deploy.errors import BadInput
 if TYPE_CHECKING:
     from msal_deploy.recipe import Recipe
 
-BundlePath = Annotated[Path, typer.Argument(help="The bundle that export wrote.", show_default=False)]
+BundlePath = Annotated[Path, typer.Argument(help="A bundle written by export.", show_default=False)]
 Engines = Annotated[
     list[str] | None,
     typer.Option(
         "--engine",
         "-e",
-        help="An engine such as openvino:int8; give it again for more. Default: all that the bundle serves here.",
+        help="An engine such as openvino:int8; repeatable. "
+        "Default: every engine installed on this machine that the bundle has a graph for.",
     ),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the report to this file as JSON.")]
-RecipeName = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="paper, fast, demo, or a TOML file (see export/README.md).")
-]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the report as JSON to this file.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe: paper, fast, demo, or a TOML file.")]
 Encoder = Annotated[
-    str | None, typer.Option(help="Where the encoder starts: imagenet, random, or a torchvision ResNet's state dict.")
+    str | None,
+    typer.Option(help="Initial encoder weights: imagenet, random, or a torchvision ResNet's state dict."),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default each runtime chooses.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Number of epochs. Default: the recipe's.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: the runtime's choice.")]
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read ``512`` or ``768x512`` (height x width).
+    """Parse a size in pixels: a side or HEIGHTxWIDTH.
+
+    >>> parse_size("512"), parse_size("768x512")
+    ((512, 512), (768, 512))
 
     Raises:
-        BadInput: it is neither.
+        BadInput: `text` is not a size.
     """
     parts = text.lower().split("x")
     if len(parts) not in (1, 2) or not all(part.isdecimal() for part in parts):
-        raise BadInput(f"{text!r} is no size; write 512, or 768x512 for height x width")
+        raise BadInput(f"{text!r} is not a size", "use 512, or 768x512 for height x width")
     return int(parts[0]), int(parts[-1])
 
 
@@ -49,7 +52,11 @@ def choose_recipe(
     seed: int | None = None,
     model: str | None = None,
 ) -> "Recipe":
-    """Load the recipe `name`, with what the other options change in it."""
+    """Load the recipe `name` and apply the other options to it.
+
+    >>> choose_recipe("fast", epochs=3).train.epochs
+    3
+    """
     from msgspec.structs import replace
 
     from msal_deploy.recipe import Recipe

@@ -28,6 +28,7 @@ from msal_deploy.data.annotations import VERTEX_CONVENTION, rasterise, read_xml
 from msal_deploy.data.archive import is_junk, unpack
 from msal_deploy.data.images import image_size, read_image, read_label
 from msal_deploy.errors import BadInput
+from msal_deploy.files import StrPath
 
 Split = Literal["train", "test"]
 Role = Literal["image", "xml", "map"]
@@ -127,7 +128,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def open_dataset(path: Path) -> Iterator[Dataset]:
+def open_dataset(path: StrPath) -> Iterator[Dataset]:
     """Yield the cases of a folder or a zip; a zip is unpacked into a temporary folder, removed afterwards.
 
     Raises:
@@ -138,12 +139,13 @@ def open_dataset(path: Path) -> Iterator[Dataset]:
 
 
 @contextmanager
-def opened_folder(path: Path) -> Iterator[Path]:
+def opened_folder(path: StrPath) -> Iterator[Path]:
     """Yield `path` if it is a folder, or a temporary one with what the zip `path` holds.
 
     Raises:
         BadInput: no such path, or a zip that `unpack` refuses.
     """
+    path = Path(path)
     if not path.exists():
         raise BadInput(f"There is no folder or zip {path}")
     if path.is_dir():
@@ -155,14 +157,14 @@ def opened_folder(path: Path) -> Iterator[Path]:
         yield folder
 
 
-def find_dataset(folder: Path) -> Dataset:
+def find_dataset(folder: StrPath) -> Dataset:
     """Return the cases of a folder.
 
     Raises:
         BadInput: no images, an image without annotation, an annotation without image, two files for one stem, a stem
             in both splits, or files whose folders say neither train nor test beside others that do.
     """
-    findings = scan(folder)
+    findings = scan(folder := Path(folder))
     if findings.problems:
         more = len(findings.problems) - 1
         also = f" (and {more} more: run msal-deploy data verify)" if more else ""

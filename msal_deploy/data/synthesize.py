@@ -9,7 +9,7 @@ from msal_deploy.data.annotations import rasterise, write_xml
 from msal_deploy.data.checksums import write_sums
 from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.errors import BadInput
-from msal_deploy.files import atomic_directory
+from msal_deploy.files import StrPath, atomic_directory
 
 README = "README.txt"
 FIRST_LINE = "Synthetic H&E-like images with outlined nuclei, made by msal-deploy."
@@ -19,7 +19,7 @@ SMALLEST = 256  # px; below, an image may hold no nucleus at all
 MICRONS_PER_PIXEL = 0.25
 
 
-def synthesize(out: Path, *, train: int = 8, test: int = 4, size: int = 1000, seed: int = 0) -> None:
+def synthesize(out: StrPath, *, train: int = 8, test: int = 4, size: int = 1000, seed: int = 0) -> None:
     """Write `train` and `test` synthetic images of `size`² px with their annotations into the folder `out`.
 
     The same arguments give the same files, byte for byte. A synthetic set at `out` is replaced.

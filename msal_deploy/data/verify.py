@@ -17,6 +17,7 @@ from msal_deploy.data.dataset import AnnotatedImage, Problem, checked_size, open
 from msal_deploy.data.images import read_image, read_label
 from msal_deploy.data.verify_report import Agreement, CaseReport, SplitReport, VerifyReport
 from msal_deploy.errors import BadInput
+from msal_deploy.files import StrPath
 
 LOWEST_AGREEMENT = 0.85  # MoNuSeg's own worst image has 0.90; drawn without the shift, the mean is 0.87
 
@@ -24,7 +25,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def verify(path: Path, *, progress: bool = False) -> VerifyReport:
+def verify(path: StrPath, *, progress: bool = False) -> VerifyReport:
     """Read every file of a folder or zip and report what is there and what is wrong.
 
     Args:

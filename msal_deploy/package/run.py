@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from msal_deploy.bundle import GOLDEN, Bundle
-from msal_deploy.files import atomic_directory, sha256, write_json
+from msal_deploy.files import StrPath, atomic_directory, sha256, write_json
 from msal_deploy.package.golden import write_golden
 from msal_deploy.package.options import INTEGRATIONS, PREFERRED, PackageOptions, choose_options
 
@@ -38,7 +38,7 @@ class PackageReport(msgspec.Struct, frozen=True):
         return {"host": self.host, "folder": self.folder.name, "files": self.files, "next_step": self.next_step}
 
 
-def write_package(bundle: Bundle, host: str, out: Path, options: PackageOptions | None = None) -> PackageReport:
+def write_package(bundle: Bundle, host: str, out: StrPath, options: PackageOptions | None = None) -> PackageReport:
     """Write `bundle` for `host` into the folder `out`; an older package there is replaced.
 
     Raises:
@@ -54,7 +54,7 @@ def write_package(bundle: Bundle, host: str, out: Path, options: PackageOptions 
         next_step = importlib.import_module(INTEGRATIONS[host]).write(bundle, folder, options)
         files = {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
         write_json(folder / RECORD, msgspec.to_builtins(Record(host, files)))
-    return PackageReport(host, out, files, next_step)
+    return PackageReport(host, Path(out), files, next_step)
 
 
 def is_package(folder: Path) -> bool:

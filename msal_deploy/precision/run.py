@@ -20,7 +20,7 @@ from msal_deploy.bundle import (
 )
 from msal_deploy.data import AnnotatedImage, patches_of, validation_split
 from msal_deploy.errors import GateFailed
-from msal_deploy.files import write_json
+from msal_deploy.files import StrPath, write_json
 from msal_deploy.graph import Layer, check_graph, int8_share, layers, load_graph
 from msal_deploy.precision.calibrate import Method, calibrate, max_abs_values
 from msal_deploy.precision.calibration_tiles import (
@@ -97,7 +97,7 @@ class PrecisionReport(msgspec.Struct, frozen=True):
 
 
 def add_precisions(
-    folder: Path,
+    folder: StrPath,
     train: Sequence[AnnotatedImage],
     test: Sequence[AnnotatedImage] = (),
     *,
@@ -106,7 +106,7 @@ def add_precisions(
     tiles: int | None = None,
     method: Method = "minmax",
     budget: float | None = None,
-    trial_log: Path | None = None,
+    trial_log: StrPath | None = None,
     progress: bool = False,
 ) -> PrecisionReport:
     """Add the FP16 and INT8 graphs to the bundle in `folder`, which nobody else may be reading yet.
@@ -124,6 +124,7 @@ def add_precisions(
         BadInput: too few tiles or images, test images among them, or constant activations.
         GateFailed: the FP16 graph gives NaN or Inf, or no INT8 graph keeps the budget.
     """
+    folder, trial_log = Path(folder), Path(trial_log) if trial_log else None
     bundle = Bundle(folder)
     training, validation = validation_split(train, bundle.manifest.recipe.train.validation)
     pool = tissue_tiles(training, test)

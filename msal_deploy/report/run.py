@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from msal_deploy import __version__
 from msal_deploy.bundle import CHECKPOINT
-from msal_deploy.files import atomic_file
+from msal_deploy.files import StrPath, atomic_file
 from msal_deploy.report import overlays as pictures
 from msal_deploy.report import plots, wording
 from msal_deploy.report.overlays import Overlay
@@ -17,7 +16,7 @@ from msal_deploy.report.wording import Json, count, sample, signed
 
 
 def write_report(
-    path: Path,
+    path: StrPath,
     *,
     title: str,
     manifest: Json,

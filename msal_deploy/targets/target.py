@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from msal_deploy.errors import BadInput, suggest
+from msal_deploy.files import StrPath
 
 Precision = Literal["fp32", "fp16", "int8"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -137,12 +138,13 @@ def target_names() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
 
 
-def find_target(name_or_path: str) -> Target:
+def find_target(name_or_path: StrPath) -> Target:
     """Return a target by its name, or the one in a TOML file of your own.
 
     Raises:
         BadInput: no such name or file, no TOML, an unknown key or a value out of range.
     """
+    name_or_path = str(name_or_path)
     if name_or_path in target_names():
         return _built_in(name_or_path)
     path = Path(name_or_path)

@@ -23,6 +23,7 @@ except ModuleNotFoundError:  # the same package inside the `lightning` distribut
 from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint, first_line, pretrained_resnet, save_checkpoint
 from msal_deploy.data import AnnotatedImage, Patch, corner_patches, image_size, validation_split
 from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
+from msal_deploy.files import StrPath
 from msal_deploy.metrics import confusion, dice, iou
 from msal_deploy.network import Normalise
 from msal_deploy.recipe import Precision, Recipe
@@ -59,7 +60,7 @@ class TrainReport(msgspec.Struct, frozen=True):
 def train(
     cases: Sequence[AnnotatedImage],
     recipe: Recipe,
-    out: Path,
+    out: StrPath,
     *,
     resume: bool = False,
     licence: str = UNKNOWN_LICENCE,
@@ -82,6 +83,7 @@ def train(
         GateFailed: the loss is no longer a finite number.
         MissingRequirement: the device's memory is too small for the batch.
     """
+    out = Path(out)
     state = _resumed(out, recipe, cases) if resume else _fresh(out, recipe, cases)
     fabric = _fabric(accelerator, devices, recipe.train.precision)
     fabric.launch()

@@ -94,7 +94,7 @@ def test_pascal_without_a_gpu_gets_the_command_for_the_build_kit(bundle):
         (("--fp16", "--gpu", "t4", "--backend", "trt"), 2, ("No backend is called 'trt'",)),
         (("--fp16", "--gpu", "t4", "--batch", "many"), 2, ("'many' is no batch",)),
         (("--fp16", "--gpu", "t4", "--batch", "1:2"), 2, ("MIN:OPT:MAX",)),
-        (("--fp16", "--gpu", "t4", "--size", "big"), 2, ("'big' is no size",)),
+        (("--fp16", "--gpu", "t4", "--size", "big"), 2, ("'big' is not a size",)),
         (("--fp16", "--gpu", "t4", "--size", "500"), 2, ("is a multiple of 32, got 500",)),
         (("--fp16", "--gpu", "t4", "--batch", "65"), 2, ("between 1 and 64",)),
         (("--fp16", "--gpu", "t4", "--version-compatible"), 2, ("--version-compatible",)),

@@ -149,7 +149,7 @@ def test_a_folder_that_is_no_bundle(own_set: Path, tmp_path: Path) -> None:
 
 def test_a_size_that_is_no_multiple_of_32(tmp_path: Path, bundle: Bundle) -> None:
     assert_refused(msal_deploy("bench", bundle.path, "--size", "500"), 2, "480 or 512")
-    assert_refused(msal_deploy("bench", bundle.path, "--size", "big"), 2, "is no size")
+    assert_refused(msal_deploy("bench", bundle.path, "--size", "big"), 2, "is not a size")
 
 
 def test_an_unknown_engine(bundle: Bundle) -> None:

@@ -146,7 +146,7 @@ def plain_client(server: Server, protocol: ModuleType) -> Any:
     return protocol.InferenceServerClient(address.partition("://")[2])
 
 
-def test_it_is_ready_and_says_what_the_spec_says(server: Server, bundle: Bundle) -> None:
+def test_server_metadata_matches_the_spec(server: Server, bundle: Bundle) -> None:
     with plain_client(server, tritonclient.http) as client:
         assert client.is_server_ready() and client.is_model_ready("msal-net", "1")
         metadata = client.get_model_metadata("msal-net")
@@ -156,7 +156,7 @@ def test_it_is_ready_and_says_what_the_spec_says(server: Server, bundle: Bundle)
     assert metadata["outputs"] == [{"name": probability.name, "datatype": "FP32", "shape": [-1, 1, -1, -1]}]
 
 
-def test_it_takes_every_setting_of_the_file_as_it_is_written(server: Server) -> None:
+def test_server_accepts_every_setting_of_config_pbtxt(server: Server) -> None:
     with plain_client(server, tritonclient.grpc) as client:
         served = client.get_model_config("msal-net").config
     written = read_config(server.package)
@@ -168,7 +168,7 @@ def test_it_takes_every_setting_of_the_file_as_it_is_written(server: Server) -> 
     assert served.dynamic_batching.default_queue_policy.max_queue_size == 256
 
 
-def test_it_was_warmed_up_with_the_golden_tile(server: Server) -> None:
+def test_server_is_warmed_up_with_the_golden_tile(server: Server) -> None:
     (warm_up,) = read_config(server.package).model_warmup
     image = np.load(server.package / "golden" / "image.npy")[0]
     (tile,) = (server.package / "models" / "msal-net" / "warmup").iterdir()
@@ -178,7 +178,7 @@ def test_it_was_warmed_up_with_the_golden_tile(server: Server) -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
-def test_it_reads_the_settings_for_backends_that_it_lacks(
+def test_server_reads_the_settings_of_missing_backends(
     server: Server, planned: Bundle, tmp_path: Path, backend: str
 ) -> None:
     """This Triton has the Python backend alone; models of others it checks, and says last that it lacks the backend."""
@@ -197,7 +197,7 @@ def test_it_reads_the_settings_for_backends_that_it_lacks(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_golden_tiles_over_every_way(server: Server, bundle: Bundle, tmp_path: Path, truth, way: str) -> None:
+def test_golden_tiles_over_every_protocol(server: Server, bundle: Bundle, tmp_path: Path, truth, way: str) -> None:
     images = np.load(server.package / "golden" / "image.npy")
     with open_engine(bundle, engine_id(server, way)) as engine:
         probability = engine(images)
@@ -226,18 +226,18 @@ def test_sizes_and_batches_may_change_from_call_to_call(server: Server, bundle: 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_batch_larger_than_the_models_is_asked_for_in_parts(server: Server, bundle: Bundle, truth, way: str) -> None:
+def test_large_batch_is_sent_in_several_requests(server: Server, bundle: Bundle, truth, way: str) -> None:
     images = example_images(19, 32, 64)
     with open_engine(bundle, engine_id(server, way)) as engine:
         np.testing.assert_allclose(engine(images), truth(images), rtol=0, atol=TOLERANCE)
 
 
-def test_a_request_is_no_larger_than_triton_takes(server: Server, bundle: Bundle) -> None:
-    for query, number in (("?shared-memory=off", 2), ("", 8)):
+def test_request_fits_into_the_limits_of_triton(server: Server, bundle: Bundle) -> None:
+    for query, count in (("?shared-memory=off", 2), ("", 8)):
         session = Session(parse_address(f"{server.http}/msal-net{query}", ""), bundle)
-        assert session.most(24 << 20) == number
-        assert session.most(1) == 8
-        assert session.most(1 << 40) == 1
+        assert session.max_images(24 << 20) == count
+        assert session.max_images(1) == 8
+        assert session.max_images(1 << 40) == 1
         session.close()
 
 
@@ -314,9 +314,7 @@ def statistics(server: Server) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("way", "shares"), [("http", True), ("grpc", True), ("http?shared-memory=off", False)])
-def test_memory_is_shared_where_it_is_asked_for_and_given_back(
-    server: Server, bundle: Bundle, way: str, shares: bool
-) -> None:
+def test_shared_memory_is_used_and_released(server: Server, bundle: Bundle, way: str, shares: bool) -> None:
     with open_engine(bundle, engine_id(server, way)) as engine:
         engine(example_images(1, 32, 32))
         shared = own_memory()
@@ -329,10 +327,10 @@ def test_memory_is_shared_where_it_is_asked_for_and_given_back(
 
 
 @pytest.mark.parametrize("way", WAYS[:2])
-def test_memory_that_a_request_is_still_using_is_given_back_after_it(
+def test_shared_memory_in_use_is_released_after_the_request(
     server: Server, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr("msal_deploy.runtimes.triton.session.UNSHARE_PATIENCE", 60)
+    monkeypatch.setattr("msal_deploy.runtimes.triton.session.UNSHARE_TIMEOUT", 60)
     answers: SimpleQueue[Any] = SimpleQueue()
     images = example_images(1, 32, 32)
     images.flat[0] = 3  # moody takes two seconds over it
@@ -353,10 +351,10 @@ def test_memory_that_a_request_is_still_using_is_given_back_after_it(
 
 
 @pytest.mark.parametrize("way", WAYS[:2])
-def test_a_server_that_cannot_open_the_memory_is_sent_the_images(
+def test_images_are_sent_if_the_server_cannot_open_shared_memory(
     server: Server, bundle: Bundle, truth, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """As of a server in a container of its own, which is at localhost too."""
+    """Like a server in a separate container, which is also at localhost."""
     for protocol in (protocols._Http, protocols._Grpc):
         share = protocol.share
         monkeypatch.setattr(protocol, "share", lambda self, name, size, share=share: share(self, f"{name}-not", size))
@@ -365,7 +363,7 @@ def test_a_server_that_cannot_open_the_memory_is_sent_the_images(
         np.testing.assert_allclose(engine(images), truth(images), rtol=0, atol=TOLERANCE)
 
 
-def test_where_no_memory_can_be_had_images_are_sent(
+def test_images_are_sent_if_there_is_no_shared_memory(
     server: Server, bundle: Bundle, truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:
@@ -415,25 +413,25 @@ def test_wrong_images_never_leave_the_engine(server: Server, bundle: Bundle) -> 
 
 @pytest.mark.parametrize("way", WAYS[:2])
 @pytest.mark.parametrize(
-    ("model", "error", "sentence"),
+    ("model", "error", "message"),
     [
-        ("msal-nett", BadInput, "serves no 'msal-nett'; did you mean 'msal-net'"),
+        ("msal-nett", BadInput, "'msal-nett' is not a model of Triton at .*; did you mean 'msal-net'"),
         ("msal-net/7", BadInput, "does not serve 'msal-net' version 7"),
         ("broken", MissingRequirement, "could not load 'broken'.*the weights are gone"),
-        ("other", BadInput, "has no 'probability' but mask"),
+        ("other", BadInput, "Expected a tensor named 'probability' in 'other' at .*, got mask"),
     ],
 )
-def test_a_model_that_cannot_be_used_is_told(
-    server: Server, bundle: Bundle, way: str, model: str, error: type[Exception], sentence: str
+def test_unusable_model_is_reported(
+    server: Server, bundle: Bundle, way: str, model: str, error: type[Exception], message: str
 ) -> None:
     if model == "broken":
         with plain_client(server, tritonclient.http) as client, pytest.raises(InferenceServerException):
             client.load_model("broken")
-    with pytest.raises(error, match=sentence), open_engine(bundle, engine_id(server, way, model)):
+    with pytest.raises(error, match=message), open_engine(bundle, engine_id(server, way, model)):
         pass
 
 
-def test_a_model_that_is_being_loaded_is_waited_for(server: Server, bundle: Bundle) -> None:
+def test_engine_waits_for_a_model_that_is_loading(server: Server, bundle: Bundle) -> None:
     with plain_client(server, tritonclient.grpc) as client:
         loading = threading.Thread(target=client.load_model, args=("slow",))
         loading.start()
@@ -444,16 +442,19 @@ def test_a_model_that_is_being_loaded_is_waited_for(server: Server, bundle: Bund
         loading.join()
 
 
-def test_a_graph_of_another_bundle_is_refused(server: Server, bundle: Bundle) -> None:
+def test_graph_of_another_bundle_is_rejected(server: Server, bundle: Bundle) -> None:
     stranger = Bundle(bundle.path)
     stranger.manifest = replace(bundle.manifest, artifacts={})
-    with pytest.raises(BadInput, match=r"serves a graph that .* does not hold"):
+    with pytest.raises(BadInput, match=r"serves a graph that is not in .*; package this bundle"):
         open_engine(stranger, engine_id(server, "http")).__enter__()
 
 
 @pytest.mark.parametrize("way", WAYS[:2])
-@pytest.mark.parametrize(("mood", "sentence"), [(1, "out of luck"), (2, "the answer is FP32 .1, 1, 32, 64. and not")])
-def test_a_model_that_fails_is_asked_three_times_and_told(
+@pytest.mark.parametrize(
+    ("mood", "sentence"),
+    [(1, "out of luck"), (2, "expected a response of shape .1, 1, 64, 64., got")],
+)
+def test_failing_model_is_retried_three_times(
     server: Server, bundle: Bundle, caplog: pytest.LogCaptureFixture, way: str, mood: int, sentence: str
 ) -> None:
     asked = []
@@ -468,7 +469,7 @@ def test_a_model_that_fails_is_asked_three_times_and_told(
 
 
 @pytest.mark.parametrize("way", WAYS[:2])
-def test_a_server_that_hangs_is_told(server: Server, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_hanging_server_times_out(server: Server, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     for name in ("INFER_TIMEOUT", "CLOSE_TIMEOUT"):
         monkeypatch.setattr(protocols, name, 1.0)
     images = example_images(1, 32, 32)
@@ -476,7 +477,7 @@ def test_a_server_that_hangs_is_told(server: Server, bundle: Bundle, monkeypatch
         engine(images)
         server.signal(signal.SIGSTOP)
         try:
-            with pytest.raises(MissingRequirement, match="no answer within 1 s"):
+            with pytest.raises(MissingRequirement, match="no response within 1 s"):
                 engine(images)
         finally:
             server.signal(signal.SIGCONT)
@@ -488,7 +489,7 @@ def test_a_server_that_hangs_is_told(server: Server, bundle: Bundle, monkeypatch
 
 
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[3]])
-def test_a_server_killed_in_the_middle_of_the_work_costs_none_of_it(
+def test_server_killed_during_inference_loses_no_result(
     mortal: Server, int8_bundle: Bundle, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     """Calls follow one another without a pause, so that the kill comes in the middle of one."""
@@ -512,13 +513,13 @@ def test_a_server_killed_in_the_middle_of_the_work_costs_none_of_it(
             batch, expected = next(turns)
             assert np.array_equal(engine(batch), expected)
         restarting.join()
-        # A slow machine may spend all of that time in one call, so what follows the restart is asked for by itself.
+        # A slow machine may spend all of that time in one call, so inference after the restart is checked separately.
         for batch, expected in islice(turns, len(images)):
             assert np.array_equal(engine(batch), expected)
-    assert caplog.text.count("asking again") == 1
+    assert caplog.text.count("retrying for") == 1
 
 
-def test_a_killed_server_leaves_no_process(mortal: Server) -> None:
+def test_killed_server_leaves_no_process(mortal: Server) -> None:
     python = children(mortal.triton)
     assert python
     mortal.crash()
@@ -531,7 +532,7 @@ def test_a_killed_server_leaves_no_process(mortal: Server) -> None:
         mortal.start()
 
 
-def test_a_server_restarted_between_two_calls_is_not_even_noticed(mortal: Server, int8_bundle: Bundle) -> None:
+def test_server_restarted_between_two_calls_goes_unnoticed(mortal: Server, int8_bundle: Bundle) -> None:
     images = example_images(2, 64, 64)
     with (
         open_engine(int8_bundle, engine_id(mortal, "grpc")) as one,
@@ -548,20 +549,18 @@ def msal_deploy(*words: object) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS[:2])
-def test_a_server_that_stays_away_is_told_in_time(mortal: Server, int8_bundle: Bundle, way: str) -> None:
+def test_missing_server_is_reported_in_time(mortal: Server, int8_bundle: Bundle, way: str) -> None:
     images = example_images(1, 64, 64)
     with open_engine(int8_bundle, engine_id(mortal, way, patience=1.5)) as engine:
         engine(images)
         mortal.crash()
         start = time.monotonic()
-        with pytest.raises(
-            MissingRequirement, match=r"was asked again for 1\.5 s without an answer .*; start it again"
-        ):
+        with pytest.raises(MissingRequirement, match=r"did not respond within 1\.5 s of retries .*; start it again"):
             engine(images)
         assert time.monotonic() - start < 10
         result = msal_deploy("bench", int8_bundle.path, "--engine", engine_id(mortal, way))
         assert result.exit_code == 3 and result.output.count("Error: ") == 1
-        assert "No Triton answers at" in result.output and "Traceback" not in result.output
+        assert "is not available" in result.output and "Traceback" not in result.output
         mortal.start()
         assert engine(images).shape == (1, 1, 64, 64)
 

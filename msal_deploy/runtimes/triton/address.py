@@ -1,4 +1,4 @@
-"""Address of a model on a Triton server: what follows ``triton:`` in an engine's id."""
+"""Address of a model on a Triton server: the part of an engine's id after ``triton:``."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import msgspec
 
 from msal_deploy.errors import BadInput, suggest
 
-PORTS = {"http": 8000, "grpc": 8001}  # Triton's own
+PORTS = {"http": 8000, "grpc": 8001}  # Triton's defaults
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 OPTIONS = ("patience", "shared-memory")
-EXAMPLE = "triton:http://localhost:8000/msal-net"
+REMEDY = "use the form triton:http://localhost:8000/msal-net"
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a model is served, and how to behave towards the server.
+    """Server and model, and the options of the connection.
 
     ::
 
         http://localhost:8000/msal-net                  Triton's HTTP port
-        grpc://localhost:8001/msal-net                  its gRPC port
-        grpc://localhost                                the usual port, and the bundle's own model
+        grpc://localhost:8001/msal-net                  Triton's gRPC port
+        grpc://localhost                                default port, and the model of the bundle
         http://gpu-box:8000/msal-net/2                  version 2 of the model
         http://localhost:8000/msal-net?patience=300&shared-memory=off
 
     Attributes:
-        version: of the model, empty for what the server chooses.
-        shared_memory: hand images over in memory that both have, where the server is local and takes that.
-        patience: seconds to ask again after a request was lost, until the server answers.
+        version: Version of the model, empty for the server's default.
+        shared_memory: Whether to pass images in shared memory if the server is local and supports it.
+        retry_seconds: How long to retry a failed request (the option ``patience``).
     """
 
     scheme: Literal["http", "grpc"]
@@ -39,7 +39,7 @@ class Address(msgspec.Struct, frozen=True):
     model: str
     version: str = ""
     shared_memory: bool = True
-    patience: float = 60.0
+    retry_seconds: float = 60.0
 
     @property
     def netloc(self) -> str:
@@ -48,7 +48,7 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this machine, by its name."""
+        """Whether the host name is that of this machine."""
         return self.host in LOCAL
 
     def __str__(self) -> str:
@@ -56,18 +56,25 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def parse_address(text: str, model: str) -> Address:
-    """Read an address; `model` is the name where it has none.
+    """Parse the part of an engine's id after ``triton:``.
+
+    >>> address = parse_address("grpc://gpu-box?patience=5", model="msal-net")
+    >>> address.netloc, address.model, address.retry_seconds
+    ('gpu-box:8001', 'msal-net', 5.0)
+
+    Args:
+        model: Name of the model if the address has none.
 
     Raises:
-        BadInput: it is no address.
+        BadInput: `text` is not an address.
     """
     parts = _split(text)
     if parts.scheme not in ("http", "grpc") or not parts.hostname:
-        known = f" ({suggest(parts.scheme, PORTS)})" if parts.scheme and parts.hostname else ""
-        raise BadInput(f"'triton:{text}' names no server{known}; write it like {EXAMPLE}")
+        remedy = suggest(parts.scheme, PORTS) if parts.scheme and parts.hostname else REMEDY
+        raise BadInput(f"'triton:{text}' is not an address with http:// or grpc:// and a host", remedy)
     name, _, version = parts.path.strip("/").partition("/")
     if version and not version.isdecimal():
-        raise BadInput(f"'triton:{text}' asks for version {version!r}; a version of a model is a number")
+        raise BadInput(f"Expected a number as the model's version, got {version!r} in 'triton:{text}'", REMEDY)
     options = _options(text, parts.query)
     return Address(
         scheme="http" if parts.scheme == "http" else "grpc",
@@ -76,16 +83,16 @@ def parse_address(text: str, model: str) -> Address:
         model=name or model,
         version=version,
         shared_memory=_shared_memory(options.get("shared-memory", "on")),
-        patience=_patience(options.get("patience", "60")),
+        retry_seconds=_retry_seconds(options.get("patience", "60")),
     )
 
 
 def _split(text: str) -> SplitResult:
     try:
         parts = urlsplit(text)
-        _ = parts.port  # read only now, and may be no number
+        _ = parts.port  # parsed on access; raises ValueError if it is not a number
     except ValueError as error:
-        raise BadInput(f"'triton:{text}' is no address ({error}); write it like {EXAMPLE}") from error
+        raise BadInput(f"'triton:{text}' is not an address ({error})", REMEDY) from error
     return parts
 
 
@@ -93,21 +100,21 @@ def _options(text: str, query: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
         if name not in OPTIONS:
-            raise BadInput(f"'triton:{text}' has the option {name!r}; {suggest(name, OPTIONS)}")
+            raise BadInput(f"{name!r} is not an option (in 'triton:{text}')", suggest(name, OPTIONS))
     return options
 
 
 def _shared_memory(text: str) -> bool:
     if text not in ("on", "off"):
-        raise BadInput(f"shared-memory={text} of a Triton address is neither on nor off")
+        raise BadInput(f"Expected shared-memory=on or off in a Triton address, got {text!r}", "use on or off")
     return text == "on"
 
 
-def _patience(text: str) -> float:
+def _retry_seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise BadInput(f"patience={text} of a Triton address is no number of seconds")
+        raise BadInput(f"Expected patience in seconds in a Triton address, got {text!r}", "use a number such as 60")
     return seconds

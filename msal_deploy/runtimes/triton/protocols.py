@@ -1,4 +1,4 @@
-"""Triton's two protocols behind one face: one request, one answer, and every failure as a `TritonError` of a kind."""
+"""HTTP and gRPC behind one interface. Every failure is a `TritonError`, whose `kind` decides whether to retry."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from urllib.parse import quote
 from msal_deploy.errors import MissingExtra
 from msal_deploy.runtimes.triton.address import Address
 
-# gone: nobody answers, the connection broke, or the server says to come again; loading: the model is not there yet;
-# unknown: no such model or memory; late: no answer in time; invalid: the request is wrong; failed: the server or the
-# model broke on it.
-Kind = Literal["gone", "loading", "unknown", "late", "invalid", "failed"]
+# unavailable: no connection, a lost connection, or the server is overloaded; loading: the model is not ready yet;
+# not_found: the model or the shared memory does not exist; timeout: no response in time; invalid: the request is wrong;
+# failed: an error of the server or the model.
+Kind = Literal["unavailable", "loading", "not_found", "timeout", "invalid", "failed"]
 
-# Seconds: to connect, for a word about the model, for the probabilities, and to say goodbye.
+# Seconds: to connect, for metadata, for inference, and to release shared memory.
 CONNECT_TIMEOUT, CONTROL_TIMEOUT, INFER_TIMEOUT, CLOSE_TIMEOUT = 5.0, 30.0, 300.0, 10.0
-OF_STATUS: dict[int, Kind] = {400: "invalid", 404: "unknown", 409: "invalid", 413: "invalid", 429: "gone", 503: "gone"}
-OF_CODE: dict[str, Kind] = {
+KIND_OF_STATUS: dict[int, Kind] = {
+    400: "invalid",
+    404: "not_found",
+    409: "invalid",
+    413: "invalid",
+    429: "unavailable",
+    503: "unavailable",
+}
+KIND_OF_CODE: dict[str, Kind] = {
     "INVALID_ARGUMENT": "invalid",
     "ALREADY_EXISTS": "invalid",
-    "NOT_FOUND": "unknown",
-    "UNAVAILABLE": "gone",
-    "CANCELLED": "gone",
+    "NOT_FOUND": "not_found",
+    "UNAVAILABLE": "unavailable",
+    "CANCELLED": "unavailable",
     "RESOURCE_EXHAUSTED": "invalid",
-    "DEADLINE_EXCEEDED": "late",
+    "DEADLINE_EXCEEDED": "timeout",
 }
 
 
 class TritonError(Exception):
-    """A request without an answer; the message is what the server or the network says."""
+    """A failed request; the message is that of the server or the network."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message.strip().removesuffix("."))
@@ -41,11 +48,11 @@ class TritonError(Exception):
 
 
 class Protocol(ABC):
-    """A connection to one server, made when it is first needed. Threads may share one.
+    """A connection to one server, opened on first use. Threads may share one.
 
     Attributes:
-        module: tritonclient's module, for its `InferInput` and `InferRequestedOutput`.
-        max_bytes: of images that the server takes in a request.
+        module: tritonclient's module, with `InferInput` and `InferRequestedOutput`.
+        max_bytes: Maximum size of the images in one request.
     """
 
     module: ModuleType
@@ -53,23 +60,23 @@ class Protocol(ABC):
 
     @abstractmethod
     def model(self, address: Address) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return metadata and configuration of a model, both as Triton's JSON."""
+        """Return the metadata and the configuration of a model as Triton's JSON."""
 
     @abstractmethod
     def index(self) -> list[dict[str, str]]:
-        """Return name, state and reason of every model in the server's repository."""
+        """Return the name, state and reason of every model in the server's repository."""
 
     @abstractmethod
     def share(self, name: str, size: int) -> None:
-        """Let the server open the shared memory `name`, which is called so on both sides."""
+        """Register the shared memory `name` with the server."""
 
     @abstractmethod
     def unshare(self, name: str) -> None:
-        """Let the server close it."""
+        """Unregister the shared memory `name`."""
 
     @abstractmethod
     def infer(self, address: Address, inputs: list[Any], outputs: list[Any], request: str) -> Any:
-        """Return tritonclient's `InferResult` to the request of the id `request`."""
+        """Return tritonclient's `InferResult` for the request with the id `request`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -77,22 +84,22 @@ class Protocol(ABC):
 
 
 def connect(address: Address) -> Protocol:
-    """Return the protocol of `address`; nothing is sent yet."""
+    """Return the protocol of `address`, without sending anything."""
     return _Http(address) if address.scheme == "http" else _Grpc(address)
 
 
 class _Http(Protocol):
-    """HTTP by urllib3, bodies by tritonclient.
+    """HTTP by urllib3, with request bodies by tritonclient.
 
-    tritonclient's own HTTP client holds on to the thread that made it (gevent), and engines are shared by threads.
+    tritonclient's HTTP client is bound to the thread that created it (gevent), but threads may share an engine.
     """
 
-    max_bytes = 63 << 20  # Triton takes bodies of 64 MiB, unless it is told otherwise
+    max_bytes = 63 << 20  # Triton's default limit for a request body is 64 MiB
 
     def __init__(self, address: Address) -> None:
         import urllib3
 
-        with _naming_the_extra():
+        with _translate_missing_protocol():
             import tritonclient.http as module
 
         self.module = module
@@ -118,9 +125,9 @@ class _Http(Protocol):
     def infer(self, address: Address, inputs: list[Any], outputs: list[Any], request: str) -> Any:
         body, header = self._client.generate_request_body(inputs, outputs=outputs, request_id=request)
         headers = {"Inference-Header-Content-Length": str(header)} if header is not None else {}
-        answer = self._send("POST", f"{_path(address)}/infer", body, headers, INFER_TIMEOUT)
-        length = answer.headers.get("Inference-Header-Content-Length")
-        return self._client.parse_response_body(answer.data, header_length=int(length) if length else None)
+        response = self._send("POST", f"{_path(address)}/infer", body, headers, INFER_TIMEOUT)
+        length = response.headers.get("Inference-Header-Content-Length")
+        return self._client.parse_response_body(response.data, header_length=int(length) if length else None)
 
     def close(self) -> None:
         self._pool.close()
@@ -129,7 +136,7 @@ class _Http(Protocol):
         try:
             return self._send(method, path).json()
         except ValueError as error:
-            raise TritonError("invalid", f"{method} {path} gives no JSON") from error
+            raise TritonError("invalid", f"the response to {method} {path} is not JSON") from error
 
     def _send(
         self,
@@ -144,28 +151,29 @@ class _Http(Protocol):
         timeout = timeout or CONTROL_TIMEOUT
         limits = Timeout(connect=CONNECT_TIMEOUT, read=timeout)
         try:
-            answer = self._pool.request(method, path, body=body, headers=headers, timeout=limits)
+            response = self._pool.request(method, path, body=body, headers=headers, timeout=limits)
         except self._errors.ReadTimeoutError as error:
-            raise TritonError("late", f"no answer within {timeout:g} s") from error
+            raise TritonError("timeout", f"no response within {timeout:g} s") from error
         except self._errors.HTTPError as error:
-            raise TritonError("gone", _plain(error)) from error
-        if answer.status != 200:
-            raise TritonError(OF_STATUS.get(answer.status, "failed"), _said(answer.data) or f"status {answer.status}")
-        return answer
+            raise TritonError("unavailable", _network_message(error)) from error
+        if response.status != 200:
+            kind = KIND_OF_STATUS.get(response.status, "failed")
+            raise TritonError(kind, _server_message(response.data) or f"status {response.status}")
+        return response
 
 
 class _Grpc(Protocol):
     """gRPC by tritonclient."""
 
-    max_bytes = 1 << 30  # a message ends at 2 GiB
+    max_bytes = 1 << 30  # a gRPC message has at most 2 GiB
 
     def __init__(self, address: Address) -> None:
-        with _naming_the_extra():
+        with _translate_missing_protocol():
             import tritonclient.grpc as module
 
         self.module = module
-        # A channel waits up to two minutes before it looks for a lost server again: too long for a restart. One that
-        # it shares with others (of the same options) would wait with them.
+        # By default a channel waits up to two minutes before it reconnects, too long for a restart; and channels with
+        # the same options share a connection and its waiting time.
         options = [
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.max_send_message_length", -1),
@@ -175,26 +183,26 @@ class _Grpc(Protocol):
         self._client = module.InferenceServerClient(address.netloc, channel_args=options)
 
     def model(self, address: Address) -> tuple[dict[str, Any], dict[str, Any]]:
-        asked: dict[str, Any] = {"model_version": address.version, "as_json": True, "client_timeout": CONTROL_TIMEOUT}
-        metadata = self._ask(self._client.get_model_metadata, address.model, **asked)
+        options: dict[str, Any] = {"model_version": address.version, "as_json": True, "client_timeout": CONTROL_TIMEOUT}
+        metadata = self._call(self._client.get_model_metadata, address.model, **options)
         for tensor in (*metadata.get("inputs", ()), *metadata.get("outputs", ())):
-            tensor["shape"] = [int(extent) for extent in tensor["shape"]]  # int64 is text in protobuf's JSON
-        return metadata, self._ask(self._client.get_model_config, address.model, **asked)["config"]
+            tensor["shape"] = [int(extent) for extent in tensor["shape"]]  # protobuf's JSON has int64 as text
+        return metadata, self._call(self._client.get_model_config, address.model, **options)["config"]
 
     def index(self) -> list[dict[str, str]]:
-        asked = self._ask(self._client.get_model_repository_index, as_json=True, client_timeout=CONTROL_TIMEOUT)
-        models: list[dict[str, str]] = asked.get("models", [])
+        index = self._call(self._client.get_model_repository_index, as_json=True, client_timeout=CONTROL_TIMEOUT)
+        models: list[dict[str, str]] = index.get("models", [])
         return models
 
     def share(self, name: str, size: int) -> None:
         register = self._client.register_system_shared_memory
-        self._ask(register, name, f"/{name}", size, client_timeout=CONTROL_TIMEOUT)
+        self._call(register, name, f"/{name}", size, client_timeout=CONTROL_TIMEOUT)
 
     def unshare(self, name: str) -> None:
-        self._ask(self._client.unregister_system_shared_memory, name, client_timeout=CLOSE_TIMEOUT)
+        self._call(self._client.unregister_system_shared_memory, name, client_timeout=CLOSE_TIMEOUT)
 
     def infer(self, address: Address, inputs: list[Any], outputs: list[Any], request: str) -> Any:
-        return self._ask(
+        return self._call(
             self._client.infer,
             address.model,
             inputs,
@@ -207,14 +215,14 @@ class _Grpc(Protocol):
     def close(self) -> None:
         self._client.close()
 
-    def _ask(self, method: Callable[..., Any], *arguments: Any, client_timeout: float, **options: Any) -> Any:
+    def _call(self, method: Callable[..., Any], *arguments: Any, client_timeout: float, **options: Any) -> Any:
         from tritonclient.utils import InferenceServerException
 
         try:
             return method(*arguments, client_timeout=client_timeout, **options)
         except InferenceServerException as error:
-            kind = OF_CODE.get(str(error.status()).removeprefix("StatusCode."), "failed")
-            text = f"no answer within {client_timeout:g} s" if kind == "late" else str(error.message())
+            kind = KIND_OF_CODE.get(str(error.status()).removeprefix("StatusCode."), "failed")
+            text = f"no response within {client_timeout:g} s" if kind == "timeout" else str(error.message())
             raise TritonError(kind, text) from error
 
 
@@ -223,14 +231,14 @@ def _path(address: Address) -> str:
     return f"/v2/models/{quote(address.model, safe='')}{version}"
 
 
-def _plain(error: Exception) -> str:
-    """Return what an error of urllib3 says, without the objects that it names first."""
+def _network_message(error: Exception) -> str:
+    """Return the message of an urllib3 error without the object names in it."""
     cause = error.__cause__ or (error.args[1] if len(error.args) > 1 and isinstance(error.args[1], Exception) else None)
     text = str(cause or error)
-    return text if text.isprintable() else "what it says is not HTTP"
+    return text if text.isprintable() else "the response is not HTTP"
 
 
-def _said(body: bytes) -> str:
+def _server_message(body: bytes) -> str:
     try:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
@@ -238,8 +246,8 @@ def _said(body: bytes) -> str:
 
 
 @contextmanager
-def _naming_the_extra() -> Iterator[None]:
-    """Say which extra brings tritonclient with both protocols; without one of them it raises an error of its own."""
+def _translate_missing_protocol() -> Iterator[None]:
+    """Raise `MissingExtra` if tritonclient is installed without a protocol: it raises RuntimeError in that case."""
     try:
         yield
     except RuntimeError as error:

@@ -1,7 +1,7 @@
-"""Session: a connection to a server whose model has been checked, and the memory that both share.
+"""Session: a connection to a server whose model has been checked, and its shared memory.
 
-It ends with its first failure. What a server that comes back knows of the old one (memory it had opened, a request it
-may still be computing) is not relied on: the next session begins anew, with other memory.
+A session ends with its first failure. A restarted server may have lost its shared memory, and a slow one may still be
+computing an old request, so the next session starts anew with other memory.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from msal_deploy.spec import Axis, Float32Maps, TensorSpec, UInt8Images
 
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 SHARED_MEMORY = Path("/dev/shm")
+REMEDY = "use a model that msal-deploy packaged"
 MAX_SHARED_BYTES = 1 << 30  # bytes of images in one request
-UNSHARE_PATIENCE, UNSHARE_PAUSE = 1.0, 0.005  # seconds
+UNSHARE_TIMEOUT, UNSHARE_PAUSE = 1.0, 0.005  # seconds
 
 
 class Session:
-    """One connection; not for two threads at once.
+    """One connection, for one thread at a time.
 
     Raises:
-        BadInput: the server has no such model, or one that is not the bundle's.
-        MissingRequirement: the model could not be loaded there.
-        TritonError: the server does not answer, or is loading the model.
+        BadInput: The server does not have the model, or it is not the bundle's.
+        MissingRequirement: The server could not load the model.
+        TritonError: The server does not respond, or is loading the model.
     """
 
     def __init__(self, address: Address, bundle: Bundle) -> None:
@@ -49,21 +50,21 @@ class Session:
             self.close()
             raise
 
-    def most(self, image_bytes: int) -> int:
-        """Return how many images of that size a request may have."""
+    def max_images(self, image_bytes: int) -> int:
+        """Return how many images of `image_bytes` fit into one request."""
         room = MAX_SHARED_BYTES if self._shares else self._protocol.max_bytes
         fitting = max(1, room // image_bytes)
         return min(fitting, self._max_batch) if self._max_batch else fitting
 
     def infer(self, images: UInt8Images) -> Float32Maps:
-        """Return the server's answer to one request, a copy of the caller's own.
+        """Return the probabilities of one request, as a new array.
 
         Raises:
-            TritonError: there is no answer, or not one to this request.
+            TritonError: There is no response, or it does not belong to this request.
         """
-        number, height, width, _ = images.shape
-        shape = (number, 1, height, width)
-        self._reserve(images.nbytes, 4 * number * height * width)
+        batch, height, width, _ = images.shape
+        shape = (batch, 1, height, width)
+        self._reserve(images.nbytes, 4 * batch * height * width)
         self._requests += 1
         request = f"{self._token}-{self._requests}"
         inputs, outputs = self._tensors(images, shape)
@@ -71,25 +72,25 @@ class Session:
         return self._take(result, request, shape, images.nbytes)
 
     def close(self) -> None:
-        """Close the connection and give the memory back."""
-        self._forget_memory()
+        """Close the connection and release the memory."""
+        self._release_memory()
         self._protocol.close()
 
-    # ---- what the server has
+    # ---- the model on the server
 
     def _check(self, bundle: Bundle) -> int:
-        """Return the largest batch, 0 for any, after making sure that the server's model is the bundle's."""
+        """Check that the server's model is the bundle's; return its maximum batch, 0 for any."""
         try:
             metadata, config = self._protocol.model(self._address)
         except TritonError as error:
-            raise (self._why_unknown(error) if error.kind in ("unknown", "invalid") else error) from error
+            raise (self._explain(error) if error.kind in ("not_found", "invalid") else error) from error
         for side, tensor in (("inputs", self._spec.image), ("outputs", self._spec.probability)):
             self._check_tensor(tensor, metadata.get(side, []))
         served = config.get("parameters", {}).get("graph_sha256", {}).get("string_value")
         if served and served not in {artifact.sha256 for artifact in bundle.manifest.artifacts.values()}:
             raise BadInput(
-                f"{self._model} serves a graph that {bundle.path} does not hold (SHA-256 {served[:12]}…); package this "
-                "bundle for Triton again, or name the bundle that is served"
+                f"{self._model} serves a graph that is not in {bundle.path} (SHA-256 {served[:12]}…)",
+                "package this bundle for Triton again, or use the bundle that is served",
             )
         return int(config.get("max_batch_size", 0))
 
@@ -98,70 +99,71 @@ class Session:
         version = f" version {self._address.version}" if self._address.version else ""
         return f"{self._address.model!r}{version} at {self._address}"
 
-    def _why_unknown(self, error: TritonError) -> Exception:
-        """Return what to say, or `TritonError`, where the model only needs time."""
+    def _explain(self, error: TritonError) -> Exception:
+        """Return why the model cannot be used; a `TritonError` if it is being loaded."""
         try:
             models = self._protocol.index()
         except TritonError as other:
-            return BadInput(f"What answers at {self._address} is no Triton ({other}); correct the address")
+            return BadInput(f"{self._address} is not a Triton server ({other})", "correct the address")
         same = [model for model in models if model["name"] == self._address.model]
         if not same:
             names = {model["name"] for model in models}
-            help_ = suggest(self._address.model, names) if names else "it has no models"
-            return BadInput(f"Triton at {self._address} serves no {self._address.model!r}; {help_}")
+            remedy = suggest(self._address.model, names) if names else "add a model to its repository"
+            return BadInput(f"{self._address.model!r} is not a model of Triton at {self._address}", remedy)
         if any(model.get("state") == "LOADING" for model in same):
             return TritonError("loading", "the model is being loaded")
         reasons = {model["reason"] for model in same if model.get("reason")}
         if any(model.get("state") == "READY" for model in same) or not reasons:
-            return BadInput(f"Triton does not serve {self._model} ({error}); correct the address")
-        return MissingRequirement(f"Triton could not load {self._model} ({'; '.join(sorted(reasons))}); see its log")
+            return BadInput(f"Triton does not serve {self._model} ({error})", "correct the address")
+        return MissingRequirement(f"Triton could not load {self._model} ({', '.join(sorted(reasons))})", "see its log")
 
     def _check_tensor(self, tensor: TensorSpec, served: list[dict[str, Any]]) -> None:
         expected = (DATATYPES[tensor.dtype], [-1 if isinstance(axis, Axis) else axis for axis in tensor.axes])
-        found = next((one for one in served if one["name"] == tensor.name), None)
-        if found is None:
+        actual = next((one for one in served if one["name"] == tensor.name), None)
+        if actual is None:
             names = ", ".join(one["name"] for one in served)
-            raise BadInput(f"{self._model} has no {tensor.name!r} but {names}; it is not one of msal-deploy's")
-        if found["datatype"] != expected[0] or not _fits(found["shape"], expected[1]):
+            raise BadInput(f"Expected a tensor named {tensor.name!r} in {self._model}, got {names}", REMEDY)
+        if actual["datatype"] != expected[0] or not _fits(actual["shape"], expected[1]):
             raise BadInput(
-                f"{tensor.name!r} of {self._model} is {found['datatype']} {found['shape']} and not {expected[0]} "
-                f"{expected[1]}; it is not one of msal-deploy's"
+                f"Expected {expected[0]} {expected[1]} for {tensor.name!r} of {self._model}, got {actual['datatype']} "
+                f"{actual['shape']}",
+                REMEDY,
             )
 
-    # ---- tensors on their way
+    # ---- requests and responses
 
     def _tensors(self, images: UInt8Images, shape: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
         module, image = self._protocol.module, self._spec.image
         sent = module.InferInput(image.name, list(images.shape), DATATYPES[image.dtype])
-        wanted = module.InferRequestedOutput(self._spec.probability.name)
+        requested = module.InferRequestedOutput(self._spec.probability.name)
         if self._memory is None:
             sent.set_data_from_numpy(images)
         else:
             np.copyto(_view(self._memory, np.uint8, 0, images.shape), images)
             sent.set_shared_memory(self._memory.name, images.nbytes)
-            wanted.set_shared_memory(self._memory.name, 4 * int(np.prod(shape)), _aligned(images.nbytes))
-        return [sent], [wanted]
+            requested.set_shared_memory(self._memory.name, 4 * int(np.prod(shape)), _aligned(images.nbytes))
+        return [sent], [requested]
 
     def _take(self, result: Any, request: str, shape: tuple[int, ...], image_bytes: int) -> Float32Maps:
-        """Return the probabilities of a result after making sure that they are those that were asked for."""
+        """Check that a result belongs to the request, and return its probabilities."""
         response, output = result.get_response(), result.get_output(self._spec.probability.name)
         answered = response.get("id") if isinstance(response, dict) else response.id
         if answered != request or output is None:
-            raise TritonError("failed", f"the answer is to request {answered!r} and not to {request!r}")
-        datatype, found = _described(output)
-        if (datatype, found) != (DATATYPES[self._spec.probability.dtype], shape):
-            raise TritonError("failed", f"the answer is {datatype} {found} and not {shape}")
+            raise TritonError("failed", f"expected a response to request {request!r}, got {answered!r}")
+        datatype, actual = _described(output)
+        if (datatype, actual) != (DATATYPES[self._spec.probability.dtype], shape):
+            raise TritonError("failed", f"expected a response of shape {shape}, got {datatype} {actual}")
         if self._memory is None:
             return np.array(result.as_numpy(self._spec.probability.name), np.float32)
         probability: Float32Maps = _view(self._memory, np.float32, _aligned(image_bytes), shape).copy()
         return probability
 
     def _reserve(self, image_bytes: int, probability_bytes: int) -> None:
-        """Have memory that the server has opened, of that size at least, where it can be had."""
+        """Share at least this much memory with the server, if possible."""
         size = _aligned(image_bytes) + probability_bytes
         if not self._shares or (self._memory and self._memory.size >= size):
             return
-        self._forget_memory()
+        self._release_memory()
         self._memory = _allocate(size)
         if self._memory is None:
             self._shares = False
@@ -169,13 +171,13 @@ class Session:
         try:
             self._protocol.share(self._memory.name, self._memory.size)
         except TritonError as error:
-            # Also the server of another machine, or of a container that shares no memory, is at localhost.
-            self._forget_memory()
+            # A forwarded port, or a container without shared memory, is also at localhost.
+            self._release_memory()
             self._shares = False
-            if error.kind in ("gone", "late"):
+            if error.kind in ("unavailable", "timeout"):
                 raise
 
-    def _forget_memory(self) -> None:
+    def _release_memory(self) -> None:
         if self._memory is not None:
             self._unshare(self._memory.name)
             self._memory.close()
@@ -183,8 +185,8 @@ class Session:
             self._memory = None
 
     def _unshare(self, name: str) -> None:
-        """Have the server close it, which it refuses as long as a request is using it: a moment beyond the answer."""
-        end = time.monotonic() + UNSHARE_PATIENCE
+        """Unregister the memory. The server refuses while a request uses it, until shortly after the response."""
+        end = time.monotonic() + UNSHARE_TIMEOUT
         while True:
             try:
                 self._protocol.unshare(name)
@@ -196,9 +198,9 @@ class Session:
 
 
 def _allocate(size: int) -> SharedMemory | None:
-    """Return shared memory that really is there, None where there is no room: in containers there is often little.
+    """Return reserved shared memory, or None if there is not enough: containers often have little.
 
-    Without the reservation the process would be killed when it first writes to a page that cannot be had.
+    Without the reservation, the kernel would kill the process on the first write to a page that is not available.
     """
     memory = SharedMemory(f"msal-deploy-{os.getpid()}-{secrets.token_hex(8)}", create=True, size=size)
     try:
@@ -212,7 +214,7 @@ def _allocate(size: int) -> SharedMemory | None:
 
 
 def _fits(served: list[int], expected: list[int]) -> bool:
-    """Return whether the shapes agree; a server may fix what the spec leaves open."""
+    """Return whether the shapes are compatible; a server may fix an axis that is dynamic in the specification."""
     pairs = zip(served, expected, strict=True) if len(served) == len(expected) else [(0, 1)]
     return all(one == other or other == -1 for one, other in pairs)
 
@@ -224,7 +226,7 @@ def _described(output: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def _aligned(size: int) -> int:
-    """Return `size` rounded up to a cache line: where the probabilities begin behind the images."""
+    """Return `size` rounded up to a cache line: the offset of the probabilities after the images."""
     return -(-size // 64) * 64
 
 
