@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each sets up what it needs first, from Python 3.11 or later alone.
+# `make demo` and `make test` first set up what they need. All they require is Python 3.11 or later.
 PYTHON ?= python3
 BIN := .venv/bin
 CPP_PACKAGES := g++ libcli11-dev libpng-dev libssl-dev
@@ -9,7 +9,7 @@ CPP_PACKAGES := g++ libcli11-dev libpng-dev libssl-dev
 demo: .venv/.ready
 	$(BIN)/msal-deploy run --out runs/demo
 
-# Two workers share the cores: torch's threads must sleep where they wait, and not spin.
+# Two workers share the cores, so torch's idle threads must sleep instead of spinning.
 test: .venv/.ready check cpp-needs .venv-triton .venv-bioimageio
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
 
@@ -20,13 +20,13 @@ check: .venv/.ready
 	$(BIN)/lint-imports
 
 .venv/.ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12 …" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=python3.12 …" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[train,zoo,dev]'
 	@touch $@
 
-# A real Triton, with the Python backend. It wants numpy 1, so it has an environment of its own; its OpenVINO is the one
+# A real Triton with the Python backend. It needs numpy 1 and therefore a separate environment. Its OpenVINO has the version
 # of .venv, because INT8 is bit-exact only within one version.
 .venv-triton: .venv-triton/.ready
 .venv-triton/.ready: .venv/.ready
@@ -34,7 +34,7 @@ check: .venv/.ready
 	.venv-triton/bin/pip install --quiet nvidia-pytriton==0.7.0 openvino==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("openvino"))')
 	@touch $@
 
-# bioimage.io's own tools. Their releases and pydantic's do not always go together; torch and ONNX Runtime come from .venv.
+# bioimage.io's own tools, in a separate environment with the pydantic that they work with. torch and ONNX Runtime come from .venv.
 .venv-bioimageio: .venv-bioimageio/.ready
 .venv-bioimageio/.ready: .venv/.ready
 	$(PYTHON) -m venv .venv-bioimageio
