@@ -273,7 +273,7 @@ def test_engines_are_opened_by_id(small_bundle):
         for precision in ("fp32", "fp16", "int8"):
             engine = open_engine(small_bundle, f"{backend}:{precision}")
             assert isinstance(engine, TensorRtEngine) and engine.id == f"{backend}:{precision}"
-    with pytest.raises(BadInput, match="tensorrt runs no 'int4'"):
+    with pytest.raises(BadInput, match="tensorrt does not support 'int4'"):
         open_engine(small_bundle, "tensorrt:int4")
     with pytest.raises(BadInput, match="did you mean 'tensorrt-rtx'"):
         open_engine(small_bundle, "tensorrt_rtx:fp16")
