@@ -20,7 +20,7 @@ from msal_deploy.data import Patch
 from msal_deploy.errors import GateFailed
 from msal_deploy.metrics import clustered_lower_bound
 from msal_deploy.parity import CONFIDENCE
-from msal_deploy.report import write_report
+from msal_deploy.report import plots, write_report
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
 from msal_deploy.validate import validate
@@ -132,6 +132,7 @@ class Infinite(Counted):
 def fake_engines(monkeypatch):
     engines = {f"{engine.runtime}:fp32": engine for engine in (Counted, Lossy, Same, Infinite)}
     monkeypatch.setattr(stage, "open_engine", lambda bundle, name, threads=None: engines[name](bundle, "fp32", threads))
+    monkeypatch.setattr(plots, "delta_plot", lambda *_: "data:")
 
 
 def patch(stem, corner, reference, engine):
