@@ -7,6 +7,7 @@ p90 and does not only crash.
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 import parso
 from cosmic_ray.operators.operator import Example, Operator
@@ -129,8 +130,7 @@ def _keyword(argument: NodeOrLeaf) -> bool:
 
 def _pairs(node: NodeOrLeaf) -> list[tuple[NodeOrLeaf, NodeOrLeaf]]:
     arguments = _arguments(node)
-    pairs = zip(arguments, arguments[1:], strict=False)
-    return [pair for pair in pairs if not any(map(_keyword, pair))]
+    return [pair for pair in pairwise(arguments) if not any(map(_keyword, pair))]
 
 
 def _call(node: BaseNode, arguments: list[str]) -> NodeOrLeaf:

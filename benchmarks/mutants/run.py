@@ -5,6 +5,7 @@ Example: python benchmarks/mutants/run.py msal_deploy/metrics.py
 
 import ast
 import contextlib
+import gc
 import importlib.abc
 import importlib.util
 import json
@@ -46,6 +47,7 @@ IMPORTED_BEFORE = (  # by this process, so that a mutant's need not: all but the
     "onnxruntime", "PIL.Image", "pytest", "rich.progress", "scipy.stats", "skimage.segmentation", "sklearn.metrics",
     "tifffile", "typer.testing",
 )  # fmt: skip
+PYTEST = ("--noconftest", "-x", "-q", "--tb=no", *(f"-pno:{name}" for name in ("cacheprovider", "unraisableexception")))
 MEMORY = 8 << 30  # bytes that a mutant may take
 LEAST_SECONDS = 5  # of processor time for a mutant's tests
 TIMES = 5  # and this many times what they take without a mutant
@@ -88,6 +90,7 @@ def run(
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not in {FOLDER / 'modules.toml'}")
     for name in IMPORTED_BEFORE:
         importlib.import_module(name)
+    gc.freeze()  # no mutant searches this process's objects for garbage
     console, reasons, started = Console(stderr=True), _reasons(), time.monotonic()
     results = {module: _test_all(module, known[module], jobs, console) for module in chosen}
     summary = _summary(results, reasons, time.monotonic() - started)
@@ -234,7 +237,7 @@ def _start(module: str, code: str, tests: Sequence[str], seconds: int) -> int:
         sys.meta_path.insert(0, Mutated(module, code))
         import pytest
 
-        status = int(pytest.main(["--noconftest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests]))
+        status = int(pytest.main([*PYTEST, *tests]))
     finally:
         os._exit(status)
 
@@ -250,8 +253,7 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if name != self._name:
             return None
         places = [str(Path(self._path).parent.absolute())] if self._path.endswith("__init__.py") else None
-        spec = importlib.util.spec_from_file_location(name, self._path, loader=self, submodule_search_locations=places)  # type: ignore[arg-type]
-        return spec
+        return importlib.util.spec_from_file_location(name, self._path, loader=self, submodule_search_locations=places)
 
     def create_module(self, spec: Any) -> None:
         return None

@@ -1,6 +1,7 @@
 """The page itself: what the template shows, computed here, so that the template only lays it out."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def write_report(
         temporary.write_text(html, encoding="utf-8")
 
 
+@cache
 def _template() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
