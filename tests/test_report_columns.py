@@ -1,7 +1,7 @@
 """The tables of the report, read by the headers of their columns; numbers differ, so that none stands for another."""
 
 import pytest
-from columns import by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
+from columns import assert_layout, by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
 
 from msal_deploy.report import accuracy_latency, accuracy_latency_table, plots, write_report
 
@@ -105,6 +105,7 @@ def test_the_tradeoff_in_the_terminal():
     assert list(numbers_in(str(table.title))) == ["2"]
     assert list(numbers_in(str(table.caption))) == ["0.0025", "32"]
     assert "8.00×" in printed(table)
+    assert_layout(table)
 
 
 def test_the_tradeoff_as_json():

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from columns import by_name, numbers_in, page_tables, printed, terminal_rows
+from columns import assert_layout, by_name, numbers_in, page_tables, printed, terminal_rows
 
 from msal_deploy.bench import BenchReport, BenchResult, Setting, Timing, median_interval, take_turns, turns
 from msal_deploy.report import plots, write_report
@@ -77,6 +77,7 @@ def test_the_table_in_the_terminal():
     assert (rows["fast:int8 6"]["p50"], rows["fast:int8 6"]["speed-up"]) == ("999.9", "2.00×")
     assert list(numbers_in(str(REPORT.table().title))) == ["64", "96"]
     assert list(numbers_in(str(REPORT.table().caption).replace("p99", ""))) == ["100", "2.5%"]
+    assert_layout(REPORT.table())
     lines = [line.split()[:2] for line in printed(REPORT.table()).splitlines()]
     first = lines.index(["slow:fp32", "3"])
     assert lines[first : first + 5] == [

@@ -82,15 +82,23 @@ def _owner(node: Name) -> str:
 
 
 class DropArgument(Operator):
-    """Call without a keyword argument, or with None in the place of a positional one."""
+    """Call without a keyword argument, or with None in the place of a positional one.
+
+    Of a keyword that is True or False the other value is enough, and Cosmic Ray puts it there.
+    """
 
     def mutation_positions(self, node: NodeOrLeaf) -> Iterator[Position]:
-        yield from ((argument.start_pos, argument.end_pos) for argument in _arguments(node))
+        yield from ((argument.start_pos, argument.end_pos) for argument in self._droppable(node))
+
+    @staticmethod
+    def _droppable(node: NodeOrLeaf) -> list[NodeOrLeaf]:
+        kept = ("=True", "=False")
+        return [one for one in _arguments(node) if not one.get_code(include_prefix=False).endswith(kept)]
 
     def mutate(self, node: BaseNode, index: int) -> NodeOrLeaf:
-        arguments = _arguments(node)
+        arguments, dropped = _arguments(node), self._droppable(node)[index]
         texts = [argument.get_code(include_prefix=False) for argument in arguments]
-        texts[index] = "" if _keyword(arguments[index]) else "None"
+        texts[arguments.index(dropped)] = "" if _keyword(dropped) else "None"
         return _call(node, [text for text in texts if text])
 
     @classmethod

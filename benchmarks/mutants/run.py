@@ -113,7 +113,7 @@ def _reasons() -> dict[tuple[str, str, str], str]:
 
 
 def mutants_of(module: str) -> Iterator[Mutant]:
-    """Yield the mutants of a module, each once, but for type annotations and signatures, which compute nothing."""
+    """Yield the mutants of a module, each once, but for what is there for the type checker only."""
     source = Path(module).read_text(encoding="utf-8")
     tree, skipped, seen = get_ast(source), list(_annotations(source)), {source}
     for name, operator in _operators().items():
@@ -128,6 +128,8 @@ def mutants_of(module: str) -> Iterator[Mutant]:
                     continue
                 seen.add(code)
                 line, before, after = _difference(source, code)
+                if before == "if TYPE_CHECKING:":
+                    continue
                 yield Mutant(module, name, line, before, after, code)
 
 
