@@ -28,7 +28,6 @@ from PIL import Image
 from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner, Result
 
-from msal_deploy.bundle import Bundle
 from msal_deploy.checkpoint import Checkpoint, save_checkpoint, untrained
 from msal_deploy.cli import app
 from msal_deploy.data import open_dataset, synthesize
@@ -416,11 +415,8 @@ def test_the_other_python_of_the_model_card_runs(folder: Path, monkeypatch: pyte
     assert Path("msal-net-r34.safetensors").stat().st_size == find_weights(DEFAULT).stat().st_size
 
 
-def test_the_smallest_host_replays_the_golden_tensors(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(bundle.path, tmp_path / "bundle")
-    monkeypatch.chdir(tmp_path)
+def test_the_smallest_host_replays_the_golden_tensors(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
     (code,) = blocks("engines/README.md", "python")
     exec(compile(code, "engines/README.md", "exec"), {})
 
