@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CPP_PACKAGES := g++ libcli11-dev libpng-dev libssl-dev
 
-.PHONY: demo test check cpp-needs .venv-triton .venv-bioimageio clean
+.PHONY: demo test check mutants cpp-needs .venv-triton .venv-bioimageio clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready
@@ -18,6 +18,14 @@ check: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Do the tests notice a fault in a reported number? Half an hour on two cores: see benchmarks/mutants/README.md.
+mutants: .venv/.ready
+	$(BIN)/python benchmarks/mutants/run.py --json benchmarks/results/$$(date +%F)-mutants.json
+
+# Do the tests notice a fault in a reported number? See benchmarks/mutants/README.md.
+mutants: .venv/.ready
+	$(BIN)/python benchmarks/mutants/run.py --json benchmarks/results/$$(date +%F)-mutants.json
 
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12 …" >&2; exit 2; }

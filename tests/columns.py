@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +28,15 @@ def printed(table: Table, width: int = 80) -> str:
     text = console.export_text()
     assert "…" not in text and all(len(line) <= width for line in text.splitlines()), text
     return text
+
+
+def assert_layout(table: Table) -> None:
+    """Names on the left and unbroken, numbers on the right, and no more space or lines than 80 columns allow."""
+    name, *numbers = table.columns
+    assert (name.justify, name.no_wrap) == ("left", True)
+    assert {column.justify for column in numbers} == {"right"}
+    assert table.box is box.SIMPLE_HEAD
+    assert (table.pad_edge, table.collapse_padding) == (False, True)
 
 
 def page_tables(source: str) -> dict[str, list[Row]]:

@@ -1,9 +1,9 @@
 """The tables of the report, read by the headers of their columns; numbers differ, so that none stands for another."""
 
 import pytest
-from columns import by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
+from columns import assert_layout, by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
 
-from msal_deploy.report import accuracy_latency, accuracy_latency_table, write_report
+from msal_deploy.report import accuracy_latency, accuracy_latency_table, plots, write_report
 
 NETWORK = {"backbone": "resnet18", "dense_dilated": True, "channel_attention": False, "boundary_refinement": True}
 MANIFEST = {
@@ -65,7 +65,10 @@ TRADEOFF = {
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path, monkeypatch):
+    for plot in ("delta_plot", "latency_plot", "search_plot", "tradeoff_plot"):
+        monkeypatch.setattr(plots, plot, lambda *_: "data:")  # the tables are what is read here
+
     def page(**parts):
         write_report(tmp_path / "report.html", title="t", **{"manifest": MANIFEST} | parts)
         return (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -102,6 +105,7 @@ def test_the_tradeoff_in_the_terminal():
     assert list(numbers_in(str(table.title))) == ["2"]
     assert list(numbers_in(str(table.caption))) == ["0.0025", "32"]
     assert "8.00×" in printed(table)
+    assert_layout(table)
 
 
 def test_the_tradeoff_as_json():

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from columns import by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
+from columns import assert_layout, by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
 
 from msal_deploy import validate as stage
 from msal_deploy.data import Patch
 from msal_deploy.errors import GateFailed
 from msal_deploy.metrics import clustered_lower_bound
-from msal_deploy.report import write_report
+from msal_deploy.report import plots, write_report
 from msal_deploy.runtimes import Engine
 from msal_deploy.scoring import CONFIDENCE
 from msal_deploy.spec import ModelSpec
@@ -132,6 +132,7 @@ class Infinite(Counted):
 def fake_engines(monkeypatch):
     engines = {f"{engine.runtime}:fp32": engine for engine in (Counted, Lossy, Same, Infinite)}
     monkeypatch.setattr(stage, "open_engine", lambda bundle, name, threads=None: engines[name](bundle, "fp32", threads))
+    monkeypatch.setattr(plots, "delta_plot", lambda *_: "data:")
 
 
 def patch(stem, corner, reference, engine):
@@ -236,6 +237,77 @@ def test_a_probability_that_is_not_finite():
     assert value["pixel_dice_mean"] == pytest.approx(float(REFERENCE["pixel_dice_mean"]))
 
 
+@pytest.mark.filterwarnings("error")
+def test_two_infinite_probabilities_have_no_difference_and_no_warning():
+    value = written(judge("infinite:fp32", reference="infinite:fp32"))["engines"]["infinite:fp32"]
+    assert (value["finite"], value["max_abs_delta_probability"]) == (False, None)
+
+
+def test_a_budget_of_nothing_allows_nothing_and_takes_the_same_mask():
+    report = judge("same:fp32", "lossy:fp32", budget=0)
+    assert [score.passed for score in report.engines.values()] == [True, True, False]
+
+
+def test_the_bound_has_the_confidence_that_is_reported(monkeypatch):
+    monkeypatch.setattr("msal_deploy.scoring.CONFIDENCE", 0.8)
+    assert judge("lossy:fp32").engines["lossy:fp32"].delta_dice.lower == pytest.approx(float(mean_of(BOUNDS[0.8])))
+
+
+def test_an_engine_that_answers_too_few_patches_is_not_scored(monkeypatch):
+    monkeypatch.setattr(Lossy, "_infer", lambda engine, images: Counted._infer(engine, images)[:1])
+    with pytest.raises(ValueError):
+        judge("lossy:fp32")
+
+
+def test_what_is_not_given():
+    report = validate(BUNDLE, ["lossy:fp32"], PATCHES)
+    assert (report.reference, report.budget, report.label_convention) == ("torch:fp32", 0.002, "")
+
+
+@pytest.mark.parametrize(("options", "batches"), [({"batch": 2}, [2, 2, 1]), ({}, [1] * 5), ({"batch": 9}, [5])])
+def test_patches_are_given_in_batches(monkeypatch, options, batches):
+    seen = []
+    infer = Counted._infer
+    monkeypatch.setattr(Counted, "_infer", lambda engine, images: seen.append(len(images)) or infer(engine, images))
+    validate(BUNDLE, [], PATCHES, **options)
+    assert seen == batches
+
+
+def test_each_engine_is_opened_with_the_threads_that_are_asked_for(monkeypatch):
+    opened = []
+
+    def open_engine(bundle, name, threads=None):
+        opened.append((bundle, name, threads))
+        return {"torch:fp32": Counted, "same:fp32": Same}[name](bundle, "fp32", threads)
+
+    monkeypatch.setattr(stage, "open_engine", open_engine)
+    judge("same:fp32", "torch:fp32", threads=3)
+    assert opened == [(BUNDLE, "torch:fp32", 3), (BUNDLE, "same:fp32", 3)]
+
+
+def test_what_was_scored_cannot_be_changed_and_equals_itself_only():
+    report, again = judge("lossy:fp32"), judge("lossy:fp32")
+    score = report.engines["lossy:fp32"]
+    for frozen, name in (
+        (report, "budget"),
+        (score, "passed"),
+        (score.delta_dice, "lower"),
+        (score.confusions[0], "tp"),
+    ):
+        with pytest.raises(AttributeError):
+            setattr(frozen, name, 1)
+    assert report == report and report != again
+    assert score == score and score != again.engines["lossy:fp32"]  # whose masks would have to be compared
+
+
+def test_progress_is_shown_on_stderr_and_only_where_it_is_asked_for(capsys):
+    judge("lossy:fp32")
+    assert capsys.readouterr() == ("", "")
+    judge("lossy:fp32", progress=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "torch:fp32" in err and "lossy:fp32" in err
+
+
 def test_the_threshold_is_the_bundle_s():
     bundle = SimpleNamespace(spec=ModelSpec(threshold=0.51))  # above what the reference gives
     with pytest.raises(Exception, match="no nucleus"):
@@ -273,6 +345,7 @@ def test_the_table_in_the_terminal():
     assert list(numbers_in(str(report.table().title))) == ["32", "5", "4"]  # torch:fp32, patches, images
     assert list(numbers_in(str(report.table().caption))) == ["95%", "−0.0625"]
     assert all(name in printed(report.table()) for name in rows)
+    assert_layout(report.table())
 
 
 def test_the_table_on_the_page(tmp_path):

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from columns import by_name, numbers_in, page_tables, printed, terminal_rows
+from columns import assert_layout, by_name, numbers_in, page_tables, printed, terminal_rows
 
 from msal_deploy.bench import BenchReport, BenchResult, Setting, Timing, median_interval, time_interleaved, timing
-from msal_deploy.report import write_report
+from msal_deploy.report import plots, write_report
 
 # Sorted, the ten runs are 10 11 12 13 14 15 16 19 23 29, and their sum is 162.
 UNSTABLE = Timing(((10, 12, 15, 16, 29), (11, 13, 14, 19, 23)))
@@ -77,6 +77,7 @@ def test_the_table_in_the_terminal():
     assert (rows["fast:int8 6"]["p50"], rows["fast:int8 6"]["speed-up"]) == ("999.9", "2.00×")
     assert list(numbers_in(str(REPORT.table().title))) == ["64", "96"]
     assert list(numbers_in(str(REPORT.table().caption).replace("p99", ""))) == ["100", "2.5%"]
+    assert_layout(REPORT.table())
     lines = [line.split()[:2] for line in printed(REPORT.table()).splitlines()]
     first = lines.index(["slow:fp32", "3"])
     assert lines[first : first + 5] == [
@@ -129,7 +130,8 @@ def test_the_code_that_opens_a_setting():
     )
 
 
-def test_the_table_on_the_page(tmp_path):
+def test_the_table_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "latency_plot", lambda *_: "data:")
     manifest = {"recipe": {"name": "r", "network": {"model": "m", "backbone": "b"}}, "licence": "l", "versions": {}}
     manifest["recipe"]["network"] |= dict.fromkeys(("dense_dilated", "channel_attention", "boundary_refinement"), True)
     path = tmp_path / "report.html"
@@ -189,6 +191,8 @@ def test_a_window_lasts_until_the_time_is_up(monkeypatch):
         ((11, 10, 10, 10, 10), 5),  # 1 of 20 is 5%, so one more
         ((10, 10, 11, 10, 10.9, 10), 4),  # 1 of 21 is less: it does not matter which two are slower
         ((30, 20, 10, 10, 10, 10), 6),
+        ((10, 20, 18, 12), 4),  # the sums count, and not the single runs
+        ((10.2, 11, 15, 5, 21), 5),  # 1.2 of 20 apart; then 26 and 26
         ((50, 40, 30, 20), 4),  # 140 ms: the time is up before two and two agree
         ((80, 61), 2),  # two at least, though the time is up
         ((150, 1), 2),
@@ -200,6 +204,21 @@ def test_how_long_a_call_is_warmed_up(monkeypatch, durations, runs):
     monkeypatch.setattr(timing, "_time_window", lambda *_: counted.append(clock.calls) or (1.0,))
     time_interleaved([clock.call], seconds=0.14, windows=2)
     assert counted == [runs, runs]  # before the first window only
+
+
+def test_seconds_are_counted_in_nanoseconds(monkeypatch):
+    almost = 10_000 - 5e-6  # 5 ns before the 10 s of a window, and of the warm-up, are up
+    clock = Clock(monkeypatch, 1, almost - 1, 7, 1, almost, 7, 1, almost, 7)
+    (timing,) = time_interleaved([clock.call], seconds=10, windows=2, min_runs=1)
+    assert timing.runs == 4 and clock.calls == 9
+
+
+def test_what_was_measured_cannot_be_changed():
+    for frozen, name in ((STABLE, "windows"), (Setting(engine="a:b", batch=1), "batch"), (REPORT, "results")):
+        with pytest.raises(AttributeError):
+            setattr(frozen, name, 1)
+    with pytest.raises(AttributeError):
+        REPORT.results[0].batch = 1
 
 
 def test_calls_are_timed_in_turns(monkeypatch):
@@ -218,6 +237,7 @@ def test_calls_are_timed_in_turns(monkeypatch):
         ([3], (3, 3)),
         ([5, 1, 4, 2, 3], (1, 5)),  # 2.5 − 0.98 · 2.236 = 0.3: the first from each end
         ([9, 8, 7, 6, 5, 4, 3, 2, 1], (2, 8)),  # 4.5 − 0.98 · 3 = 1.56: the second
+        (list(range(1, 12)), (3, 9)),  # 5.5 − 0.98 · 3.3166 = 2.25: the third
         (list(range(100)), (40, 59)),  # 50 − 9.8 = 40.2
     ],
 )

@@ -1,6 +1,7 @@
 """Writes the page: computes all values here, so that the template only contains the layout."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def write_report(
         temporary.write_text(html, encoding="utf-8")
 
 
+@cache
 def _template() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
