@@ -59,11 +59,13 @@ def test_a_plan_is_of_a_precision_that_half_of_its_flops_are_in():
     assert "49% in fp16, 51% in fp32" in fault
 
 
-@pytest.mark.parametrize(("of_100", "blamed"), [(50, "GPU"), (49, "graph again")])
+@pytest.mark.parametrize(("of_100", "blamed"), [(50, "GPU"), (70, "GPU"), (49, "graph again")])
 def test_what_a_fault_is_blamed_on(of_100, blamed):
     """Where half of the graph is what was asked for, it is the machine that has not got it."""
     graph = [layer("a", of_100, "int8"), layer("b", 100 - of_100, "fp32")]
     assert blamed in find_fault("int8", graph, shares(fp32=1.0))
+    graph = [layer("a", of_100, "fp16"), layer("b", 100 - of_100, "fp32")]
+    assert blamed in find_fault("fp16", graph, shares(fp32=1.0))
 
 
 def test_deviations_are_counted_and_two_are_named():
