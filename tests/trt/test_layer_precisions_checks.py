@@ -200,6 +200,13 @@ def test_a_layer_that_lacks_everything():
         assert (reading.precisions, reading.reformats) == ({"a": "unknown"}, 0)
 
 
+def test_a_layer_without_a_name_speaks_for_no_node():
+    assert read_layers("log", [{"LayerType": "gemm", "Metadata": "[ONNX Layer: n]"}]).precisions == {
+        "n": "unknown",
+        "": "unknown",
+    }
+
+
 @pytest.mark.parametrize(
     ("key", "text", "counted"),
     [
@@ -230,12 +237,13 @@ def test_the_log():
         line("a", inputs=datatypes, constants=" { Name: w, Datatype: Float }"),
         line("b", constants=" { Name: w, Datatype: Half }, { Name: b, Datatype: Float }"),
         line("c"),
+        line("f", inputs=" { Name: float_in_name_only, Datatype: Half }"),
         line("d", "kgen", tactic="a gemm", inputs=" { Name: x, Datatype: BFloat16 }", metadata="[ONNX Layer: n]"),
         line("e", "kgen", inputs=" { Name: x, Datatype: Half }"),
         line("__myl_Move_myl0_1", "kgen"),
         "and " + line("no layer"),
     ])  # fmt: skip
-    precisions = {"a": "int8", "b": "fp16", "c": "unknown", "d": "bf16", "n": "bf16"}
+    precisions = {"a": "int8", "b": "fp16", "c": "unknown", "f": "fp16", "d": "bf16", "n": "bf16"}
     assert read_log(text) == LayerPrecisions("log", precisions, 1)
 
 
