@@ -14,6 +14,7 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput
 from msal_deploy.trt.plan_checks import check_shape, find_plan, plans, preflight
 from msal_deploy.trt.plan_metadata import (
+    DEFAULT_PROFILE,
     FORMAT_VERSION,
     ActualPrecision,
     BuildOptions,
@@ -286,3 +287,41 @@ def test_a_plan_is_written_beside_its_file(tmp_path):
     assert read_metadata(tmp_path / "a.plan") == plan
     assert msgspec.json.decode((tmp_path / "a.plan.json").read_bytes(), type=PlanMetadata) == plan
     assert plan_name("fp16", "tensorrt", plan.sm) == "model.fp16.sm86.tensorrt.plan"
+
+
+def test_the_default_profile():
+    assert DEFAULT_PROFILE == Profile((1, 256, 256), (4, 512, 512), (8, 1024, 1024))
+    assert str(Profile((1, 64, 64), (1, 64, 64), (2, 64, 64))) == "1 × 64 × 64 px to 2 × 64 × 64 px"
+
+
+def test_a_shape_has_three_numbers():
+    with pytest.raises(ValueError):
+        PROFILE.accepts((1, 256))
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "f" * 64])
+def test_bytes_and_graph_must_have_the_very_hash(digest, tiny):
+    assert "changed" in refusal(write(tiny, plan_sha256=digest), tiny)
+    assert "model.fp16.onnx" in refusal(write(tiny, graph_sha256=digest), tiny).partition(";")[0].partition(".plan ")[2]
+
+
+def test_an_earlier_format_is_refused_too(tiny):
+    with pytest.raises(BadInput, match="0"):
+        read_metadata(write(tiny, format_version=0))
+
+
+def test_a_compatible_plan_is_compared_by_its_major_version(tiny):
+    file = write(tiny, backend_version="1.7.2", options=BuildOptions(version_compatible=True))
+    preflight(file, tiny, backend_version="1.8.0")
+
+
+def test_every_refusal_names_the_plan_and_the_bundle(tiny):
+    quoted = shlex.quote(str(tiny.path))
+    file = write(tiny)
+    told = refusal(file, tiny, shape=(9, 512, 512))
+    assert told.startswith(str(file)) and f"build-trt {quoted} " in told
+    missing = tiny.path / "no.plan"
+    told = refusal(missing, tiny)
+    assert str(missing) in told and told.partition("build-trt")[2].strip(" '").startswith(str(tiny.path))
+    told = refusal(write(tiny, graph="none.onnx"), tiny).removeprefix(str(file)).partition(";")[0]
+    assert "none.onnx" in told and str(tiny.path) in told
