@@ -290,7 +290,7 @@ def test_a_plan_is_written_beside_its_file(tmp_path):
 
 
 def test_the_default_profile():
-    assert DEFAULT_PROFILE == Profile((1, 256, 256), (4, 512, 512), (8, 1024, 1024))
+    assert Profile((1, 256, 256), (4, 512, 512), (8, 1024, 1024)) == DEFAULT_PROFILE
     assert str(Profile((1, 64, 64), (1, 64, 64), (2, 64, 64))) == "1 × 64 × 64 px to 2 × 64 × 64 px"
 
 
