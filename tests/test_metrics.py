@@ -143,19 +143,19 @@ def test_bound_is_reproducible_and_decreases_with_confidence():
     assert clustered_lower_bound(deltas, images, confidence=0.99) < clustered_lower_bound(deltas, images)
 
 
-def test_the_bound_is_the_fifth_percentile_of_9999_resamples_of_one_seed():
+def test_bound_is_the_fifth_percentile_of_9999_resamples_of_one_seed():
     deltas, images = simulated(14, np.random.default_rng(2))
     means = np.array([deltas[images == image].mean() for image in sorted(set(images))])
     drawn = np.random.default_rng(0).integers(0, 14, (9999, 14))
     assert clustered_lower_bound(deltas, images) == pytest.approx(np.percentile(means[drawn].mean(1), 5), rel=1e-9)
 
 
-def test_counts_cannot_be_changed():
+def test_counts_are_immutable():
     with pytest.raises(AttributeError):
         Confusion(1, 2, 3).tp = 4
 
 
-def test_one_image_is_refused():
+def test_bound_needs_two_images():
     with pytest.raises(BadInput, match="at least two images"):
         clustered_lower_bound([0.1, 0.2], ["a", "a"])
 

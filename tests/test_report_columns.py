@@ -4,6 +4,7 @@ import pytest
 from columns import assert_layout, by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
 
 from msal_deploy.report import accuracy_latency, accuracy_latency_table, plots, write_report
+from msal_deploy.report.precision import precision_section
 
 NETWORK = {"backbone": "resnet18", "dense_dilated": True, "channel_attention": False, "boundary_refinement": True}
 MANIFEST = {
@@ -47,7 +48,7 @@ VALIDATION = {
 BENCH = {
     "results": [
         timed("torch:fp32", 4, 1600), timed("openvino:int8", 4, 200),
-        timed("torch:fp32", 2, 400), timed("openvino:int8", 2, 50, threads=2, streams=2),
+        timed("torch:fp32", 2, 400), timed("openvino:int8", 2, 50, threads=3, streams=2),
         timed("openvino:int8", 2, 80, threads=1, streams=1), timed("onnxruntime:int8", 2, 160),
         timed("tensorrt:fp16", 2, 3.2), timed("triton:x", 2, 1),
     ],
@@ -112,7 +113,7 @@ def test_the_tradeoff_as_json():
     rows = {row.pop("engine"): row for row in accuracy_latency(VALIDATION, BENCH)}
     assert list(rows) == list(TRADEOFF)
     assert rows["openvino:int8"] == {
-        "batch": 2, "threads": 2, "streams": 2, "pixel_dice_mean": 0.8172, "delta_dice_lower": -0.0021,
+        "batch": 2, "threads": 3, "streams": 2, "pixel_dice_mean": 0.8172, "delta_dice_lower": -0.0021,
         "latency_ms_p50": 50, "speed_up": 8, "finite": True, "passed": True, "pareto_optimal": True,
     }  # fmt: skip
     assert (rows["tensorrt:fp16"]["finite"], rows["tensorrt:fp16"]["passed"]) == (False, False)
@@ -141,7 +142,7 @@ def test_the_settings_of_an_engine_have_their_own_rows(page):
         ("openvino:int8, threads by its runtime, 1 stream", "4", "200.0", "8.00×"),
     ]
     assert found[3:5] == [
-        ("openvino:int8, 2 threads, 2 streams", "2", "50.0", "8.00×"),
+        ("openvino:int8, 3 threads, 2 streams", "2", "50.0", "8.00×"),
         ("openvino:int8, 1 thread, 1 stream", "2", "80.0", "5.00×"),
     ]
 
@@ -228,6 +229,44 @@ def test_the_search(page):
     ]
 
 
+def test_one_trial_is_chosen(page):
+    search = PRECISION["int8"]["search"] | {"chosen": 1}
+    rows = table_with(page(precision=PRECISION | {"int8": PRECISION["int8"] | {"search": search}}), "Latency ms")
+    assert [row["Nodes in float"] for row in rows] == ["0", "2 · chosen", "3"]
+
+
+def test_fifteen_nodes_of_the_ranking_are_shown_and_the_others_folded(page):
+    ranking = [{"node": f"/n{k}", "module": "m", "cost": 0.001 - k / 1e5} for k in range(17)]
+    int8 = PRECISION["int8"] | {"search": PRECISION["int8"]["search"] | {"ranking": ranking}}
+    shown, _, folded = page(precision=PRECISION | {"int8": int8}).partition("<details>")
+    assert "/n14<" in shown and "/n15<" not in shown
+    assert "/n15<" in folded and "/n14<" not in folded
+
+
+@pytest.mark.parametrize(
+    ("left_out", "title"),
+    [((), "INT8 and FP16"), (("fp16",), "INT8"), (("int8",), "FP16"), (("int8", "fp16"), "nothing")],
+)
+def test_the_section_is_named_after_its_graphs(left_out, title):
+    section = precision_section(PRECISION | dict.fromkeys(left_out))
+    assert section["title"] == title
+    assert bool(section["spread"]) == bool(section["modules"]) == ("int8" not in left_out)
+
+
+def test_what_the_page_rounds():
+    section = precision_section(PRECISION)
+    assert [module["gmac"] for module in section["modules"]] == [2.0, 0.33, 0.07, 0.0]
+    assert section["spread"] == "0.00043"
+
+
+def test_small_layers_count_and_a_node_may_be_named_after_another_module():
+    layers = [node("/network/encoder/a", "tail", 1, "fp16"), node("/network/tail/b", "tail", 0, "fp16")]
+    (row,) = precision_section(
+        PRECISION | {"int8": PRECISION["int8"] | {"layers": layers, "search": None, "float_nodes": []}}
+    )["modules"]
+    assert (row["layers"], row["float"]) == (1, ["/network/encoder/a (fp16)", "b (fp16)"])
+
+
 def test_the_ranking_of_nodes(page):
     headers = ("Node", "Dice gained in float", "In the INT8 graph", "Module")
     assert table_with(page(precision=PRECISION), "Node") == [
@@ -268,7 +307,7 @@ def test_the_facts_of_both_precisions(page):
     assert "min-max" in minmax["Calibration"] and "1 tile of 1 training image;" in minmax["Calibration"]
 
 
-@pytest.mark.parametrize(("largest", "text"), [(100.4, "100"), (99.96, "100"), (12.345, "12.3"), (0.01234, "0.0123")])
+@pytest.mark.parametrize(("largest", "text"), [(100.4, "100"), (99.5, "99.5"), (12.345, "12.3"), (0.01234, "0.0123")])
 def test_the_largest_value_of_fp16(page, largest, text):
     fp16 = PRECISION["fp16"] | {"largest_value": largest, "kept_fp32": []}
     facts = page_facts(page(precision=PRECISION | {"fp16": fp16}))

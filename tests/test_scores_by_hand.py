@@ -14,10 +14,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from columns import assert_layout, by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
+from msgspec.structs import replace
 
+from msal_deploy import metrics
 from msal_deploy import validate as stage
 from msal_deploy.data import Patch
-from msal_deploy.errors import GateFailed
+from msal_deploy.errors import BadInput, GateFailed
 from msal_deploy.metrics import clustered_lower_bound
 from msal_deploy.report import plots, write_report
 from msal_deploy.runtimes import Engine
@@ -285,6 +287,57 @@ def test_each_engine_is_opened_with_the_threads_that_are_asked_for(monkeypatch):
     assert opened == [(BUNDLE, "torch:fp32", 3), (BUNDLE, "same:fp32", 3)]
 
 
+def test_engines_are_tried_before_the_reference_computes(monkeypatch):
+    opened = []
+    monkeypatch.setattr(Counted, "_open", lambda engine: opened.append(engine.id))
+    judge("same:fp32", "lossy:fp32")
+    assert opened == ["same:fp32", "lossy:fp32", "torch:fp32", "same:fp32", "lossy:fp32"]
+
+
+def test_the_example_is_the_first_engine_after_the_reference():
+    assert judge().example_engine == "torch:fp32"
+    report = judge("lossy:fp32", "same:fp32", reference="lossy:fp32")
+    assert (list(report.engines), report.example_engine) == (["lossy:fp32", "same:fp32"], "same:fp32")
+
+
+def resized(one):
+    return Patch(one.stem, one.corner, np.repeat(one.image, 2, axis=0), np.repeat(one.mask, 2, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("engines", "patches", "options", "told"),
+    [
+        ([], PATCHES[:2], {}, "1"),  # two corners of one image
+        ([], [], {}, "0"),
+        ([], [*PATCHES[:-1], resized(PATCHES[-1])], {}, "64"),
+        (["same:fp32", "same:fp32"], PATCHES, {}, "same:fp32"),
+        ([], PATCHES, {"budget": -0.5}, "-0.5"),
+        ([], PATCHES, {"batch": 0}, "0"),
+        ([], [Patch(one.stem, one.corner, 0 * one.image, one.mask) for one in PATCHES], {}, "torch:fp32"),
+    ],
+)
+def test_a_refusal_has_a_cause_with_what_was_given_and_a_remedy(engines, patches, options, told):
+    with pytest.raises(BadInput) as caught:
+        validate(BUNDLE, engines, patches, **options)
+    assert told in caught.value.cause
+    assert caught.value.remedy and "Expected" not in caught.value.remedy and "torch" not in caught.value.remedy
+
+
+def test_two_images_are_enough():
+    assert validate(BUNDLE, ["same:fp32"], [PATCHES[0], PATCHES[2]]).images == 2
+
+
+def test_a_metric_may_have_no_column_in_the_terminal(monkeypatch):
+    before = [column.header for column in judge().table().columns]
+    hidden = replace(metrics.METRICS[0], terminal=False, mean_key="hidden_mean", pooled_key="hidden_pooled")
+    monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, hidden))
+    report = judge("lossy:fp32")
+    assert [column.header for column in report.table().columns] == before
+    assert len(terminal_rows(report.table())[0]) == len(before)
+    hidden_mean = report.to_json()["engines"]["lossy:fp32"]["hidden_mean"]
+    assert hidden_mean == pytest.approx(float(ENGINE["pixel_dice_mean"]))
+
+
 def test_what_was_scored_cannot_be_changed_and_equals_itself_only():
     report, again = judge("lossy:fp32"), judge("lossy:fp32")
     score = report.engines["lossy:fp32"]
@@ -296,7 +349,7 @@ def test_what_was_scored_cannot_be_changed_and_equals_itself_only():
     ):
         with pytest.raises(AttributeError):
             setattr(frozen, name, 1)
-    assert report == report and report != again
+    assert report == report and report != again and report != replace(report)
     assert score == score and score != again.engines["lossy:fp32"]  # whose masks would have to be compared
 
 

@@ -45,7 +45,7 @@ def test_the_json():
     )
     images = 3 * 1000 / 16.2
     assert unstable.pop("images_per_s") == pytest.approx(images)
-    assert unstable.pop("megapixels_per_s") == pytest.approx(images * 6144 / 1_000_000)
+    assert unstable.pop("megapixels_per_s") == pytest.approx(images * 6144 / 1_000_000, rel=1e-12)
     assert unstable.pop("square_millimetres_per_s") == pytest.approx(images * 0.032 * 0.048)  # 64 × 96 px of 0.5 µm
     # The deviations of 15 and 14 from 14.5 are a half each: √(2 · 0.25 / (2 − 1)).
     assert unstable.pop("coefficient_of_variation") == pytest.approx(0.5**0.5 / 14.5)
@@ -75,9 +75,13 @@ def test_the_table_in_the_terminal():
         "speed-up": "1.00×", "runs": "5", "": "",
     }  # fmt: skip
     assert (rows["fast:int8 6"]["p50"], rows["fast:int8 6"]["speed-up"]) == ("999.9", "2.00×")
+    (second,) = terminal_rows(BenchReport((result("a:fp32", 1, Timing(((1000,), (1000,)))),), {}).table())
+    assert (second["p50"], second["p90"], second["p99"]) == ("1000",) * 3
     assert list(numbers_in(str(REPORT.table().title))) == ["64", "96"]
     assert list(numbers_in(str(REPORT.table().caption).replace("p99", ""))) == ["100", "2.5%"]
     assert_layout(REPORT.table())
+    assert all(column.no_wrap for column in REPORT.table().columns)
+    assert REPORT.table().padding == (0, 1, 0, 1)
     lines = [line.split()[:2] for line in printed(REPORT.table()).splitlines()]
     first = lines.index(["slow:fp32", "3"])
     assert lines[first : first + 5] == [
@@ -112,6 +116,7 @@ def test_threads_and_streams_have_a_column_where_they_were_swept():
     swept = [result("a:fp32", 1, STABLE, threads=n, streams=n or 1) for n in (None, 4)]
     automatic, four = terminal_rows(BenchReport(tuple(swept), {}).table())
     assert (automatic["threads"], automatic["streams"]) == ("auto", "1")
+    assert BenchReport(tuple(swept), {}).table().padding == (0, 0, 0, 0)  # or it would not fit 80 columns
     assert (four["threads"], four["streams"]) == ("4", "4")
     assert "runs" not in four
     one = [result("a:fp32", 1, STABLE, threads=n) for n in (None, 4)]
@@ -119,6 +124,14 @@ def test_threads_and_streams_have_a_column_where_they_were_swept():
     assert (automatic["threads"], four["threads"], four["runs"]) == ("auto", "4", "11")
     assert "streams" not in four
     assert four["speed-up"] == "1.00×"
+
+
+def test_settings_and_results_are_made_by_name():
+    assert Setting(engine="a:b", batch=2) == Setting(engine="a:b", batch=2, threads=None, streams=1)
+    with pytest.raises(TypeError):
+        Setting("a:b", 2)
+    with pytest.raises(TypeError):
+        BenchResult((64, 96), 0.5, STABLE, engine="a:b", batch=2)
 
 
 def test_the_code_that_opens_a_setting():
