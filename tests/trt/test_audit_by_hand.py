@@ -72,13 +72,16 @@ def test_a_plan_is_in_a_precision_if_half_of_its_flops_are():
     assert "its FLOPs are 50.1% in fp32, 49.9% in fp16" in mismatch.cause
 
 
-@pytest.mark.parametrize(("of_100", "blamed"), [(50, "GPU"), (70, "GPU"), (49, "graph again")])
-def test_what_a_fault_is_blamed_on(of_100, blamed):
-    """Where half of the graph is what was asked for, it is the machine that has not got it."""
-    graph = [layer("a", of_100, "int8"), layer("b", 100 - of_100, "fp32")]
-    assert blamed in find_fault("int8", graph, shares(fp32=1.0))
-    graph = [layer("a", of_100, "fp16"), layer("b", 100 - of_100, "fp32")]
-    assert blamed in find_fault("fp16", graph, shares(fp32=1.0))
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+@pytest.mark.parametrize(
+    ("of_100", "cause", "remedy"),
+    [(50, "although", "another precision"), (70, "although", "another precision"), (49, "as in", "again")],
+)
+def test_a_mismatch_blames_the_gpu_only_if_half_of_the_graph_is_requested(precision, of_100, cause, remedy):
+    graph = [layer("a", of_100, precision), layer("b", 100 - of_100, "fp32")]
+    mismatch = check_requested(precision, graph, {"a": "fp32", "b": "fp32"})
+    assert cause in mismatch.cause
+    assert remedy in mismatch.remedy
 
 
 def test_deviations_are_counted_and_two_are_named():

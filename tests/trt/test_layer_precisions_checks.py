@@ -5,14 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from msal_deploy.trt.layer_precisions import (
-    ARITHMETIC,
-    LayerPrecisions,
-    read_inspector,
-    read_layers,
-    read_log,
-    read_network,
-)
+from msal_deploy.trt.audit import ARITHMETIC, read_inspector, read_network
+from msal_deploy.trt.layer_precisions import LayerPrecisions, read_layers, read_log
 
 KINDS = SimpleNamespace(CONVOLUTION=1, DECONVOLUTION=2, MATRIX_MULTIPLY=3, DEQUANTIZE=5, ACTIVATION=6)
 
@@ -114,7 +108,7 @@ def inspect(text, plan=b"plan"):
 
     runtime = SimpleNamespace(engine_host_code_allowed=False, deserialize_cuda_engine=deserialize)
     trt = SimpleNamespace(Runtime=make_runtime, LayerInformationFormat=SimpleNamespace(JSON="json", ONELINE="line"))
-    reading = read_inspector(SimpleNamespace(trt=trt, messages="messages", errors=errors), plan)
+    reading = read_inspector(SimpleNamespace(trt=trt, logger="messages", errors=errors), plan)
     assert told.errors == 1  # what loading complained of is not told later, of something else
     return reading
 
