@@ -150,14 +150,35 @@ def test_bound_is_the_fifth_percentile_of_9999_resamples_of_one_seed():
     assert clustered_lower_bound(deltas, images) == pytest.approx(np.percentile(means[drawn].mean(1), 5), rel=1e-9)
 
 
-def test_counts_are_immutable():
-    with pytest.raises(AttributeError):
-        Confusion(1, 2, 3).tp = 4
+def test_metrics_are_immutable():
+    for frozen, name in ((Confusion(1, 2, 3), "tp"), (METRICS[0], "name")):
+        with pytest.raises(AttributeError):
+            setattr(frozen, name, 4)
+
+
+def test_names_of_the_metrics_in_files_and_tables():
+    names = [(one.name, one.label, one.score, one.mean_key, one.pooled_key, one.page, one.terminal) for one in METRICS]
+    both = ("mean", "pooled")
+    assert names == [
+        ("pixel_dice", "Dice", dice, "pixel_dice_mean", "pixel_dice_pooled", both, True),
+        ("pixel_iou", "IoU", iou, "pixel_iou_mean", "pixel_iou_pooled", both, True),
+        ("precision", "precision", precision, "precision", "precision_pooled", ("mean",), True),
+        ("recall", "recall", recall, "recall", "recall_pooled", ("mean",), True),
+    ]
+    assert all(len(one.meaning.split()) > 3 for one in METRICS)
+    assert [(one.key("mean"), one.key("pooled")) for one in METRICS] == [row[3:5] for row in names]
+
+
+@pytest.mark.parametrize(("truth", "prediction"), [((2, 2), (1, 2)), ((1, 2), (2, 2)), ((2, 2), (2, 1))])
+def test_masks_must_not_be_stretched_to_each_other(truth, prediction):
+    with pytest.raises(ValueError):
+        confusion(np.zeros(truth, bool), np.zeros(prediction, bool))
 
 
 def test_bound_needs_two_images():
-    with pytest.raises(BadInput, match="at least two images"):
+    with pytest.raises(BadInput, match="at least two images") as caught:
         clustered_lower_bound([0.1, 0.2], ["a", "a"])
+    assert "at least two images" in caught.value.cause and caught.value.remedy
 
 
 @pytest.mark.parametrize(

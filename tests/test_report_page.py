@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from columns import page_facts, page_tables
+from columns import numbers_in, page_facts, page_tables
 from test_report_columns import BENCH, MANIFEST, PRECISION, VALIDATION, score
 
 from msal_deploy import __version__
@@ -76,7 +76,7 @@ def test_a_figure_of_one_point_is_not_drawn(page, drawn):
     text = page(validation=alone, bench=BENCH)
     assert sources(text) == ["latency"]  # no difference to show, and one engine in the trade-off
     two = scored(("openvino:int8", score(0.81, -0.001, -0.002)))
-    assert sources(page(validation=two)) == ["delta"]
+    assert sources(page(validation=two)) == ["delta"] == list(drawn)
     assert sources(page(validation=two, bench=BENCH)) == ["delta", "latency", "tradeoff"]
     search = PRECISION["int8"]["search"]
     for trials, found in ((1, []), (2, ["search"])):
@@ -126,8 +126,8 @@ def test_untimed_engines_are_named_only_where_there_is_a_table(page):
     ("engines", "state", "headline", "deciding"),
     [
         (
-            (("a:fp32", score(0.8, -0.001, -0.0021)), ("b:fp32", score(0.8, -0.002, -0.0024))),
-            "passed", "Passed. 2 engines within 0.0025 Dice", "−0.0024 (b:fp32)",
+            (("a:fp32", score(0.8, -0.001, -0.0021)), ("zeta:fp32", score(0.8, -0.002, -0.0024))),
+            "passed", "Passed. 2 engines within 0.0025 Dice", "−0.0024 (zeta:fp32)",
         ),
         (
             (("b:fp32", score(0.8, 0.002, 0.0014)),),
@@ -144,7 +144,7 @@ def test_the_verdict_names_what_decides(page, engines, state, headline, deciding
     found, text = verdict(page(validation=scored(*engines)))
     assert found == state
     assert text.startswith(f"{headline} of torch:fp32 on 9 patches of 3 images")
-    assert "0.8123" in text and "95%" in text and deciding in text and text.endswith("−0.0025.")
+    assert "0.8123" in list(numbers_in(text)) and "95%" in text and deciding in text and text.endswith("−0.0025.")
 
 
 def test_the_verdict_of_what_is_not_finite_or_not_validated(page):
@@ -166,7 +166,7 @@ def test_the_network(page):
         found = network(**dict.fromkeys(blocks, False) | {block: True})
         assert [each in found for each in words] == [each == word for each in words]
     assert "none" in network(**dict.fromkeys(blocks, False)) and "none" not in network()
-    assert network(model="u-net") == "u-net"
+    assert network(model="u-net") == "u-net" and network(model="attention-unet") == "attention-unet"
     assert network(model="msal-net") == network() != "msal-net"
     assert "Checkpoint" not in page_facts(page(manifest=MANIFEST | {"artifacts": {}}))
 
@@ -187,6 +187,32 @@ def test_speed_ups_are_over_the_first_engine_of_a_batch(page):
     body = text.partition("<tbody>")[2].partition("</tbody>")[0]
     leads = ['class="leads"' in row for row in body.split("</tr>")[:-1]]
     assert leads == [True, False, True, False, False, False, False, False]
+
+
+def test_one_row_leads_a_batch_even_where_another_equals_it(page):
+    text = page(bench=BENCH | {"results": [BENCH["results"][0], dict(BENCH["results"][0])]})
+    assert text.count('class="leads"') == 1
+
+
+def test_the_columns_of_a_metric(page):
+    (rows,) = [rows for rows in page_tables(page(validation=VALIDATION)).values() if "Flipped pixels" in rows[0]]
+    metrics = ["Dice mean", "Dice pooled", "IoU mean", "IoU pooled", "Precision", "Recall"]
+    assert list(rows[0])[2:8] == metrics  # an average is named where there are two
+
+
+def test_a_page_that_lacks_a_number_is_not_written(page, tmp_path):
+    (tmp_path / "report.html").write_text("the old one")
+    incomplete = score(0.8, 0, 0)
+    del incomplete["recall"]
+    with pytest.raises(Exception, match="recall"):
+        page(validation=scored(("a:fp32", incomplete)))
+    assert (tmp_path / "report.html").read_text() == "the old one"
+
+
+def test_control_blocks_leave_no_empty_lines_in_a_table(page):
+    text = page(validation=VALIDATION, bench=BENCH, precision=PRECISION)
+    tables = re.findall("<tbody>.*?</tbody>", text, re.DOTALL)
+    assert len(tables) >= 6 and not any(re.search(r"\n\s*\n", table) for table in tables)
 
 
 def test_without_a_bench_the_environment_is_the_bundle_s(page):

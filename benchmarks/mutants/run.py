@@ -115,7 +115,7 @@ def _reasons() -> dict[tuple[str, str, str], str]:
 def mutants_of(module: str) -> Iterator[Mutant]:
     """Yield the mutants of a module, each once, but for what is there for the type checker only."""
     source = Path(module).read_text(encoding="utf-8")
-    tree, skipped, seen = get_ast(source), list(_annotations(source)), {source}
+    tree, skipped, seen = get_ast(source), list(_annotations(source)), {_meaning(source), None}
     for name, operator in _operators().items():
         occurrence = -1
         for node in ast_nodes(tree):
@@ -124,9 +124,9 @@ def mutants_of(module: str) -> Iterator[Mutant]:
                 if _is_signature(node) or any(first <= start and end <= last for first, last in skipped):
                     continue
                 code = mutate_code(source, operator, occurrence)
-                if code is None or code in seen or not _is_python(code):
+                if code is None or (meaning := _meaning(code)) in seen:
                     continue
-                seen.add(code)
+                seen.add(meaning)
                 line, before, after = _difference(source, code)
                 if before == "if TYPE_CHECKING:":
                     continue
@@ -138,12 +138,13 @@ def _is_signature(node: Any) -> bool:
     return node.type == "operator" and node.parent.type in ("parameters", "param")
 
 
-def _is_python(code: str) -> bool:
+def _meaning(code: str) -> str | None:
+    """Return what the code says, however it is laid out; of all that is no Python, such as a / that unpacks, None."""
     try:
         compile(code, "mutant", "exec")
-    except SyntaxError:  # of a * that unpacks, for one
-        return False
-    return True
+    except SyntaxError:
+        return None
+    return ast.dump(ast.parse(code))
 
 
 def _operators() -> dict[str, Any]:
