@@ -34,7 +34,8 @@ def capabilities(machine: Machine) -> tuple[Capability, ...]:
 
 
 def _engines(machine: Machine) -> tuple[Capability, ...]:
-    return tuple(_engine(machine, runtime) for runtime in CATALOGUE.values() if runtime.device == "cpu")
+    fastest_first = sorted(CATALOGUE.values(), key=lambda runtime: min(runtime.milliseconds.values(), default=0.0))
+    return tuple(_engine(machine, runtime) for runtime in fastest_first if runtime.device == "cpu")
 
 
 def _engine(machine: Machine, runtime: Runtime) -> Capability:

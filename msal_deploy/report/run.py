@@ -34,8 +34,8 @@ def write_report(
 
     >>> from msal_deploy.bundle import Bundle
     >>> import msgspec
-    >>> manifest = msgspec.to_builtins(Bundle(Path("bundle")).manifest)
-    >>> write_report(Path("report.html"), title="My network", manifest=manifest)
+    >>> manifest = msgspec.to_builtins(Bundle("bundle").manifest)
+    >>> write_report("report.html", title="My network", manifest=manifest)
 
     Args:
         path: File to write, atomically.

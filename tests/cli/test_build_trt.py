@@ -98,7 +98,7 @@ def test_pascal_without_a_gpu_gives_the_build_kit_command(bundle):
         (("--fp16", "--gpu", "t4", "--batch", "1:2"), 2, ("MIN:OPT:MAX",)),
         (("--fp16", "--gpu", "t4", "--size", "big"), 2, ("'big' is not a size",)),
         (("--fp16", "--gpu", "t4", "--size", "500"), 2, ("is a multiple of 32, got 500",)),
-        (("--fp16", "--gpu", "t4", "--batch", "65"), 2, ("between 1 and 64",)),
+        (("--fp16", "--gpu", "t4", "--batch", "65"), 2, ("from 1 to 64, got 65",)),
         (("--fp16", "--gpu", "t4", "--version-compatible"), 2, ("--version-compatible",)),
         (("--fp16", "--gpu", "gtx-1080-ti", "--backend", "tensorrt-rtx"), 2, ("does not support", "build-kit")),
     ],

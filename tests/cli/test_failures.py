@@ -173,5 +173,5 @@ def test_output_folder_of_somebody_else(bundle: Bundle, tmp_path: Path) -> None:
 def test_run_says_what_is_wrong_before_it_reads_any_data(tmp_path: Path) -> None:
     out = ["--out", tmp_path / "out"]
     assert_refused(msal_deploy("run", *out, "--checkpoint", "msal-net-r43"), 2, "did you mean 'msal-net-r34'")
-    assert_refused(msal_deploy("run", *out, "--epochs", 3), 2, "name a --recipe")
+    assert_refused(msal_deploy("run", *out, "--epochs", 3), 2, "add --recipe")
     assert not (tmp_path / "out").exists()
