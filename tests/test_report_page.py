@@ -209,6 +209,12 @@ def test_a_page_that_lacks_a_number_is_not_written(page, tmp_path):
     assert (tmp_path / "report.html").read_text() == "the old one"
 
 
+def test_a_number_that_is_missing_is_not_left_blank(page):
+    without = {key: value for key, value in BENCH["results"][0].items() if key != "runs"}
+    with pytest.raises(Exception, match="runs"):
+        page(bench=BENCH | {"results": [without]})
+
+
 def test_control_blocks_leave_no_empty_lines_in_a_table(page):
     text = page(validation=VALIDATION, bench=BENCH, precision=PRECISION)
     tables = re.findall("<tbody>.*?</tbody>", text, re.DOTALL)
