@@ -54,7 +54,7 @@ def test_a_source_must_name_95_per_cent_of_the_flops():
     assert choose_layer_precisions(GRAPH, [most, every]) is most
     assert choose_layer_precisions(GRAPH, [None, less, unknown, every, most]) is every
     for sources in ([], [None], [less, unknown]):
-        with pytest.raises(GateFailed, match="cannot be read"):
+        with pytest.raises(GateFailed, match=r"cannot be read from its engine; use another version of TensorRT$"):
             choose_layer_precisions(GRAPH, sources)
 
 

@@ -12,6 +12,7 @@ from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256
 from msal_deploy.trt.plan_checks import find_plan, preflight
 from msal_deploy.trt.plan_metadata import (
+    REBUILD_ALL,
     ActualPrecision,
     BuildOptions,
     PlanMetadata,
@@ -80,18 +81,22 @@ def test_preflight_returns_the_metadata_of_a_good_plan(plan_file, tiny):
 
 
 def test_missing_plan_is_refused(tiny):
-    assert "no.plan does not exist" in refusal(tiny.path / "no.plan", tiny)
+    message = f"{tiny.path / 'no.plan'} does not exist; build one with: msal-deploy build-trt '{tiny.path}' --auto"
+    assert refusal(tiny.path / "no.plan", tiny) == message
 
 
 def test_missing_metadata_is_refused(plan_file, tiny):
     metadata_path(plan_file).unlink()
-    assert f"has no metadata ({plan_file.name}.json is missing)" in refusal(plan_file, tiny)
+    message = f"{plan_file} has no metadata ({plan_file.name}.json is missing); {REBUILD_ALL}"
+    assert refusal(plan_file, tiny) == message
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b'{"format_version": 99}'])
 def test_invalid_metadata_is_refused(content, plan_file, tiny):
     metadata_path(plan_file).write_bytes(content)
-    assert "is not valid plan metadata" in refusal(plan_file, tiny)
+    message = refusal(plan_file, tiny)
+    assert message.startswith(f"{metadata_path(plan_file)} is not valid plan metadata: ")
+    assert message.endswith(f"; {REBUILD_ALL}")
 
 
 def test_metadata_of_a_later_format_is_refused(tiny):
