@@ -49,8 +49,8 @@ IMPORTED_BEFORE = (  # by this process, so that a mutant's need not: all but the
 )  # fmt: skip
 PYTEST = ("--noconftest", "-x", "-q", "--tb=no", *(f"-pno:{name}" for name in ("cacheprovider", "unraisableexception")))
 MEMORY = 8 << 30  # bytes that a mutant may take
-LEAST_SECONDS = 5  # of processor time for a mutant's tests
-TIMES = 5  # and this many times what they take without a mutant
+MIN_SECONDS = 5  # of processor time for a mutant's tests
+MAX_SLOWDOWN = 5  # and this many times what they take without a mutant
 
 
 class Mutant(NamedTuple):
@@ -196,7 +196,7 @@ def _test_all(module: str, tests: Sequence[str], jobs: int, console: Console) ->
         )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    seconds = max(LEAST_SECONDS, round(TIMES * took))
+    seconds = max(MIN_SECONDS, round(MAX_SLOWDOWN * took))
     running: dict[int, Mutant] = {}
     results: list[tuple[Mutant, str]] = []
 
