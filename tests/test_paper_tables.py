@@ -9,12 +9,15 @@ import msgspec
 import pytest
 import torch
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from msal_deploy.data import synthesize
 from msal_deploy.errors import GateFailed
+from msal_deploy.hardware import describe_processor
 from msal_deploy.metrics import Confusion
 from msal_deploy.recipe import BUILT_IN, NetworkRecipe, Recipe
+from msal_deploy.runtimes import CATALOGUE
 from msal_deploy.zoo import build_network
 
 pytest.importorskip("segmentation_models_pytorch")
@@ -24,7 +27,7 @@ sys.path.insert(0, str(FOLDER))
 import costs as costs_module  # noqa: E402
 import scores as scores_module  # noqa: E402
 from agreement import Agreement  # noqa: E402
-from render import NONE, as_markdown, load  # noqa: E402
+from render import NONE, Section, as_markdown, as_tables, load, sections  # noqa: E402
 from rows import ROWS, TABLE_1, TABLE_2, Published  # noqa: E402
 from tables import app  # noqa: E402
 
@@ -64,7 +67,7 @@ def measured(tmp_path_factory) -> Path:
     return path
 
 
-def make_score(key: str, recipe: Recipe | None = None):
+def make_score(key: str, recipe: Recipe | None = None, trained_on: str = "NVIDIA H100"):
     recipe = scores_module.recipe_of(ROWS[key], recipe or Recipe.load("fast"))
     counts = [Confusion(80, 20, 10), Confusion(8, 2, 4)]
     return scores_module.RowScore(
@@ -72,6 +75,7 @@ def make_score(key: str, recipe: Recipe | None = None):
         agreement=Agreement("quick", 17, 100, 1e-4, 0.1, ()), engine="onnxruntime:fp32", threshold=0.5,
         label_convention="", images=2, scores=scores_module.summary(counts),
         patches=tuple(scores_module.PatchScore(str(i), "top-left", c) for i, c in enumerate(counts)), environment={},
+        trained_on=trained_on,
     )  # fmt: skip
 
 
@@ -80,9 +84,20 @@ def put_score(folder: Path, score) -> None:
     (folder / f"{score.key}.json").write_bytes(msgspec.json.encode(score))
 
 
-def cells(markdown: str, label: str) -> list[str]:
-    (line,) = (line for line in markdown.splitlines() if line.startswith(f"| {label} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+def render(costs: Path, scores: Path | None) -> tuple[Section, Section]:
+    costs_section, scores_section = sections(load(costs, scores))
+    return costs_section, scores_section
+
+
+def shown(section: Section) -> dict[str, list[str]]:
+    """Return the labels in each table of a section, by its title."""
+    return {grid.title: [line[0] for line in grid.lines] for grid in section.grids}
+
+
+def cells(section: Section, label: str) -> dict[str, str]:
+    """Return the cells of the row `label` by column."""
+    ((columns, line),) = ((grid.columns, line) for grid in section.grids for line in grid.lines if line[0] == label)
+    return dict(zip(columns, line[1:], strict=True))
 
 
 def test_rows_are_those_of_both_tables():
@@ -189,37 +204,83 @@ def test_costs_rejects_an_unknown_row():
     assert "did you mean 't1-ddc'" in result.stderr
 
 
-def test_show_leaves_out_rows_and_columns_without_results(measured, tmp_path):
+@pytest.mark.parametrize("command", ["costs", "train"])
+def test_command_without_openvino_names_what_to_install(command, tmp_path, monkeypatch):
+    missing = msgspec.structs.replace(CATALOGUE["openvino"], module="no_such_module")
+    monkeypatch.setitem(CATALOGUE, "openvino", missing)
+    words = {"costs": ("--json", tmp_path / "costs.json"), "train": ("--data", tmp_path, "--out", tmp_path / "runs")}
+    result = call(command, "--row", SMALL, *words[command])
+    assert result.exit_code == 3
+    assert result.stderr.strip().endswith("openvino is not installed; run: pip install openvino")
+    assert not list(tmp_path.iterdir())
+
+
+def test_show_without_scores_shows_costs_only(measured, tmp_path):
     result = call("show", "--costs", measured, "--scores", tmp_path, "--markdown", tmp_path / "tables.md")
     assert result.exit_code == 0
     markdown = (tmp_path / "tables.md").read_text(encoding="utf-8")
     header, _, *rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert header.startswith("| Table 2: other networks | DC, paper | IOU, paper |")
+    assert header == "| Table 2: other networks | parameters, M | GFLOP | ORT, ms | OpenVINO, ms |"
     assert [row.split("|")[1].strip() for row in rows] == ["LinkNet"]
-    assert cells(markdown, "LinkNet")[:4] == ["0.767", "0.625", "0.726", "0.809"]
-    assert all(re.match(r"[\d.]+", cell) for cell in cells(markdown, "LinkNet")[4:])
-    others = ", ".join(key for key in ROWS if key != SMALL)
-    assert f"- Not run: scores of all rows; costs of {others}." in markdown
-    assert "Not run: scores of all rows; costs of t1-unet-r18" in " ".join(result.stdout.split())
-    assert "Scores:" not in markdown
+    assert all(re.fullmatch(r" \d+\.\d( !)? ", cell) for cell in rows[0].split("|")[2:-1])
+    assert "0.767" not in markdown  # the paper's Dice
+    assert f"- Not measured: {', '.join(key for key in ROWS if key != SMALL)}." in markdown
+    sentence = "Scores are left out, because the results have no trained row."
+    assert markdown.endswith(f"\n### Scores\n\n{sentence}\n")
+    assert "Not measured: t1-unet-r18" in " ".join(result.stdout.split())
+    assert result.stdout.strip().endswith(sentence)
 
 
-def test_show_without_costs_has_no_cost_columns(tmp_path):
+def test_show_without_costs_shows_scores_only(tmp_path):
     costs_module.save_costs(tmp_path / "costs.json", costs_module.Costs())
     put_score(tmp_path, make_score("t1-ddc"))
-    markdown = as_markdown(load(tmp_path / "costs.json", tmp_path))
-    assert len(cells(markdown, "Backbone + DDC")) == 4
-    assert "GFLOP" not in markdown
-    assert "; costs of all rows." in markdown
+    costs, scores = render(tmp_path / "costs.json", tmp_path)
+    assert (costs.grids, costs.notes) == ((), ("Costs are left out, because the results have no measured row.",))
+    assert shown(scores) == {"Table 1: the blocks": ["Backbone + DDC"]}
     assert call("show", "--costs", tmp_path / "costs.json", "--scores", tmp_path).exit_code == 0
 
 
 def test_show_without_any_result_prints_no_table(tmp_path):
     costs_module.save_costs(tmp_path / "costs.json", costs_module.Costs())
-    assert call("show", "--costs", tmp_path / "costs.json").stdout.split("\n") == [
-        "Not run: scores of all rows; costs of all rows.",
+    assert call("show", "--costs", tmp_path / "costs.json").stdout.split("\n\n") == [
+        "Costs are left out, because the results have no measured row.",
+        "Scores are left out, because the results have no trained row.",
         "",
     ]
+
+
+def test_committed_costs_have_every_row_and_fit_a_terminal():
+    costs, _ = render(FOLDER / "results" / "costs.json", None)
+    assert shown(costs) == {
+        "Table 1: the blocks": [row.label for row in TABLE_1],
+        "Table 2: other networks": [row.label + " (our reading)" * row.reading for row in TABLE_2],
+    }
+    assert not any(note.startswith("Not measured") for note in costs.notes)
+    assert_fits_a_terminal(costs)
+
+
+def test_readme_has_the_committed_results():
+    markdown = as_markdown(sections(load(FOLDER / "results" / "costs.json", FOLDER / "results")))
+    assert markdown in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_scores_of_every_row_fit_a_terminal(measured, tmp_path):
+    for key in ROWS:
+        put_score(tmp_path, make_score(key))
+    _, scores = render(measured, tmp_path)
+    assert sum(map(len, shown(scores).values())) == 20
+    assert not any(note.startswith("Not trained") for note in scores.notes)
+    assert_fits_a_terminal(scores)
+
+
+def assert_fits_a_terminal(section: Section) -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        for table in as_tables(section):
+            console.print(table)
+    text = capture.get()
+    assert "…" not in text
+    assert all(cell in text for grid in section.grids for line in grid.lines for cell in line[1:])
 
 
 def test_result_files_keep_their_json_keys():
@@ -238,26 +299,71 @@ def test_result_files_keep_their_json_keys():
 
 
 def test_show_has_a_score_in_each_table_with_its_network(measured, tmp_path):
-    score = make_score("t1-msal-r34")
-    put_score(tmp_path, score)
-    markdown = as_markdown(load(measured, tmp_path))
-    dice, precision = score.scores["pixel_dice_mean"], score.scores["precision_mean"]
-    assert dice == pytest.approx((160 / 190 + 16 / 22) / 2)
+    put_score(tmp_path, make_score("t1-msal-r34"))
+    costs, scores = render(measured, tmp_path)
+    assert shown(scores) == {"Table 1: the blocks": ["MSAL-Net + Res-34"], "Table 2: other networks": ["MSAL-Net"]}
+    assert shown(costs) == {"Table 2: other networks": ["LinkNet"]}
     for label in ("MSAL-Net + Res-34", "MSAL-Net"):
-        assert cells(markdown, label)[0] == f"{dice:.3f} / 0.839"
-        assert cells(markdown, label)[2] == f"{precision:.3f} / 0.821"
-    assert "Backbone + DDC" not in markdown
-    assert cells(markdown, "LinkNet")[0] == f"{NONE} / 0.767"
-    assert cells(markdown, "MSAL-Net")[4:] == [NONE] * 4
-    assert "means over 2 patches of 2 test images of monuseg" in markdown
-    assert f"recipe fast, {BUILT_IN['fast'].train.epochs} epochs" in markdown
+        # The counts are (tp, fp, fn) = (80, 20, 10) and (8, 2, 4).
+        assert cells(scores, label) == {
+            "DC, ours / paper": f"{(160 / 190 + 16 / 22) / 2:.3f} / 0.839",
+            "IOU, ours / paper": f"{(80 / 110 + 8 / 14) / 2:.3f} / 0.706",
+            "PR, ours / paper": "0.800 / 0.821",
+            "RC, ours / paper": f"{(80 / 90 + 8 / 12) / 2:.3f} / 0.853",
+            "DC, pooled": f"{176 / 212:.3f}",
+        }
+    about, trained_on, not_trained = scores.notes
+    assert "means over 2 patches of 2 test images of monuseg" in about
+    assert f"recipe fast, {BUILT_IN['fast'].train.epochs} epochs" in about
+    assert trained_on == "Trained on: NVIDIA H100."
+    assert not_trained == f"Not trained: {', '.join(key for key in ROWS if key != 't1-msal-r34')}."
+
+
+def test_show_has_a_dash_for_a_metric_that_the_paper_does_not_have(measured, tmp_path):
+    put_score(tmp_path, make_score("t2-mdc-net"))
+    _, scores = render(measured, tmp_path)
+    row = cells(scores, "MDC-Net (our reading)")
+    assert row["DC, ours / paper"].endswith(" / 0.802")
+    assert row["PR, ours / paper"] == f"0.800 / {NONE}"
+
+
+def test_show_names_the_rows_of_each_device(measured, tmp_path):
+    for key, device in (("t1-ddc", "NVIDIA H100"), ("t1-eca", "AMD EPYC"), ("t2-unet", "NVIDIA H100")):
+        put_score(tmp_path, make_score(key, trained_on=device))
+    _, scores = render(measured, tmp_path)
+    assert "Trained on: NVIDIA H100 (t1-ddc, t2-unet); AMD EPYC (t1-eca)." in scores.notes
+
+
+def test_show_reads_a_score_without_a_device(measured, tmp_path):
+    old = msgspec.to_builtins(make_score("t1-ddc"))
+    del old["trained_on"]
+    (tmp_path / "t1-ddc.json").write_bytes(msgspec.json.encode(old))
+    _, scores = render(measured, tmp_path)
+    assert "Trained on: an unknown device." in scores.notes
 
 
 def test_show_leaves_out_costs_of_a_network_that_has_changed(measured, tmp_path):
     costs = costs_module.load_costs(measured)
     old = msgspec.structs.replace(costs.rows[SMALL], network=NetworkRecipe())
     costs_module.save_costs(tmp_path / "costs.json", msgspec.structs.replace(costs, rows={SMALL: old}))
-    assert "LinkNet" not in as_markdown(load(tmp_path / "costs.json", None))
+    assert shown(render(tmp_path / "costs.json", None)[0]) == {}
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cuda", "mps", "name"),
+    [
+        ("auto", True, False, "NVIDIA H100"),
+        ("cuda", True, False, "NVIDIA H100"),
+        ("cpu", True, True, describe_processor()[0]),
+        ("auto", False, True, f"{describe_processor()[0]} (MPS)"),
+        ("auto", False, False, describe_processor()[0]),
+    ],
+)
+def test_device_name_is_that_of_the_chosen_accelerator(accelerator, cuda, mps, name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_name", {0: "NVIDIA H100"}.get)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert scores_module.device_name(accelerator) == name
 
 
 def test_show_rejects_scores_of_different_schedules(measured, tmp_path):
@@ -279,14 +385,17 @@ def test_show_rejects_the_score_of_another_network(measured, tmp_path):
 def test_train_trains_and_scores_a_row_once(measured, tmp_path, monkeypatch):
     synthesize(tmp_path / "data", train=2, test=2, size=512)
     (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.setattr(scores_module, "device_name", lambda accelerator: f"the {accelerator}")
     words = ("train", "--data", tmp_path / "data", "--out", tmp_path / "runs", "--recipe", tmp_path / "tiny.toml")
-    result = call(*words, "--row", SMALL)
+    result = call(*words, "--row", SMALL, "--accelerator", "cpu")
     assert result.exit_code == 0, result.output
     score = scores_module.load_score(tmp_path / "runs", ROWS[SMALL])
     assert (score.images, len(score.patches), score.data) == (2, 2, "data")
     assert score.training.training_images == 1
+    assert score.trained_on == "the cpu"
     assert str(tmp_path) not in (tmp_path / "runs" / f"{SMALL}.json").read_text()
-    assert not cells(as_markdown(load(measured, tmp_path / "runs")), "LinkNet")[0].startswith(NONE)
+    _, scores = render(measured, tmp_path / "runs")
+    assert cells(scores, "LinkNet")["DC, ours / paper"] == f"{score.scores['pixel_dice_mean']:.3f} / 0.767"
 
     monkeypatch.setattr(scores_module, "run", None)  # a call would fail
     again = call(*words, "--row", SMALL)
@@ -295,6 +404,17 @@ def test_train_trains_and_scores_a_row_once(measured, tmp_path, monkeypatch):
     other = call(*words, "--row", SMALL, "--epochs", "2")
     assert other.exit_code == 2
     assert "another recipe" in other.stderr
+
+
+def test_train_passes_the_accelerator_on(tmp_path):
+    synthesize(tmp_path / "data", train=2, test=1, size=512)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    result = call(
+        "train", "--data", tmp_path / "data", "--out", tmp_path / "runs", "--recipe", tmp_path / "tiny.toml",
+        "--row", SMALL, "--accelerator", "abacus",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "--accelerator abacus" in result.stderr
 
 
 def readme_commands() -> list[str]:

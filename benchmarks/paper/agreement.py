@@ -9,9 +9,9 @@ import numpy as np
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.checkpoint import Checkpoint
-from msal_deploy.errors import GateFailed
+from msal_deploy.errors import GateFailed, MissingRequirement
 from msal_deploy.export import Check, example_images, export
-from msal_deploy.runtimes import open_engine
+from msal_deploy.runtimes import find_runtime, open_engine
 from msal_deploy.spec import Float32Maps
 
 ShapeSet = Literal["quick", "full"]
@@ -52,6 +52,17 @@ class Agreement(msgspec.Struct, frozen=True):
     def max_abs_delta(self) -> float:
         """The largest absolute difference of any engine at any shape."""
         return float(np.max([check.max_abs_delta for engine in self.engines for check in engine.checks]))
+
+
+def require_engines() -> None:
+    """Check that the runtimes of `ENGINES` are installed, so that a training does not end without its comparison.
+
+    Raises:
+        MissingRequirement: A runtime is not installed.
+    """
+    for runtime in map(find_runtime, ENGINES):
+        if not runtime.is_installed:
+            raise MissingRequirement(f"{runtime.name} is not installed", f"run: pip install {runtime.packages[0]}")
 
 
 def check_agreement(checkpoint: Checkpoint, folder: Path, shapes: ShapeSet) -> Agreement:

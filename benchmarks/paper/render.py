@@ -1,6 +1,6 @@
-"""Formats both tables for the terminal and as Markdown, ours beside the paper's. Rows without results are left out."""
+"""Formats the results for the terminal and as Markdown: what the networks cost, and their scores beside the paper's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -8,7 +8,7 @@ from agreement import ENGINES
 from costs import Costs, RowCost, load_costs
 from rich import box
 from rich.table import Table
-from rows import ROWS, TABLES, Published, Row
+from rows import ROWS, TABLES, Row
 from scores import RowScore, load_score, schedule_of
 
 NONE = "–"
@@ -16,7 +16,7 @@ READING = " (our reading)"
 # The paper's columns, with the key of our score.
 METRICS = {"DC": "pixel_dice_mean", "IOU": "pixel_iou_mean", "PR": "precision_mean", "RC": "recall_mean"}
 COST_COLUMNS = ("parameters, M", "GFLOP", "ORT, ms", "OpenVINO, ms")
-NARROW_COST_COLUMNS = ("params\nM", "GFLOP", "ORT\nms", "OpenV.\nms")
+SCORE_COLUMNS = (*(f"{name}, ours / paper" for name in METRICS), "DC, pooled")
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -25,23 +25,37 @@ class Results(msgspec.Struct, frozen=True):
     costs: Costs
     scores: dict[str, RowScore]
 
-    def cost_keys(self) -> list[str]:
-        """Return the keys of the rows with costs."""
-        return [key for key, row in ROWS.items() if self.costs.of(row)]
+    def measured(self) -> dict[str, RowCost]:
+        """Return the costs by row key, without those of networks that have changed."""
+        return {key: cost for key, row in ROWS.items() if (cost := self.costs.of(row))}
 
 
-class Line(msgspec.Struct, frozen=True):
-    """The cells of a table row.
+class Grid(msgspec.Struct, frozen=True):
+    """A table of text.
 
     Attributes:
-        label: Name of the network.
-        metrics: For each metric ours and the paper's, or only the paper's if no row has scores.
-        costs: Cells of `COST_COLUMNS`, or none if no row has costs.
+        title: Title of the table in the paper.
+        columns: Headers of all columns but the first, which holds the labels.
+        lines: The label and the cells of each row.
     """
 
-    label: str
-    metrics: tuple[tuple[str, ...], ...]
-    costs: tuple[str, ...]
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+class Section(msgspec.Struct, frozen=True):
+    """The tables of the costs or of the scores, without those that have no row.
+
+    Attributes:
+        heading: Heading of the section.
+        grids: One for each table of the paper.
+        notes: The conditions of the measurements and the missing rows, one or two sentences each.
+    """
+
+    heading: str
+    grids: tuple[Grid, ...]
+    notes: tuple[str, ...]
 
 
 def load(costs: Path, scores: Path | None) -> Results:
@@ -55,104 +69,77 @@ def load(costs: Path, scores: Path | None) -> Results:
     return Results(load_costs(costs), by_key)
 
 
-def lines(results: Results, rows: Sequence[Row]) -> Iterator[Line]:
-    """Yield the lines of a table: one for each row with a score or costs."""
-    any_costs = bool(results.cost_keys())
-    for row in rows:
-        score, cost = results.scores.get(row.key), results.costs.of(row)
-        if score or cost:
-            label = row.label + (READING if row.reading else "")
-            yield Line(label, _metric_cells(results, row, score), _cost_cells(cost) if any_costs else ())
+def sections(results: Results) -> tuple[Section, ...]:
+    """Return the section of the costs and the section of the scores."""
+    costs, scores = results.measured(), results.scores
+    cost_grids = _grids(COST_COLUMNS, costs.keys(), lambda row: _cost_cells(costs[row.key]))
+    score_grids = _grids(SCORE_COLUMNS, scores.keys(), lambda row: _score_cells(scores[row.key], row))
+    return (
+        Section("Costs", cost_grids, tuple(_about_costs(results.costs, costs))),
+        Section("Scores", score_grids, tuple(_about_scores(scores))),
+    )
 
 
-def _metric_cells(results: Results, row: Row, score: RowScore | None) -> tuple[tuple[str, ...], ...]:
-    theirs = [_theirs(row.paper, name) for name in METRICS]
-    if not results.scores:
-        return tuple((cell,) for cell in theirs)
-    ours = [f"{score.scores[key]:.3f}" if score else NONE for key in METRICS.values()]
-    return tuple(zip(ours, theirs, strict=True))
+def _grids(
+    columns: tuple[str, ...], keys: Collection[str], cells: Callable[[Row], tuple[str, ...]]
+) -> tuple[Grid, ...]:
+    shown = {title: [row for row in rows if row.key in keys] for title, rows in TABLES.items()}
+    return tuple(
+        Grid(title, columns, tuple((_label(row), *cells(row)) for row in rows)) for title, rows in shown.items() if rows
+    )
 
 
-def _theirs(paper: Published, name: str) -> str:
-    value: float | None = getattr(paper, name.lower())
-    return NONE if value is None else f"{value:.3f}"
+def _label(row: Row) -> str:
+    return row.label + (READING if row.reading else "")
 
 
-def _cost_cells(cost: RowCost | None) -> tuple[str, ...]:
-    if cost is None:
-        return (NONE,) * len(COST_COLUMNS)
+def _cost_cells(cost: RowCost) -> tuple[str, ...]:
     times = (f"{cost.milliseconds(engine):.1f}{'' if cost.stable(engine) else ' !'}" for engine in ENGINES)
     return (f"{cost.parameters / 1e6:.1f}", f"{cost.gflop:.1f}", *times)
 
 
-def as_tables(results: Results) -> list[Table]:
-    """Return the tables for an 80-column terminal: in a cell ours, and the paper's below it."""
-    filled = {title: list(lines(results, rows)) for title, rows in TABLES.items()}
-    return [_table(results, title, rows) for title, rows in filled.items() if rows]
-
-
-def _table(results: Results, title: str, rows: Sequence[Line]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column("", min_width=14)
-    for name in METRICS:
-        table.add_column(f"{name}\n[dim]paper[/]", justify="right", no_wrap=True)
-    for name in NARROW_COST_COLUMNS if results.cost_keys() else ():
-        table.add_column(name, justify="right", no_wrap=True)
-    for line in rows:
-        metrics = ("\n".join([*ours, f"[dim]{theirs}[/]"]) for *ours, theirs in line.metrics)
-        table.add_row(line.label, *metrics, *line.costs)
-    return table
-
-
-def as_markdown(results: Results) -> str:
-    """Return both tables and the notes as Markdown."""
-    filled = {title: list(lines(results, rows)) for title, rows in TABLES.items()}
-    parts = [_markdown_table(results, title, rows) for title, rows in filled.items() if rows]
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes(results))]) + "\n"
-
-
-def _markdown_table(results: Results, title: str, rows: Sequence[Line]) -> str:
-    whose = "ours / paper" if results.scores else "paper"
-    header = [title, *(f"{name}, {whose}" for name in METRICS), *(COST_COLUMNS if results.cost_keys() else ())]
-    rule = ["---"] + ["--:"] * (len(header) - 1)
-    body = [[line.label, *(" / ".join(cells) for cells in line.metrics), *line.costs] for line in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *body))
-
-
-def notes(results: Results) -> list[str]:
-    """Return the conditions of the measurements, and what was not run, one or two sentences each."""
-    return [note for note in (_not_run(results), _about_scores(results), *_about_costs(results)) if note]
-
-
-def _not_run(results: Results) -> str:
-    missing = {
-        what: [key for key in ROWS if key not in keys]
-        for what, keys in (("scores", list(results.scores)), ("costs", results.cost_keys()))
-    }
-    parts = [
-        f"{what} of {'all rows' if len(keys) == len(ROWS) else ', '.join(keys)}"
-        for what, keys in missing.items()
-        if keys
-    ]
-    return f"Not run: {'; '.join(parts)}." if parts else ""
-
-
-def _about_scores(results: Results) -> str:
-    if not results.scores:
-        return ""
-    score = next(iter(results.scores.values()))
-    schedule = score.recipe
+def _score_cells(score: RowScore, row: Row) -> tuple[str, ...]:
+    published = (getattr(row.paper, name.lower()) for name in METRICS)
+    pairs = zip(METRICS.values(), published, strict=True)
     return (
-        f"Scores: means over {len(score.patches)} patches of {score.images} test images of {score.data}, predicted by "
-        f"{score.engine}; recipe {schedule.name}, {schedule.train.epochs} epochs, one training per row."
+        *(f"{score.scores[key]:.3f} / {NONE if theirs is None else f'{theirs:.3f}'}" for key, theirs in pairs),
+        f"{score.scores['pixel_dice_pooled']:.3f}",
     )
 
 
-def _about_costs(results: Results) -> Iterator[str]:
-    costs = results.costs
-    shown = [costs.rows[key] for key in results.cost_keys()]
-    if not shown:
+def as_tables(section: Section) -> list[Table]:
+    """Return the tables of a section for an 80-column terminal."""
+    return [_table(section.heading, grid) for grid in section.grids]
+
+
+def _table(heading: str, grid: Grid) -> Table:
+    table = Table(title=f"{grid.title} ({heading.lower()})", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("", min_width=14)
+    for column in grid.columns:
+        table.add_column(column.replace(", ", "\n"), justify="right", no_wrap=True)
+    for line in grid.lines:
+        table.add_row(*line)
+    return table
+
+
+def as_markdown(parts: Sequence[Section]) -> str:
+    """Return sections as Markdown."""
+    return "\n\n".join(block for section in parts for block in _markdown_blocks(section)) + "\n"
+
+
+def _markdown_blocks(section: Section) -> Iterator[str]:
+    yield f"### {section.heading}"
+    for grid in section.grids:
+        rule = ("---", *["--:"] * len(grid.columns))
+        yield "\n".join(f"| {' | '.join(cells)} |" for cells in ((grid.title, *grid.columns), rule, *grid.lines))
+    yield "\n".join(f"- {note}" if section.grids else note for note in section.notes)
+
+
+def _about_costs(costs: Costs, measured: dict[str, RowCost]) -> Iterator[str]:
+    if not measured:
+        yield "Costs are left out, because the results have no measured row."
         return
+    shown = list(measured.values())
     yield (
         f"Costs: one image of {costs.size} × {costs.size} px; latency is the end-to-end median of the exported FP32 "
         f"graph. Weights: {costs.weights}. Latency does not depend on the weights."
@@ -163,6 +150,7 @@ def _about_costs(results: Results) -> Iterator[str]:
     yield _about_agreement(shown)
     if any(not cost.stable(engine) for cost in shown for engine in ENGINES):
         yield "! Unstable: the medians of the time windows vary by more than 2.5%; repeat on a quiet machine."
+    yield from _missing("Not measured", measured.keys())
 
 
 def _versions(cost: RowCost) -> str:
@@ -178,3 +166,32 @@ def _about_agreement(shown: Sequence[RowCost]) -> str:
         f"Agreement with PyTorch ({shapes} shapes): all {len(shown)} measured networks pass; the largest |Δp| in "
         f"either runtime is {largest:.1e} (tolerance {tolerance:g})."
     )
+
+
+def _about_scores(scores: dict[str, RowScore]) -> Iterator[str]:
+    if not scores:
+        yield "Scores are left out, because the results have no trained row."
+        return
+    score = next(iter(scores.values()))
+    recipe = score.recipe
+    yield (
+        f"Scores: means over {len(score.patches)} patches of {score.images} test images of {score.data}, predicted by "
+        f"{score.engine}; recipe {recipe.name}, {recipe.train.epochs} epochs, one training per row. DC, pooled: our "
+        "Dice of the pixel counts of all patches together."
+    )
+    yield f"Trained on: {_about_devices(scores)}."
+    yield from _missing("Not trained", scores.keys())
+
+
+def _about_devices(scores: dict[str, RowScore]) -> str:
+    keys: dict[str, list[str]] = {}
+    for key, score in scores.items():
+        keys.setdefault(score.trained_on, []).append(key)
+    if len(keys) == 1:
+        return next(iter(keys))
+    return "; ".join(f"{device} ({', '.join(rows)})" for device, rows in keys.items())
+
+
+def _missing(what: str, keys: Collection[str]) -> Iterator[str]:
+    if missing := [key for key in ROWS if key not in keys]:
+        yield f"{what}: {', '.join(missing)}."

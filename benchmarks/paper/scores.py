@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from agreement import Agreement, ShapeSet, check_agreement
 from rich.console import Console
 from rich.progress import track
@@ -19,6 +20,7 @@ from msal_deploy.checkpoint import load_checkpoint
 from msal_deploy.data import Dataset, Patch, label_convention
 from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256, write_json
+from msal_deploy.hardware import describe_processor
 from msal_deploy.metrics import Confusion, averages, confusion
 from msal_deploy.recipe import NetworkRecipe, Recipe, TrainRecipe
 from msal_deploy.runtimes import open_engine
@@ -64,6 +66,8 @@ class RowScore(msgspec.Struct, frozen=True):
         agreement: The comparison with PyTorch; the key ``proof`` in the JSON.
         scores: For each metric the mean over patches (``…_mean``, as in the paper) and the score of the pooled pixel
             counts (``…_pooled``).
+        environment: The machine, with all its GPUs.
+        trained_on: Name of the GPU or processor that finished the training.
     """
 
     key: str
@@ -78,6 +82,7 @@ class RowScore(msgspec.Struct, frozen=True):
     scores: dict[str, float]
     patches: tuple[PatchScore, ...]
     environment: dict[str, Any]
+    trained_on: str = "an unknown device"
 
 
 def score_file(folder: Path, row: Row) -> Path:
@@ -128,11 +133,27 @@ def without_weights(network: NetworkRecipe) -> NetworkRecipe:
 
 
 def run(
-    row: Row, recipe: Recipe, dataset: Dataset, patches: Sequence[Patch], out: Path, shapes: ShapeSet, licence: str
+    row: Row,
+    recipe: Recipe,
+    dataset: Dataset,
+    patches: Sequence[Patch],
+    out: Path,
+    *,
+    shapes: ShapeSet,
+    licence: str,
+    accelerator: str,
 ) -> RowScore:
     """Train a row or resume its training, export it, score its graph, and write the score to `out`."""
     folder = out / row.key
-    report = train(dataset.train, recipe, folder, resume=(folder / LAST).exists(), licence=licence, progress=True)
+    report = train(
+        dataset.train,
+        recipe,
+        folder,
+        resume=(folder / LAST).exists(),
+        licence=licence,
+        accelerator=accelerator,
+        progress=True,
+    )
     with TemporaryDirectory(prefix="msal-deploy-") as temporary:
         bundle_folder = Path(temporary) / "bundle"
         agreement = check_agreement(load_checkpoint(report.checkpoint), bundle_folder, shapes)
@@ -151,9 +172,19 @@ def run(
         scores=summary(counts),
         patches=tuple(PatchScore(patch.stem, patch.corner, c) for patch, c in zip(patches, counts, strict=True)),
         environment=describe_machine(),
+        trained_on=device_name(accelerator),
     )
     write_json(score_file(out, row), msgspec.to_builtins(score))
     return score
+
+
+def device_name(accelerator: str) -> str:
+    """Return the name of the GPU or processor that `msal_deploy.train.train` uses for `accelerator`."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    processor, _ = describe_processor()
+    uses_mps = accelerator != "cpu" and torch.backends.mps.is_available()
+    return f"{processor} (MPS)" if uses_mps else processor
 
 
 def confusions(bundle: Bundle, patches: Sequence[Patch]) -> list[Confusion]:

@@ -51,8 +51,10 @@ def costs(
 
     Example: python benchmarks/paper/tables.py costs --json costs.json --row t1-ddc --row t2-linknet
     """
+    from agreement import require_engines
     from costs import load_or_start, measure, save_costs
 
+    require_engines()
     shapes = _shape_set(parity)
     chosen = choose(row)
     before = load_or_start(json, size, seconds)
@@ -83,6 +85,9 @@ def train(
     ] = "fast",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
     parity: ParityName = "quick",
+    accelerator: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or mps. Only training uses it; the graphs are scored on the CPU.")
+    ] = "auto",
     licence: Annotated[
         str, typer.Option(help="SPDX licence of the weights; it depends on the training data.")
     ] = "not stated",
@@ -93,11 +98,13 @@ def train(
 
     Example: python benchmarks/paper/tables.py train --data monuseg --out runs/paper --row t1-ddc
     """
+    from agreement import require_engines
     from scores import recipe_of, run
 
     from msal_deploy.cli.options import choose_recipe
     from msal_deploy.data import open_dataset, patches_of
 
+    require_engines()
     shapes = _shape_set(parity)
     schedule = choose_recipe(recipe, None, epochs)
     recipes = {one.key: recipe_of(one, schedule) for one in choose(row)}
@@ -106,7 +113,16 @@ def train(
         patches = patches_of(dataset.test) if unfinished else ()
 
         def work(one: Row) -> str:
-            score = run(one, recipes[one.key], dataset, patches, out, shapes, licence)
+            score = run(
+                one,
+                recipes[one.key],
+                dataset,
+                patches,
+                out,
+                shapes=shapes,
+                licence=licence,
+                accelerator=accelerator,
+            )
             return f"Dice {score.scores['pixel_dice_mean']:.4f} on {len(score.patches)} test patches"
 
         _each(unfinished, len(recipes), work)
@@ -118,21 +134,25 @@ def show(
     scores: Annotated[Path | None, typer.Option("--scores", help="Folder of the train command.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Also write them to this Markdown file.")] = None,
 ) -> None:
-    """Print both tables, ours beside the paper's. Rows without results are left out.
+    """Print the costs and the scores of the rows of each table, the scores beside the paper's.
+
+    Rows without costs or scores are left out of that table.
 
     Example: python benchmarks/paper/tables.py show --costs costs.json --scores runs/paper
     """
-    from render import as_markdown, as_tables, load, notes
+    from render import as_markdown, as_tables, load, sections
 
     from msal_deploy.files import atomic_file
 
-    results = load(costs, scores)
-    for table in as_tables(results):
-        Console().print(table)
-    Console(highlight=False).print(escape("\n".join(notes(results))))
+    parts = sections(load(costs, scores))
+    console = Console(highlight=False)
+    for part in parts:
+        for table in as_tables(part):
+            console.print(table)
+        console.print(escape("\n".join(part.notes)), end="\n\n")
     if markdown:
         with atomic_file(markdown) as temporary:
-            temporary.write_text(as_markdown(results), encoding="utf-8")
+            temporary.write_text(as_markdown(parts), encoding="utf-8")
 
 
 def _shape_set(name: str) -> "ShapeSet":
