@@ -11,7 +11,7 @@ A recipe file lists only the values that differ from the paper's::
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -19,11 +19,13 @@ from msal_deploy.errors import BadInput, suggest
 from msal_deploy.files import StrPath
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+BACKBONES: tuple[str, ...] = get_args(Backbone)
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Degrees = Annotated[float, msgspec.Meta(ge=0, le=180)]
 Zoom = Annotated[float, msgspec.Meta(gt=0, le=8)]
+Weight = Annotated[float, msgspec.Meta(gt=0)]
 
 
 # MSAL-Net first; its paper compares it with the others (Tables 1 and 2), which are in `msal_deploy.zoo`.
@@ -49,18 +51,43 @@ class NetworkRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     boundary_refinement: bool = True
     weights: str = "imagenet"
 
+    @property
+    def title(self) -> str:
+        """The network in a few words, for messages.
+
+        >>> NetworkRecipe(backbone="resnet18", channel_attention=False).title
+        'msal-net (resnet18, without channel_attention)'
+        """
+        if self.model != "msal-net":
+            return self.model
+        blocks = ("dense_dilated", "channel_attention", "boundary_refinement")
+        missing = [block for block in blocks if not getattr(self, block)]
+        return f"msal-net ({self.backbone}{', without ' + ', '.join(missing) if missing else ''})"
+
 
 class AugmentRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Random augmentation of a training patch. Geometric changes apply to image and mask alike.
 
     Attributes:
-        crop: ``corners`` uses the paper's four corner patches of each image; ``random`` crops anywhere.
+        crop: ``corners`` uses the paper's four corner patches of each image; ``random`` crops anywhere, and mirrors
+            images that are too small for a crop at their edges.
         rotate: Maximum angle in degrees, in either direction.
         shift: Maximum shift as a fraction of the patch side.
         shear: Maximum shear in degrees.
         zoom: Minimum and maximum magnification.
         rot90: Also rotate by a random multiple of 90°.
         stain: Standard deviation of the factor on each channel's optical density; 0 for none.
+        hed: Largest relative change of the optical density of haematoxylin, eosin and the residual, each by itself; 0
+            for none. If `stain` is set too, each patch gets one of the two changes.
+        density: Largest factor on the whole optical density, and its inverse the smallest; 1 for none.
+        offset: Largest shift of the optical density of each channel: a light that is not white; 0 for none.
+        gamma: Largest exponent of the intensities, and its inverse the smallest; 1 for none.
+        grey: Probability of a patch in shades of grey.
+        blur: Largest standard deviation of a Gaussian blur in pixels; 0 for none.
+        sharpen: Largest factor of a sharpening filter; 1 for none.
+        noise: Largest standard deviation of Gaussian noise in grey levels (0 to 255); 0 for none.
+        jpeg: Lowest JPEG quality; 100 for none.
+        scanner: Probability of each of blur, sharpening, noise and JPEG.
     """
 
     crop: Literal["corners", "random"] = "corners"
@@ -71,6 +98,16 @@ class AugmentRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     zoom: tuple[Zoom, Zoom] = (1.0, 1.2)
     rot90: bool = False
     stain: Fraction = 0.0
+    hed: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    density: Annotated[float, msgspec.Meta(ge=1, le=8)] = 1.0
+    offset: Fraction = 0.0
+    gamma: Annotated[float, msgspec.Meta(ge=1, le=8)] = 1.0
+    grey: Fraction = 0.0
+    blur: Annotated[float, msgspec.Meta(ge=0, le=8)] = 0.0
+    sharpen: Annotated[float, msgspec.Meta(ge=1, le=8)] = 1.0
+    noise: Annotated[float, msgspec.Meta(ge=0, le=64)] = 0.0
+    jpeg: Annotated[int, msgspec.Meta(ge=1, le=100)] = 100
+    scanner: Fraction = 0.25
 
     def __post_init__(self) -> None:
         if self.zoom[0] > self.zoom[1]:
@@ -89,7 +126,9 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         schedule: Learning rate schedule: ``constant``, or ``cosine`` to zero after a linear ``warmup`` (epochs).
         loss: Binary cross-entropy, or its sum with the soft Dice loss.
         ema: Decay per step of an exponential moving average of the weights, which is validated and saved; 0 for none.
-        validation: Fraction of the training *images* held out to choose the checkpoint.
+        mixture: Sampling weight of each data set by its name; empty to draw from all images alike.
+        validation: Fraction of the training *images* of each data set held out to choose the checkpoint.
+        densities: Factors on the optical density of the validation images; each set is scored with each of them.
         validate_every: Epochs between two validations.
         checkpoint_every: Epochs between two writes of the resume state.
         precision: Lightning Fabric's name; ``bf16-mixed`` is much faster on CPUs with AVX512-BF16.
@@ -106,7 +145,9 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     warmup: Annotated[int, msgspec.Meta(ge=0)] = 0
     loss: Literal["bce", "bce+dice"] = "bce"
     ema: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    mixture: dict[str, Weight] = {}
     validation: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
+    densities: tuple[Annotated[float, msgspec.Meta(gt=0, le=8)], ...] = (1.0,)
     validate_every: Positive = 1
     checkpoint_every: Positive = 1
     precision: Precision = "32-true"
@@ -116,6 +157,8 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def __post_init__(self) -> None:
         if self.patch % 32:
             raise ValueError("Expected a patch that is a multiple of 32")
+        if not self.densities:
+            raise ValueError("Expected at least one factor in densities")
 
 
 class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -214,6 +257,48 @@ FAST = Recipe(
     ),
 )
 
+# For slides of other laboratories: three data sets, strong changes of stain and scanner. It trains the shipped weights.
+ROBUST = Recipe(
+    name="robust",
+    network=NetworkRecipe(weights="random"),
+    train=TrainRecipe(
+        patch=256,
+        epochs=150,
+        batch=32,
+        patches_per_image=8,
+        optimizer="adamw",
+        decay=1e-2,
+        schedule="cosine",
+        warmup=3,
+        loss="bce+dice",
+        ema=0.999,
+        mixture={"monuseg": 0.5, "consep": 0.2, "nuinsseg": 0.3},
+        densities=(1.0, 0.7, 1.4),
+        validate_every=10,
+        checkpoint_every=5,
+        precision="bf16-mixed",
+        augment=AugmentRecipe(
+            crop="random",
+            rotate=0.0,
+            shift=0.0,
+            shear=0.0,
+            zoom=(0.7, 1.5),
+            rot90=True,
+            stain=0.25,
+            hed=0.4,
+            density=1.6,
+            offset=0.15,
+            gamma=1.5,
+            grey=0.05,
+            blur=1.5,
+            sharpen=4.0,
+            noise=12.0,
+            jpeg=35,
+            scanner=0.25,
+        ),
+    ),
+)
+
 # Minutes on two cores: enough to try the whole toolchain, not to segment real tissue.
 DEMO = Recipe(
     name="demo",
@@ -223,4 +308,4 @@ DEMO = Recipe(
     ),
 )
 
-BUILT_IN = {recipe.name: recipe for recipe in (PAPER, FAST, DEMO)}
+BUILT_IN = {recipe.name: recipe for recipe in (PAPER, ROBUST, FAST, DEMO)}

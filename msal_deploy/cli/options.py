@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.errors import BadInput
+from msal_deploy.errors import BadInput, suggest
 
 if TYPE_CHECKING:
     from msal_deploy.recipe import Recipe
@@ -21,7 +21,9 @@ Engines = Annotated[
     ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the report as JSON to this file.")]
-RecipeName = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe: paper, fast, demo, or a TOML file.")]
+RecipeName = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="A recipe: paper, robust, fast, demo, or a TOML file.")
+]
 Encoder = Annotated[
     str | None,
     typer.Option(help="Initial encoder weights: imagenet, random, or a torchvision ResNet's state dict."),
@@ -46,25 +48,33 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def choose_recipe(
-    name: str,
+    name: "str | Recipe",
     encoder: str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
     model: str | None = None,
+    backbone: str | None = None,
+    rate: float | None = None,
 ) -> "Recipe":
-    """Load the recipe `name` and apply the other options to it.
+    """Load the recipe `name`, unless it is one already, and apply the other options to it.
 
     >>> choose_recipe("fast", epochs=3).train.epochs
     3
+
+    Raises:
+        BadInput: The recipe or the backbone does not exist.
     """
     from msgspec.structs import replace
 
-    from msal_deploy.recipe import Recipe
+    from msal_deploy.recipe import BACKBONES, Recipe
 
-    recipe = Recipe.load(name)
-    train = replace(recipe.train, **_given(epochs=epochs, seed=seed))
-    return replace(recipe, train=train, network=replace(recipe.network, **_given(weights=encoder, model=model)))
+    if backbone is not None and backbone not in BACKBONES:
+        raise BadInput(f"{backbone!r} is not a backbone", suggest(backbone, BACKBONES))
+    recipe = Recipe.load(name) if isinstance(name, str) else name
+    train = replace(recipe.train, **_given(epochs=epochs, seed=seed, rate=rate))
+    network = replace(recipe.network, **_given(weights=encoder, model=model, backbone=backbone))
+    return replace(recipe, train=train, network=network)
 
 
-def _given(**options: str | int | None) -> dict[str, str | int]:
+def _given(**options: str | float | None) -> dict[str, str | float]:
     return {name: value for name, value in options.items() if value is not None}

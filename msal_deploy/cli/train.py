@@ -2,31 +2,64 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from msal_deploy.cli.options import Encoder, Epochs, Json, RecipeName, choose_recipe
+from msal_deploy.errors import BadInput
+
+if TYPE_CHECKING:
+    from msal_deploy.checkpoint import Checkpoint
+    from msal_deploy.recipe import Recipe
 
 
 def train(
     data: Annotated[
-        Path,
+        list[str],
         typer.Option(
-            "--data", help="A folder or zip with a copy of MoNuSeg, in any common layout.", show_default=False
+            "--data",
+            help="A folder or zip with images and labels, such as MoNuSeg; repeatable. NAME=PATH names the data set.",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder to write.", show_default=False)],
     recipe: RecipeName = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Fine-tune this checkpoint, or the shipped weights of this name. Default recipe: its own."
+        ),
+    ] = None,
+    unseen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unseen", help="A data set that is only validated, as PATH or NAME=PATH; repeatable.", show_default=False
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Network to train instead of the recipe's, such as ce-net.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Encoder instead of the recipe's: resnet18, resnet34, resnet50 or resnet101.")
+    ] = None,
     encoder: Encoder = None,
     epochs: Epochs = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-9, max=1.0, help="Learning rate, instead of the recipe's.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Random seed, instead of the recipe's.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the training run in --out.")] = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Number of devices, one process each (DDP).")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that prepare patches. Default: none on a CPU, one per free core on a GPU.",
+            show_default=False,
+        ),
+    ] = None,
     licence: Annotated[
         str,
         typer.Option(
@@ -37,29 +70,36 @@ def train(
 ) -> None:
     """Train MSAL-Net on the training images and keep the weights with the best validation Dice.
 
+    With several data sets, the recipe's mixture weights them by name, and the weights with the best worst set are kept.
     Training can be stopped at any time; --resume continues it and gives the same weights.
 
     Example: msal-deploy train --data monuseg --out runs/r34 --recipe paper --licence CC-BY-NC-SA-4.0
+
+    Example: msal-deploy train --data lab=my-images --from msal-net-r34 --recipe fast --rate 1e-4 --out runs/lab
     """
-    from msal_deploy.data import open_dataset
+    from msal_deploy.data import open_training_sets
     from msal_deploy.files import write_json
-    from msal_deploy.train import load_state
     from msal_deploy.train import train as run_training
 
-    chosen_recipe = (
-        load_state(out).recipe
-        if resume and recipe is None
-        else choose_recipe(recipe or "paper", encoder, epochs, seed, model)
-    )
-    with open_dataset(data) as dataset:
+    if resume and start:
+        raise BadInput("--from starts a run, and --resume continues one", "leave one of them out")
+    checkpoint = _checkpoint(start) if start else None
+    options = (encoder, epochs, seed, model, backbone, rate)
+    chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, *options)
+    both = [*data, *(unseen or ())]
+    with open_training_sets(both) as sets:
+        names = list(sets)
         report = run_training(
-            dataset.train,
+            {name: sets[name] for name in names[: len(data)]},
             chosen_recipe,
             out,
+            unseen={name: sets[name] for name in names[len(data) :]},
+            start=checkpoint,
             resume=resume,
             licence=licence,
             accelerator=accelerator,
             devices=devices,
+            workers=workers,
             progress=True,
         )
     if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -68,3 +108,29 @@ def train(
     typer.echo(f"Next: msal-deploy export {report.checkpoint} --out BUNDLE")
     if json:
         write_json(json, report.to_json())
+
+
+def _checkpoint(name_or_path: str) -> "Checkpoint":
+    from msal_deploy.checkpoint import load_checkpoint
+    from msal_deploy.weights import find_weights
+
+    return load_checkpoint(find_weights(name_or_path))
+
+
+def _recipe(
+    name: str | None,
+    start: "Checkpoint | None",
+    resumed: Path | None,
+    encoder: str | None,
+    epochs: int | None,
+    seed: int | None,
+    model: str | None,
+    backbone: str | None,
+    rate: float | None,
+) -> "Recipe":
+    from msal_deploy.train import load_state
+
+    if name is None and resumed is not None:
+        return load_state(resumed).recipe
+    base = start.recipe if start is not None and name is None else (name or "paper")
+    return choose_recipe(base, encoder, epochs, seed, model, backbone, rate)

@@ -125,11 +125,13 @@ class Dataset(msgspec.Struct, frozen=True):
         root: The folder.
         train: Training images; `validation_split` later holds out some of them.
         test: Test images.
+        has_split: Whether the names of folders separate training from test images. If not, all images are in `test`.
     """
 
     root: Path
     train: tuple[AnnotatedImage, ...]
     test: tuple[AnnotatedImage, ...]
+    has_split: bool = True
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -237,7 +239,8 @@ def scan(folder: Path) -> Findings:
     train, train_problems = _pair([file for file in files if file.split == "train"], "train")
     test, test_problems = _pair([file for file in files if file.split != "train"], "test")
     problems += [*train_problems, *test_problems, _leaked(train, test)]
-    return Findings(Dataset(folder, train, test), tuple(problem for problem in problems if problem.names))
+    dataset = Dataset(folder, train, test, has_split=any(file.split for file in files))
+    return Findings(dataset, tuple(problem for problem in problems if problem.names))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

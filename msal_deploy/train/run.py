@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
@@ -21,25 +22,28 @@ except ModuleNotFoundError:  # the same package inside the `lightning` distribut
     from lightning.fabric import Fabric  # type: ignore[no-redef]
 
 from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint, first_line, pretrained_resnet, save_checkpoint
-from msal_deploy.data import AnnotatedImage, Patch, corner_patches, image_size, validation_split
+from msal_deploy.data import AnnotatedImage, validation_split
 from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
-from msal_deploy.files import StrPath
-from msal_deploy.metrics import confusion, dice, iou
+from msal_deploy.files import StrPath, sha256
+from msal_deploy.hardware import available_cores
 from msal_deploy.network import Normalise
 from msal_deploy.recipe import Precision, Recipe
 from msal_deploy.spec import ModelSpec
 from msal_deploy.train.losses import segmentation_loss
 from msal_deploy.train.optim import averaging, make_optimizer, rate_at
-from msal_deploy.train.patch_dataset import PatchDataset, as_tensors
+from msal_deploy.train.patch_dataset import Batch, PatchDataset, check_mixture
 from msal_deploy.train.state import BEST, LAST, Epoch, State, load_state, save_state
+from msal_deploy.train.validation import make_views, score_view
 from msal_deploy.zoo import build_network
+
+LOSS_EVERY = 20  # steps between two readings of the loss on a GPU
 
 
 class TrainReport(msgspec.Struct, frozen=True):
     """The result of a training run.
 
     Attributes:
-        checkpoint: The weights with the best validation Dice.
+        checkpoint: The weights with the best validation Dice; with several data sets, of the worst one.
         recipe: The recipe that was trained.
         history: One row per epoch.
         validation_stems: Stems of the held-out images.
@@ -65,15 +69,21 @@ class TrainReport(msgspec.Struct, frozen=True):
         }
 
 
+Images = Sequence[AnnotatedImage]
+
+
 def train(
-    images: Sequence[AnnotatedImage],
+    images: Images | Mapping[str, Images],
     recipe: Recipe,
     out: StrPath,
     *,
+    unseen: Mapping[str, Images] = {},
+    start: Checkpoint | None = None,
     resume: bool = False,
     licence: str = UNKNOWN_LICENCE,
     accelerator: str = "auto",
     devices: int = 1,
+    workers: int | None = None,
     progress: bool = False,
 ) -> TrainReport:
     """Train a network and keep the weights with the best validation Dice::
@@ -83,31 +93,56 @@ def train(
         print(report.best.validation_dice, report.checkpoint)
 
     Args:
-        images: Training images; the fraction ``recipe.train.validation`` of them is held out.
+        images: Training images, or those of several data sets by name; the fraction ``recipe.train.validation`` of each
+            set is held out. With several sets, the best weights are those with the best *worst* set.
         recipe: What to train, and how.
         out: The run folder (see `msal_deploy.train.state`).
+        unseen: Data sets that are only validated, by name: they take part in the choice of the weights.
+        start: The checkpoint to continue from (fine-tuning), instead of the initial weights of the recipe.
         resume: Continue the run in `out`. The final weights equal those of an uninterrupted run: exactly, on a CPU with
             the same number of threads.
         licence: SPDX identifier of the weights' licence, which depends on the training data.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: Number of devices, with one process each (DDP).
+        workers: Number of processes that cut and augment patches; None for none on a CPU, and for the available cores,
+            shared among `devices`, on a GPU. The patches do not depend on it.
         progress: Show a progress bar and one line per validated epoch on stderr.
 
     Raises:
         BadInput: `out` holds a run and `resume` is not set, or the reverse; or the run has another recipe or other
-            images; or the data set, the accelerator or the precision cannot be used.
+            images; or the data set, the checkpoint, the accelerator or the precision cannot be used.
         GateFailed: The loss is not finite.
         MissingRequirement: The accelerator is missing, or its memory is too small for the batch.
     """
     out = Path(out)
-    state = _resumed(out, recipe, images) if resume else _fresh(out, recipe, images)
+    sets: Mapping[str, Images] = images if isinstance(images, Mapping) else {"images": images}
+    check_mixture(recipe.train, sets)
+    state = _resumed(out, recipe, sets) if resume else _fresh(out, recipe, sets)
+    if start is not None:
+        _check_start(start, recipe)
     fabric = _fabric(accelerator, devices, recipe.train.precision)
     fabric.launch()
     try:
-        return _Trainer(fabric, images, state, out, licence, progress).run()
+        trainer = _Trainer(fabric, sets, unseen, state, start, out, licence, progress)
+        return trainer.run(_workers(workers, fabric.device, devices))
     except torch.OutOfMemoryError as error:
         cause = f"A batch of {recipe.train.batch} does not fit into the memory of {fabric.device}"
         raise MissingRequirement(cause, "lower train.batch in the recipe") from error
+
+
+def _check_start(start: Checkpoint, recipe: Recipe) -> None:
+    """Raise `BadInput` if the checkpoint's network is another one than the recipe's, or its weights do not fit."""
+    own, wanted = (msgspec.structs.replace(one.network, weights="random") for one in (start.recipe, recipe))
+    if own != wanted:
+        cause = f"The checkpoint to start from is {own.title}, and the recipe trains {wanted.title}"
+        raise BadInput(cause, "use a recipe with the checkpoint's network, or leave out --recipe")
+    start.network()
+
+
+def _workers(workers: int | None, device: torch.device, devices: int) -> int:
+    if workers is not None:
+        return workers
+    return 0 if device.type == "cpu" else max(1, available_cores() // devices - 1)
 
 
 def _fabric(accelerator: str, devices: int, precision: Precision) -> Any:
@@ -126,18 +161,22 @@ def _fabric(accelerator: str, devices: int, precision: Precision) -> Any:
     return fabric
 
 
-def _fresh(out: Path, recipe: Recipe, images: Sequence[AnnotatedImage]) -> State:
+def _stems(sets: Mapping[str, Images]) -> tuple[str, ...]:
+    return tuple(f"{name}/{image.stem}" for name, images in sets.items() for image in images)
+
+
+def _fresh(out: Path, recipe: Recipe, sets: Mapping[str, Images]) -> State:
     if (out / LAST).exists():
         raise BadInput(f"{out} already holds a training run", "continue it with --resume, or choose another folder")
-    return State(recipe, tuple(image.stem for image in images), (), {})
+    return State(recipe, _stems(sets), (), {})
 
 
-def _resumed(out: Path, recipe: Recipe, images: Sequence[AnnotatedImage]) -> State:
+def _resumed(out: Path, recipe: Recipe, sets: Mapping[str, Images]) -> State:
     state = load_state(out)
     if state.recipe != recipe:
         cause = f"{out} was trained with another recipe ({state.recipe.name!r})"
         raise BadInput(cause, "resume with that recipe, or choose another folder")
-    if state.stems != tuple(image.stem for image in images):
+    if state.stems != _stems(sets):
         raise BadInput(f"{out} was trained on other images", "resume with those images, or choose another folder")
     return state
 
@@ -146,23 +185,36 @@ class _Trainer:
     """The state of one training run that all epochs share."""
 
     def __init__(
-        self, fabric: Any, images: Sequence[AnnotatedImage], state: State, out: Path, licence: str, progress: bool
+        self,
+        fabric: Any,
+        sets: Mapping[str, Images],
+        unseen: Mapping[str, Images],
+        state: State,
+        start: Checkpoint | None,
+        out: Path,
+        licence: str,
+        progress: bool,
     ) -> None:
-        self.fabric, self.state, self.out, self.licence = fabric, state, out, licence
+        self.fabric, self.state, self.start, self.out, self.licence = fabric, state, start, out, licence
         self.recipe = state.recipe.train
-        training, self.validation = validation_split(images, self.recipe.validation)
-        self.dataset = PatchDataset(training, self.recipe, fabric.device, fabric.global_rank, fabric.world_size)
-        self.patches = [patch for image in self.validation for patch in _validation_patches(image)]
+        splits = {name: validation_split(images, self.recipe.validation) for name, images in sets.items()}
+        self.validation = {name: held_out for name, (_, held_out) in splits.items()} | dict(unseen)
+        training = {name: images for name, (images, _) in splits.items()}
+        self.dataset = PatchDataset(training, self.recipe, fabric.global_rank, fabric.world_size)
+        self.views = make_views(self.validation, self.recipe.densities)
         self.normalise = Normalise(ModelSpec()).to(fabric.device)
         self.bar = _bar(disable=not (progress and fabric.is_global_zero))
         self._build()
 
     def _build(self) -> None:
         torch.manual_seed(self.recipe.seed)
-        # A resumed network gets its weights from the state, so nothing is downloaded again.
-        resnet = None if self.state.tensors else pretrained_resnet(self.state.recipe.network)
-        self.network = build_network(self.state.recipe.network, resnet).to(self.fabric.device)
-        self.network.to(memory_format=torch.channels_last)
+        # Patches have a few sizes only, so trying cuDNN's algorithms for each size pays off.
+        torch.backends.cudnn.benchmark = self.fabric.device.type == "cuda"
+        network = self.state.recipe.network
+        # A resumed or continued network gets its weights from a file, so nothing is downloaded.
+        resnet = None if self.state.tensors or self.start else pretrained_resnet(network)
+        self.network = self.start.network() if self.start else build_network(network, resnet)
+        self.network.to(self.fabric.device).to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.network, multi_avg_fn=averaging(self.recipe.ema), use_buffers=True)
         self.optimizer = make_optimizer(self.network, self.recipe)
         if self.state.tensors:
@@ -171,14 +223,16 @@ class _Trainer:
             self.optimizer.load_state_dict(self.state.tensors["optimizer"])
         self.module, self.optimizer = self.fabric.setup(self.network, self.optimizer)
 
-    def run(self) -> TrainReport:
+    def run(self, workers: int) -> TrainReport:
         first = len(self.state.history) + 1
+        on_gpu = self.fabric.device.type == "cuda"
+        batches = self.dataset.batches(first, self.recipe.epochs, workers=workers, pin=on_gpu)
         with self._summary(first) as summary, self.bar:
             self.task = self.bar.add_task("training", total=self.recipe.epochs * self.dataset.steps())
             self.bar.advance(self.task, (first - 1) * self.dataset.steps())
             for number in range(first, self.recipe.epochs + 1):
-                self._epoch(number, summary)
-        stems = tuple(image.stem for image in self.validation)
+                self._epoch(number, batches, summary)
+        stems = tuple(image.stem for images in self.validation.values() for image in images)
         return TrainReport(self.out / BEST, self.state.recipe, self.state.history, stems)
 
     def _summary(self, first: int) -> AbstractContextManager[Any]:
@@ -187,15 +241,16 @@ class _Trainer:
         # The killed process may have written rows of the resumed epoch: TensorBoard drops them.
         return SummaryWriter(str(self.out / "tensorboard"), purge_step=first)
 
-    def _epoch(self, number: int, summary: Any) -> None:
+    def _epoch(self, number: int, batches: Iterator[Batch], summary: Any) -> None:
         started = time.perf_counter()
-        loss, rate = self._train_epoch(number)
+        loss, rate = self._train_epoch(number, batches)
         row = Epoch(number, loss, rate, time.perf_counter() - started)
         last = number == self.recipe.epochs
         if self.fabric.is_global_zero:
             if last or number % self.recipe.validate_every == 0:
                 row = self._validated(row)
-                self.bar.console.print(f"{self._status(number, loss)}  Dice {row.validation_dice:.4f}", highlight=False)
+                scores = "  ".join(f"{score.view} {score.dice:.4f}" for score in row.views)
+                self.bar.console.print(f"{self._status(number, loss)}  Dice {scores}", highlight=False)
             _log(summary, row)
         row = self.fabric.broadcast(row)  # only the first process validates
         self.state = State(self.state.recipe, self.state.stems, (*self.state.history, row), {})
@@ -203,29 +258,31 @@ class _Trainer:
             save_state(self.out, msgspec.structs.replace(self.state, tensors=self._tensors()))
         self.fabric.barrier()
 
-    def _train_epoch(self, number: int) -> tuple[float, float]:
+    def _train_epoch(self, number: int, batches: Iterator[Batch]) -> tuple[float, float]:
         self.module.train()
-        steps, total_loss, rate = self.dataset.steps(), 0.0, 0.0
-        for step, (images, masks) in enumerate(self.dataset.epoch(number)):
-            done = (number - 1) * steps + step
-            rate = rate_at(self.recipe, done, steps)
+        steps, rate = self.dataset.steps(), 0.0
+        total_loss = torch.zeros((), device=self.fabric.device)
+        for step, (images, masks) in enumerate(islice(batches, steps)):
+            rate = rate_at(self.recipe, (number - 1) * steps + step, steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             total_loss += self._step(images, masks)
-            self.bar.update(self.task, advance=1, description=self._status(number, total_loss / (step + 1)))
-        return total_loss / steps, rate
+            # Reading the loss waits for the GPU, so it is not read at every step.
+            if (step + 1) % LOSS_EVERY == 0 or step + 1 == steps or self.fabric.device.type == "cpu":
+                description = self._status(number, _finite(total_loss) / (step + 1))
+                self.bar.update(self.task, completed=(number - 1) * steps + step + 1, description=description)
+        return float(total_loss) / steps, rate
 
-    def _step(self, images: Tensor, masks: Tensor) -> float:
+    def _step(self, images: Tensor, masks: Tensor) -> Tensor:
+        device = self.fabric.device
+        images, masks = images.to(device, non_blocking=True), masks.to(device, non_blocking=True).float()
         self.optimizer.zero_grad()
         x = self.normalise(images.float()).contiguous(memory_format=torch.channels_last)
         loss = segmentation_loss(self.module(x).float(), masks, self.recipe.loss)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise GateFailed("The training loss is not finite", "lower train.rate in the recipe")
         self.fabric.backward(loss)
         self.optimizer.step()
         self.average.update_parameters(self.network)
-        return value
+        return loss.detach()
 
     def _status(self, number: int, loss: float) -> str:
         best = self.state.best_dice
@@ -233,21 +290,24 @@ class _Trainer:
             f"  best Dice {best:.4f}" if best >= 0 else ""
         )
 
-    @torch.no_grad()
     def _validated(self, row: Epoch) -> Epoch:
-        """Score the averaged weights on the held-out patches, and save them if they are the best so far."""
+        """Score the averaged weights on each view, and save them if their worst view is the best so far."""
         network = self.average.module.eval()
-        counts = []
-        for patch in self.patches:
-            image, _ = as_tensors(patch.image, patch.mask, self.fabric.device)
-            x = self.normalise(image.as_subclass(Tensor)[None].float()).contiguous(memory_format=torch.channels_last)
-            counts.append(confusion(patch.mask, (network(x)[0, 0] >= 0).cpu().numpy()))
-        scores = [sum(map(score, counts)) / len(counts) for score in (dice, iou)]
-        row = msgspec.structs.replace(row, validation_dice=scores[0], validation_iou=scores[1])
-        if scores[0] > self.state.best_dice:
-            notes = {"epoch": str(row.epoch), "validation_dice": f"{scores[0]:.6f}"}
+        scorer = nn.Sequential(self.normalise, network)
+        views = tuple(score_view(scorer, view, self.fabric.device) for view in self.views)
+        worst_dice, worst_iou = min(view.dice for view in views), min(view.iou for view in views)
+        row = msgspec.structs.replace(row, validation_dice=worst_dice, validation_iou=worst_iou, views=views)
+        if worst_dice > self.state.best_dice:
+            notes = {"epoch": str(row.epoch), "validation_dice": f"{worst_dice:.6f}"} | self._origin()
             save_checkpoint(self.out / BEST, Checkpoint(network.state_dict(), self.state.recipe, self.licence, notes))
         return row
+
+    def _origin(self) -> dict[str, str]:
+        """Return notes on the data sets, and on the checkpoint that the run started from."""
+        shares = ", ".join(f"{name} ({len(images)})" for name, images in self.dataset.images_of.items())
+        if self.start is None or self.start.file is None:
+            return {"training images": shares}
+        return {"training images": shares, "started from": f"{self.start.file.name}, SHA-256 {sha256(self.start.file)}"}
 
     def _tensors(self) -> dict[str, Any]:
         return {
@@ -257,12 +317,11 @@ class _Trainer:
         }
 
 
-def _validation_patches(annotated: AnnotatedImage) -> tuple[Patch, ...]:
-    # 512 px as in the test, or less for smaller images.
-    side = min(512, *(extent // 32 * 32 for extent in image_size(annotated.image_path)))
-    if side == 0:
-        raise BadInput(f"{annotated.image_path} is smaller than 32 px", "remove it")
-    return corner_patches(annotated, side)
+def _finite(total_loss: Tensor) -> float:
+    value = float(total_loss)
+    if not math.isfinite(value):
+        raise GateFailed("The training loss is not finite", "lower train.rate in the recipe")
+    return value
 
 
 def _bar(disable: bool) -> Progress:
@@ -278,6 +337,7 @@ def _bar(disable: bool) -> Progress:
 
 
 def _log(summary: Any, row: Epoch) -> None:
-    for name, value in msgspec.to_builtins(row).items():
-        if value is not None and name != "epoch":
+    values = msgspec.to_builtins(row) | {f"dice/{score.view}": score.dice for score in row.views}
+    for name, value in values.items():
+        if value is not None and name not in ("epoch", "views"):
             summary.add_scalar(name, value, row.epoch)

@@ -21,6 +21,7 @@ from msal_deploy.checkpoint import first_line
 from msal_deploy.errors import BadInput
 from msal_deploy.files import atomic_file
 from msal_deploy.recipe import Recipe
+from msal_deploy.train.validation import ViewScore
 
 BEST, LAST = "best.safetensors", "last.pt"
 
@@ -33,8 +34,9 @@ class Epoch(msgspec.Struct, frozen=True):
         train_loss: Mean loss of the epoch's steps.
         rate: Learning rate of the last step.
         seconds: Duration of the training steps in seconds.
-        validation_dice: Mean Dice over the validation patches, or None if the epoch was not validated.
-        validation_iou: Mean IoU over the validation patches, or None.
+        validation_dice: Mean Dice over the patches of the worst view, or None if the epoch was not validated.
+        validation_iou: The lowest mean IoU of the views, or None.
+        views: Scores of each view: each data set, under each stain density.
     """
 
     epoch: int
@@ -43,6 +45,7 @@ class Epoch(msgspec.Struct, frozen=True):
     seconds: float
     validation_dice: float | None = None
     validation_iou: float | None = None
+    views: tuple[ViewScore, ...] = ()
 
 
 class State(msgspec.Struct, frozen=True):
@@ -50,7 +53,7 @@ class State(msgspec.Struct, frozen=True):
 
     Attributes:
         recipe: The recipe being trained.
-        stems: Stems of all images, including the held-out ones.
+        stems: Data set and stem of all images, including the held-out ones.
         history: One row per completed epoch.
         tensors: State dicts of network, average and optimizer; empty before the first epoch.
     """
@@ -97,10 +100,20 @@ def load_state(folder: Path) -> State:
 
 
 def _write_csv(path: Path, history: Sequence[Epoch]) -> None:
+    """Write one row per epoch, with a column for the Dice of each view and one for its worst image."""
+    names = list(dict.fromkeys(score.view for row in history for score in row.views))
+    fields = [field.name for field in msgspec.structs.fields(Epoch) if field.name != "views"]
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=[field.name for field in msgspec.structs.fields(Epoch)])
+        columns = [column for name in names for column in (f"dice {name}", f"worst image {name}")]
+        writer = csv.DictWriter(stream, fieldnames=[*fields, *columns])
         writer.writeheader()
-        writer.writerows(msgspec.to_builtins(list(history)))
+        writer.writerows(_csv_row(row) for row in history)
+
+
+def _csv_row(row: Epoch) -> dict[str, Any]:
+    scores = {f"dice {score.view}": score.dice for score in row.views}
+    worst = {f"worst image {score.view}": score.worst_dice for score in row.views}
+    return {key: value for key, value in msgspec.to_builtins(row).items() if key != "views"} | scores | worst
 
 
 def plot_curves(path: Path, history: Sequence[Epoch]) -> None:
@@ -112,12 +125,19 @@ def plot_curves(path: Path, history: Sequence[Epoch]) -> None:
     loss.plot([row.epoch for row in history], [row.train_loss for row in history], color="#3b6ea5")
     loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     scored = [row for row in history if row.validation_dice is not None]
+    names = list(dict.fromkeys(score.view for row in scored for score in row.views))
+    if len(names) > 1:
+        for name in names:
+            points = [(row.epoch, score.dice) for row in scored for score in row.views if score.view == name]
+            dice.plot(*zip(*points, strict=True), linewidth=0.8, label=name)
+        dice.legend(fontsize="x-small", frameon=False)
     dice.plot([row.epoch for row in scored], [row.validation_dice for row in scored], color="#3b6ea5", marker=".")
     if scored:
         best = max(scored, key=lambda row: row.validation_dice or 0)
         dice.axhline(best.validation_dice or 0, color="#999999", linewidth=0.8, linestyle="--")
         dice.set_title(f"best {best.validation_dice:.4f} at epoch {best.epoch}", fontsize="medium")
-    dice.set(xlabel="epoch", ylabel="validation Dice (mean over patches)")
+    which = "validation Dice of the worst view" if len(names) > 1 else "validation Dice (mean over patches)"
+    dice.set(xlabel="epoch", ylabel=which)
     for axes in (loss, dice):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
