@@ -160,6 +160,11 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if not self.densities:
             raise ValueError("Expected at least one factor in densities")
 
+    def __hash__(self) -> int:
+        # Written out, because a dict has no hash of its own.
+        values = msgspec.structs.asdict(self) | {"mixture": frozenset(self.mixture.items())}
+        return hash(tuple(values.values()))
+
 
 class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The export.

@@ -34,7 +34,7 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("msal-deploy-run"),
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="Recipe to train first: paper, robust, fast, demo, or a TOML file."),
+        typer.Option("--recipe", "-r", help="Recipe to train first: paper, fast, demo, or a TOML file."),
     ] = None,
     encoder: Encoder = None,
     epochs: Epochs = None,

@@ -83,7 +83,7 @@ def train(
 
     if resume and start:
         raise BadInput("--from starts a run, and --resume continues one", "leave one of them out")
-    checkpoint = _checkpoint(start) if start else None
+    checkpoint = _checkpoint(start, recipe) if start else None
     options = (encoder, epochs, seed, model, backbone, rate)
     chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, *options)
     both = [*data, *(unseen or ())]
@@ -110,11 +110,14 @@ def train(
         write_json(json, report.to_json())
 
 
-def _checkpoint(name_or_path: str) -> "Checkpoint":
+def _checkpoint(name_or_path: str, recipe: str | None) -> "Checkpoint":
     from msal_deploy.checkpoint import load_checkpoint
+    from msal_deploy.recipe import Recipe
     from msal_deploy.weights import find_weights
 
-    return load_checkpoint(find_weights(name_or_path))
+    path = find_weights(name_or_path)
+    # A checkpoint names its network; a state dict does not.
+    return load_checkpoint(path, Recipe.load(recipe) if recipe and path.suffix in (".pt", ".pth") else None)
 
 
 def _recipe(
@@ -130,7 +133,11 @@ def _recipe(
 ) -> "Recipe":
     from msal_deploy.train import load_state
 
-    if name is None and resumed is not None:
-        return load_state(resumed).recipe
-    base = start.recipe if start is not None and name is None else (name or "paper")
+    base: str | Recipe
+    if name is not None:
+        base = name
+    elif resumed is not None:
+        base = load_state(resumed).recipe  # `train` refuses options that change it
+    else:
+        base = start.recipe if start is not None else "paper"
     return choose_recipe(base, encoder, epochs, seed, model, backbone, rate)

@@ -1,6 +1,7 @@
 """Several data sets for one training: each has a name, and no image is in two of them."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ def split_name(source: str) -> tuple[str, Path]:
     if named:
         return named[1], Path(named[2])
     path = Path(source)
-    return Path(path.absolute()).name.removesuffix(".zip"), path
+    return Path(os.path.normpath(path.absolute())).name.removesuffix(".zip"), path
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 ===============  =========================================================================
 `run`            `train`: the training loop, on the devices that Lightning Fabric finds
 `patch_dataset`  `PatchDataset`: the training images, cut into augmented patches
-`augment`        random flips, rotations, zoom and stain jitter
+`augment`        random flips, rotations, zoom, and changes of stain and scanner
 `losses`         `segmentation_loss`
 `optim`          optimizer, learning rate, moving average of the weights
+`validation`     scores of the held-out images, by data set and stain density
 `state`          the files of a run folder: checkpoint, resume state, history
 ===============  =========================================================================
 """

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from msal_deploy.data import AnnotatedImage, corner_patches
+from msal_deploy.data import AnnotatedImage, corner_patches, image_size
 from msal_deploy.errors import BadInput
 from msal_deploy.recipe import TrainRecipe
 from msal_deploy.train.augment import augmentation, largest_crop, random_crop
@@ -58,11 +58,8 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
             for patch in corner_patches(annotated, self.recipe.patch):
                 yield as_tensors(patch.image, patch.mask)
         else:
+            check_side(annotated)
             image, mask = annotated.image(), annotated.mask()
-            if min(mask.shape) < MIN_SIDE:
-                height, width = mask.shape
-                cause = f"{annotated.image_path} is {width}×{height} px, smaller than {MIN_SIDE} px"
-                raise BadInput(cause, "remove it")
             side = largest_crop(self.recipe)
             yield as_tensors(_mirrored(image, side), _mirrored(mask, side))
 
@@ -141,6 +138,13 @@ class _Batches:
             mine = patches[self.dataset.rank :: self.dataset.world]
             for step in range(self.dataset.steps()):
                 yield mine[step * size : (step + 1) * size]
+
+
+def check_side(annotated: AnnotatedImage) -> None:
+    """Raise `BadInput` if an image is lower or narrower than `MIN_SIDE`."""
+    height, width = image_size(annotated.image_path)
+    if min(height, width) < MIN_SIDE:
+        raise BadInput(f"{annotated.image_path} is {width}×{height} px, smaller than {MIN_SIDE} px", "remove it")
 
 
 def check_mixture(recipe: TrainRecipe, names: Mapping[str, Any]) -> None:

@@ -117,9 +117,13 @@ def train(
     out = Path(out)
     sets: Mapping[str, Images] = images if isinstance(images, Mapping) else {"images": images}
     check_mixture(recipe.train, sets)
-    state = _resumed(out, recipe, sets) if resume else _fresh(out, recipe, sets)
-    if start is not None:
+    if both := sorted(set(sets) & set(unseen)):
+        raise BadInput(f"The data set {both[0]} is both trained on and unseen", "give it once")
+    stems = (*_stems(sets), *(f"unseen {stem}" for stem in _stems(unseen)))
+    state = _resumed(out, recipe, stems) if resume else _fresh(out, recipe, stems)
+    if start is not None and not resume:
         _check_start(start, recipe)
+        state = msgspec.structs.replace(state, notes=_origin(start))
     fabric = _fabric(accelerator, devices, recipe.train.precision)
     fabric.launch()
     try:
@@ -165,18 +169,22 @@ def _stems(sets: Mapping[str, Images]) -> tuple[str, ...]:
     return tuple(f"{name}/{image.stem}" for name, images in sets.items() for image in images)
 
 
-def _fresh(out: Path, recipe: Recipe, sets: Mapping[str, Images]) -> State:
+def _origin(start: Checkpoint) -> dict[str, str]:
+    return {"started from": f"{start.file.name}, SHA-256 {sha256(start.file)}"} if start.file else {}
+
+
+def _fresh(out: Path, recipe: Recipe, stems: tuple[str, ...]) -> State:
     if (out / LAST).exists():
         raise BadInput(f"{out} already holds a training run", "continue it with --resume, or choose another folder")
-    return State(recipe, _stems(sets), (), {})
+    return State(recipe, stems, (), {})
 
 
-def _resumed(out: Path, recipe: Recipe, sets: Mapping[str, Images]) -> State:
+def _resumed(out: Path, recipe: Recipe, stems: tuple[str, ...]) -> State:
     state = load_state(out)
     if state.recipe != recipe:
         cause = f"{out} was trained with another recipe ({state.recipe.name!r})"
         raise BadInput(cause, "resume with that recipe, or choose another folder")
-    if state.stems != _stems(sets):
+    if state.stems != stems:
         raise BadInput(f"{out} was trained on other images", "resume with those images, or choose another folder")
     return state
 
@@ -253,7 +261,7 @@ class _Trainer:
                 self.bar.console.print(f"{self._status(number, loss)}  Dice {scores}", highlight=False)
             _log(summary, row)
         row = self.fabric.broadcast(row)  # only the first process validates
-        self.state = State(self.state.recipe, self.state.stems, (*self.state.history, row), {})
+        self.state = msgspec.structs.replace(self.state, history=(*self.state.history, row), tensors={})
         if self.fabric.is_global_zero and (last or number % self.recipe.checkpoint_every == 0):
             save_state(self.out, msgspec.structs.replace(self.state, tensors=self._tensors()))
         self.fabric.barrier()
@@ -298,16 +306,11 @@ class _Trainer:
         worst_dice, worst_iou = min(view.dice for view in views), min(view.iou for view in views)
         row = msgspec.structs.replace(row, validation_dice=worst_dice, validation_iou=worst_iou, views=views)
         if worst_dice > self.state.best_dice:
-            notes = {"epoch": str(row.epoch), "validation_dice": f"{worst_dice:.6f}"} | self._origin()
+            shares = ", ".join(f"{name} ({len(images)})" for name, images in self.dataset.images_of.items())
+            scores = {"epoch": str(row.epoch), "validation_dice": f"{worst_dice:.6f}"}
+            notes = scores | {"training images": shares} | self.state.notes
             save_checkpoint(self.out / BEST, Checkpoint(network.state_dict(), self.state.recipe, self.licence, notes))
         return row
-
-    def _origin(self) -> dict[str, str]:
-        """Return notes on the data sets, and on the checkpoint that the run started from."""
-        shares = ", ".join(f"{name} ({len(images)})" for name, images in self.dataset.images_of.items())
-        if self.start is None or self.start.file is None:
-            return {"training images": shares}
-        return {"training images": shares, "started from": f"{self.start.file.name}, SHA-256 {sha256(self.start.file)}"}
 
     def _tensors(self) -> dict[str, Any]:
         return {

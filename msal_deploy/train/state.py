@@ -53,15 +53,17 @@ class State(msgspec.Struct, frozen=True):
 
     Attributes:
         recipe: The recipe being trained.
-        stems: Data set and stem of all images, including the held-out ones.
+        stems: Data set and stem of all images, including the held-out ones and those of unseen sets.
         history: One row per completed epoch.
         tensors: State dicts of network, average and optimizer; empty before the first epoch.
+        notes: The checkpoint that the run started from, for the notes of its own checkpoint; empty if there is none.
     """
 
     recipe: Recipe
     stems: tuple[str, ...]
     history: tuple[Epoch, ...]
     tensors: dict[str, Any]
+    notes: dict[str, str] = {}
 
     @property
     def best_dice(self) -> float:
@@ -73,7 +75,8 @@ def save_state(folder: Path, state: State) -> None:
     """Write the resume state, the history and the curves into the run folder."""
     plain = msgspec.to_builtins((state.recipe, state.stems, state.history))
     with atomic_file(folder / LAST) as temporary:
-        torch.save({"plain": msgspec.json.encode(plain).decode(), "tensors": state.tensors}, temporary)
+        content = {"plain": msgspec.json.encode(plain).decode(), "tensors": state.tensors, "notes": state.notes}
+        torch.save(content, temporary)
     _write_csv(folder / "history.csv", state.history)
     plot_curves(folder / "curves.png", state.history)
 
@@ -94,7 +97,7 @@ def load_state(folder: Path) -> State:
         recipe, stems, history = msgspec.json.decode(
             content["plain"], type=tuple[Recipe, tuple[str, ...], tuple[Epoch, ...]]
         )
-        return State(recipe, stems, history, content["tensors"])
+        return State(recipe, stems, history, content["tensors"], content.get("notes", {}))
     except Exception as error:  # a damaged pickle may raise any exception
         raise BadInput(f"{path} is damaged ({first_line(error)})", "start again in another folder") from error
 

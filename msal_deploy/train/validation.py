@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from msal_deploy.data import AnnotatedImage, Patch, corner_patches, image_size
-from msal_deploy.errors import BadInput
 from msal_deploy.metrics import Confusion, confusion, dice, iou, pooled
 from msal_deploy.train.augment import change_density
+from msal_deploy.train.patch_dataset import check_side
 
 BATCH = 8
 
@@ -61,10 +61,9 @@ def make_views(sets: Mapping[str, Sequence[AnnotatedImage]], densities: Sequence
 
 
 def _patches(annotated: AnnotatedImage) -> tuple[Patch, ...]:
+    check_side(annotated)
     # 512 px as in the test, or less for smaller images.
     side = min(512, *(extent // 32 * 32 for extent in image_size(annotated.image_path)))
-    if side == 0:
-        raise BadInput(f"{annotated.image_path} is smaller than 32 px", "remove it")
     return corner_patches(annotated, side)
 
 
