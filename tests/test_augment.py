@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from plain_recipe import augment_only
 from scipy.ndimage import binary_erosion, gaussian_filter
 from torch.nn import functional as F
 from torchvision import tv_tensors
@@ -12,12 +13,10 @@ from msal_deploy.train.augment import StainJitter, augmentation, random_crop
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 SIDE = 96
-OFF = AugmentRecipe(flip=False, rotate=0.0, shift=0.0, shear=0.0, zoom=(1.0, 1.0))
 
 
 def off_but(**changes: object) -> TrainRecipe:
-    values = {name: getattr(OFF, name) for name in OFF.__struct_fields__} | changes
-    return TrainRecipe(patch=SIDE, augment=AugmentRecipe(**values))
+    return TrainRecipe(patch=SIDE, augment=augment_only(**changes))
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +147,15 @@ def colours() -> tv_tensors.Image:
     return tv_tensors.Image(torch.arange(256).repeat(3, 4, 1).to(torch.uint8))
 
 
+def stain_jitter(**changes: float) -> StainJitter:
+    return StainJitter(augment_only(**changes))
+
+
 def test_stain_jitter_does_not_change_masks(colours):
     mask = tv_tensors.Mask(torch.randint(0, 2, (1, 4, 256), dtype=torch.uint8))
     for seed in range(5):
         torch.manual_seed(seed)
-        image, same = StainJitter(0.3)(colours, mask)
+        image, same = stain_jitter(stain=0.3)(colours, mask)
         assert torch.equal(same, mask)
         assert not torch.equal(image, colours)
         assert image.dtype == torch.uint8 and isinstance(image, tv_tensors.Image)
@@ -162,20 +165,20 @@ def test_stain_jitter_does_not_change_masks(colours):
 def test_stain_jitter_keeps_white_white_and_the_order_of_intensities(colours, deviation):
     for seed in range(10):
         torch.manual_seed(seed)
-        image = StainJitter(deviation)(colours).as_subclass(torch.Tensor)
+        image = stain_jitter(stain=deviation)(colours).as_subclass(torch.Tensor)
         assert (image[..., 255] == 255).all()
         assert (image.int().diff(dim=-1) >= 0).all()
 
 
 def test_stain_jitter_of_zero_changes_nothing(colours):
-    assert torch.equal(StainJitter(0.0)(colours), colours)
+    assert torch.equal(stain_jitter()(colours), colours)
 
 
 def test_stain_jitter_scales_optical_density_by_channel():
     torch.manual_seed(1)
     before = tv_tensors.Image(torch.randint(60, 200, (3, 32, 32), dtype=torch.uint8))
     density = [
-        -((image.as_subclass(torch.Tensor).float() + 1) / 256).log() for image in (before, StainJitter(0.2)(before))
+        -((image.as_subclass(torch.Tensor).float() + 1) / 256).log() for image in (before, stain_jitter(stain=0.2)(before))
     ]
     factors = (density[1] / density[0]).flatten(1)
     assert (factors.std(1) < 0.02).all()  # one factor a channel, but for rounding
@@ -185,5 +188,5 @@ def test_stain_jitter_scales_optical_density_by_channel():
 def test_augmentation_does_not_change_its_input(pair, colours):
     copies = [item.clone() for item in (*pair, colours)]
     augmentation(off_but(flip=True, rotate=20.0, stain=0.3))(*pair)
-    StainJitter(0.3)(colours)
+    stain_jitter(stain=0.3)(colours)
     assert all(torch.equal(item, copy) for item, copy in zip((*pair, colours), copies, strict=True))

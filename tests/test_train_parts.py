@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plain_recipe import OFF, plain
 
 from msal_deploy.checkpoint import load_checkpoint
 from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
@@ -19,8 +20,6 @@ from msal_deploy.train.patch_dataset import PatchDataset, as_tensors
 from msal_deploy.train.state import State, save_state
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-CPU = torch.device("cpu")
-OFF = AugmentRecipe(flip=False, rotate=0.0, shift=0.0, shear=0.0, zoom=(1.0, 1.0))
 
 
 @pytest.fixture
@@ -30,26 +29,26 @@ def images(make_annotated_image):
     return [make_annotated_image(f"image-{i:02}", np.full((64, 64, 3), 10 * i, np.uint8), mask) for i in range(12)]
 
 
-def plain(**changes: object) -> TrainRecipe:
-    return TrainRecipe(**({"patch": 64, "batch": 2, "augment": OFF} | changes))
+def dataset_of(images, recipe: TrainRecipe, rank: int = 0, world: int = 1) -> PatchDataset:
+    return PatchDataset({"images": images}, recipe, rank, world)
 
 
 def seen(dataset: PatchDataset, epoch: int = 1) -> list[int]:
     """Return the indices of the images of an epoch in order, identified by their colour."""
-    return [int(image[0, 0, 0]) // 10 for images, _ in dataset.epoch(epoch) for image in images]
+    return [int(image[0, 0, 0]) // 10 for images, _ in dataset.batches(epoch) for image in images]
 
 
 def test_batches_are_bytes_and_masks(images):
-    batches = list(PatchDataset(images, plain(batch=5), CPU).epoch(1))
+    batches = list(dataset_of(images, plain(batch=5)).batches(1))
     assert len(batches) == 2  # of 12; an incomplete one is dropped
     for images, masks in batches:
         assert images.dtype == torch.uint8 and images.shape == (5, 3, 64, 64)
-        assert masks.dtype == torch.float32 and masks.shape == (5, 1, 64, 64)
+        assert masks.dtype == torch.uint8 and masks.shape == (5, 1, 64, 64)
         assert masks[:, :, :32].eq(1).all() and masks[:, :, 32:].eq(0).all()
 
 
 def test_each_epoch_shows_every_image_once_in_another_order(images):
-    dataset = PatchDataset(images, plain(), CPU)
+    dataset = dataset_of(images, plain())
     orders = [seen(dataset, epoch) for epoch in (1, 2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(12))
     assert orders[0] != orders[1]
@@ -57,12 +56,12 @@ def test_each_epoch_shows_every_image_once_in_another_order(images):
 
 
 def test_seed_changes_the_order(images):
-    assert seen(PatchDataset(images, plain(seed=1), CPU)) != seen(PatchDataset(images, plain(seed=2), CPU))
+    assert seen(dataset_of(images, plain(seed=1))) != seen(dataset_of(images, plain(seed=2)))
 
 
 @pytest.mark.parametrize("world", [2, 3, 6])
 def test_shares_of_the_ranks_are_disjoint_and_equal(images, world):
-    shares = [seen(PatchDataset(images, plain(), CPU, rank, world)) for rank in range(world)]
+    shares = [seen(dataset_of(images, plain(), rank, world)) for rank in range(world)]
     assert {len(share) for share in shares} == {12 // world}
     assert sorted(index for share in shares for index in share) == list(range(12))
 
@@ -70,14 +69,14 @@ def test_shares_of_the_ranks_are_disjoint_and_equal(images, world):
 def test_ranks_use_different_augmentation(images):
     recipe = plain(batch=6, augment=AugmentRecipe(crop="corners", stain=0.5))
     totals = [
-        [images.sum().item() for images, _ in PatchDataset(images, recipe, CPU, rank, 2).epoch(1)] for rank in (0, 0, 1)
+        [images.sum().item() for images, _ in dataset_of(images, recipe, rank, 2).batches(1)] for rank in (0, 0, 1)
     ]
     assert totals[0] == totals[1] != totals[2]
 
 
 def test_same_epoch_gives_the_same_augmented_batches(images):
-    dataset = PatchDataset(images, TrainRecipe(patch=64, augment=AugmentRecipe(stain=0.1)), CPU)
-    first, second, third = (list(dataset.epoch(number)) for number in (1, 1, 2))
+    dataset = dataset_of(images, TrainRecipe(patch=64, augment=AugmentRecipe(stain=0.1)))
+    first, second, third = (list(dataset.batches(number)) for number in (1, 1, 2))
     assert all(torch.equal(a, b) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
     assert not all(torch.equal(one[0], other[0]) for one, other in zip(first, third, strict=True))
 
@@ -86,21 +85,21 @@ def test_several_random_crops_are_taken_per_image(make_annotated_image):
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     annotated = make_annotated_image("a", image, image[..., 0] > 128)
     recipe = plain(batch=1, patches_per_image=6, augment=msgspec.structs.replace(OFF, crop="random"))
-    batches = list(PatchDataset([annotated], recipe, CPU).epoch(1))
+    batches = list(dataset_of([annotated], recipe).batches(1))
     assert len(batches) == 6
     assert len({images.numpy().tobytes() for images, _ in batches}) > 1
     for images, masks in batches:
-        assert torch.equal(masks, (images[:, :1] > 128).float())
+        assert torch.equal(masks, (images[:, :1] > 128).to(torch.uint8))
 
 
 def test_images_smaller_than_the_patch_are_rejected(images):
     with pytest.raises(BadInput, match="smaller than a patch of 96"):
-        PatchDataset(images, plain(patch=96), CPU)
+        dataset_of(images, plain(patch=96))
 
 
 def test_more_ranks_than_patches_are_rejected(images):
-    with pytest.raises((BadInput, MissingRequirement)):
-        list(PatchDataset(images[:1], plain(batch=1), CPU, rank=1, world=2).epoch(1))
+    with pytest.raises(BadInput, match="1 patches per epoch are too few for 2 devices; use fewer --devices"):
+        dataset_of(images[:1], plain(batch=1), rank=1, world=2)
 
 
 def test_as_tensors_puts_channels_first():
