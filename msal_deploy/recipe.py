@@ -25,7 +25,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Degrees = Annotated[float, msgspec.Meta(ge=0, le=180)]
 Zoom = Annotated[float, msgspec.Meta(gt=0, le=8)]
-Weight = Annotated[float, msgspec.Meta(gt=0)]
+Weight = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
 # MSAL-Net first; its paper compares it with the others (Tables 1 and 2), which are in `msal_deploy.zoo`.

@@ -178,7 +178,8 @@ def test_stain_jitter_scales_optical_density_by_channel():
     torch.manual_seed(1)
     before = tv_tensors.Image(torch.randint(60, 200, (3, 32, 32), dtype=torch.uint8))
     density = [
-        -((image.as_subclass(torch.Tensor).float() + 1) / 256).log() for image in (before, stain_jitter(stain=0.2)(before))
+        -((image.as_subclass(torch.Tensor).float() + 1) / 256).log()
+        for image in (before, stain_jitter(stain=0.2)(before))
     ]
     factors = (density[1] / density[0]).flatten(1)
     assert (factors.std(1) < 0.02).all()  # one factor a channel, but for rounding

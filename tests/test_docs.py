@@ -35,6 +35,7 @@ from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 from msal_deploy.export import example_images
 from msal_deploy.network import MSALNet
 from msal_deploy.recipe import BUILT_IN, NetworkRecipe, Recipe
+from msal_deploy.train.patch_dataset import check_mixture
 from msal_deploy.trt.local_gpu import current_gpu
 from msal_deploy.weights import DEFAULT, find_weights
 
@@ -62,14 +63,37 @@ EXCEPTIONS = {
     "python benchmarks/": "takes minutes; the program accepts the options. tests/test_cpu_proof.py runs its parts",
 }
 
-# Commands that train for hours: they run up to the training, whose arguments are checked.
+# Commands that train for hours: they run up to the training, whose recipe, epochs and data sets are checked.
+ROBUST_EPOCHS = BUILT_IN["robust"].train.epochs
 TRAINS = {
-    "msal-deploy train --data monuseg --recipe fast --out runs/r34 --licence CC-BY-NC-SA-4.0": ("fast", 40),
-    "msal-deploy train --data monuseg --out runs/paper --recipe paper": ("paper", 300),
-    "msal-deploy train --data monuseg --out runs/paper --resume": ("paper", 300),
-    "msal-deploy train --data monuseg --recipe mine.toml --out runs/mine": ("paper", 300),
-    "msal-deploy run --data monuseg --recipe fast --out runs/fast": ("fast", 40),
+    "msal-deploy train --data monuseg --recipe fast --out runs/r34 --licence CC-BY-NC-SA-4.0": ("fast", 40, "monuseg"),
+    "msal-deploy train --data monuseg --out runs/paper --recipe paper": ("paper", 300, "monuseg"),
+    "msal-deploy train --data monuseg --out runs/paper --resume": ("paper", 300, "monuseg"),
+    "msal-deploy train --data monuseg --recipe mine.toml --out runs/mine": ("paper", 300, "monuseg"),
+    "msal-deploy train --data monuseg --data consep --data nuinsseg --recipe robust --out runs/robust": (
+        "robust",
+        ROBUST_EPOCHS,
+        "monuseg consep nuinsseg",
+    ),
+    "msal-deploy train --data monuseg --data lab=my-images --recipe fast --out runs/two": ("fast", 40, "monuseg lab"),
+    "msal-deploy train --data monuseg --data consep --unseen nuinsseg --recipe fast --out runs/unseen": (
+        "fast",
+        40,
+        "monuseg consep",
+    ),
+    "msal-deploy train --data lab=my-images --from msal-net-r34 --rate 1e-4 --epochs 10 --out runs/lab": (
+        "mine",  # the recipe of the small checkpoint
+        10,
+        "lab",
+    ),
+    "msal-deploy train --data monuseg --data lab=my-images --from runs/r34/best.safetensors --rate 1e-4 --out runs/both": (  # noqa: E501
+        "mine",
+        300,
+        "monuseg lab",
+    ),
+    "msal-deploy run --data monuseg --recipe fast --out runs/fast": ("fast", 40, "monuseg"),
 }
+IMAGES = {"monuseg": 8, "consep": 2, "nuinsseg": 3, "lab": 2}  # training images of the data sets below
 
 # Commands that need a GPU or its runtime -> the documented refusal: exit code, and words of the message.
 NEED_A_GPU = {
@@ -176,6 +200,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     synthesize(folder / "monuseg", train=8, test=2, size=256)
     _write_my_data(folder / "my-data", folder / "monuseg")
+    for seed, name in enumerate(("consep", "nuinsseg", "mine"), 1):
+        synthesize(folder / name, train=IMAGES.get(name, 0), test=2 if name == "mine" else 0, size=256, seed=seed)
+    _write_my_data(folder / "my-images", folder / "mine")
     for name in ("r34", "mine"):
         (folder / "runs" / name).mkdir(parents=True)
         save_checkpoint(folder / "runs" / name / "best.safetensors", small_checkpoint())
@@ -315,12 +342,12 @@ class Reached(Exception):
 
 @pytest.mark.parametrize(("line", "expected"), TRAINS.items())
 def test_training_command_reaches_the_training(
-    line: str, expected: tuple[str, int], folder: Path, monkeypatch: pytest.MonkeyPatch
+    line: str, expected: tuple[str, int, str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached: dict[str, Any] = {}
 
     def train(images: Any, recipe: Recipe, out: Path, **options: Any) -> None:
-        reached.update(images=len(images), recipe=recipe, out=out, **options)
+        reached.update(images=images, recipe=recipe, out=out, **options)
         raise Reached
 
     monkeypatch.setattr("msal_deploy.train.train", train)
@@ -330,9 +357,20 @@ def test_training_command_reaches_the_training(
         monkeypatch.setattr("msal_deploy.train.load_state", lambda out: type("State", (), {"recipe": Recipe()}))
     result = msal_deploy(line, folder)
     assert isinstance(result.exception, Reached), result.output
-    assert (reached["recipe"].name, reached["recipe"].train.epochs) == expected
+    name, epochs, sets = expected
+    assert (reached["recipe"].name, reached["recipe"].train.epochs) == (name, epochs)
     assert str(reached["out"]).startswith(shlex.split(line)[shlex.split(line).index("--out") + 1])
-    assert reached["images"] == 8
+    if line.startswith("msal-deploy run"):
+        assert len(reached["images"]) == IMAGES["monuseg"]
+    else:
+        check_mixture(reached["recipe"].train, reached["images"])
+        assert {one: len(images) for one, images in reached["images"].items()} == {
+            one: IMAGES[one] for one in sets.split()
+        }
+        assert len(reached["unseen"]) == ("--unseen" in line)
+        assert (reached["start"] is not None) == ("--from" in line)
+        if "--rate" in line:
+            assert reached["recipe"].train.rate == 1e-4
     assert reached["resume"] == ("--resume" in line)
     if "--licence" in line:
         assert reached["licence"] == "CC-BY-NC-SA-4.0"

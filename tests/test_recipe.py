@@ -75,6 +75,27 @@ def test_empty_file_is_the_paper(load):
         ("[train.augment]\nzoom = 1.2", "augment.zoom"),
         ("[train.augment]\nshift = 1.5", "augment.shift"),
         ("[train.augment]\nstain = nan", "augment.stain"),
+        ("[train.augment]\nhed = 1.0", "augment.hed"),
+        ("[train.augment]\nhed = -0.1", "augment.hed"),
+        ("[train.augment]\ndensity = 0.9", "augment.density"),
+        ("[train.augment]\ndensity = inf", "augment.density"),
+        ("[train.augment]\noffset = -0.1", "augment.offset"),
+        ("[train.augment]\ngamma = 0.9", "augment.gamma"),
+        ("[train.augment]\ngrey = 1.1", "augment.grey"),
+        ("[train.augment]\nblur = -1", "augment.blur"),
+        ("[train.augment]\nsharpen = 0.5", "augment.sharpen"),
+        ("[train.augment]\nnoise = 300", "augment.noise"),
+        ("[train.augment]\njpeg = 0", "augment.jpeg"),
+        ("[train.augment]\njpeg = 101", "augment.jpeg"),
+        ("[train.augment]\njpeg = 35.5", "augment.jpeg"),
+        ("[train.augment]\nscanner = 2", "augment.scanner"),
+        ("[train]\nmixture = { a = 0 }", "train.mixture"),
+        ("[train]\nmixture = { a = -1 }", "train.mixture"),
+        ("[train]\nmixture = [0.5]", "train.mixture"),
+        ("[train]\nmixture = { a = nan }", "train.mixture"),
+        ("[train]\nmixture = { a = inf }", "train.mixture"),
+        ("[train]\ndensities = []", "at least one factor in densities"),
+        ("[train]\ndensities = [0]", "train.densities"),
         ("[export]\nopset = 12", "export.opset"),
         ("[export]\nopset = 99", "export.opset"),
         ("[export]\ntolerance = 0", "export.tolerance"),
@@ -132,8 +153,9 @@ def test_load_skips_a_byte_order_mark(load):
     ("name", "message"),
     [
         ("papr", "did you mean 'paper'"),
-        ("zebra", "choose from: demo, fast, paper"),
-        ("", "'' is not a recipe or a .toml file; choose from: demo, fast, paper"),
+        ("robst", "did you mean 'robust'"),
+        ("zebra", "choose from: demo, fast, paper, robust"),
+        ("", "'' is not a recipe or a .toml file; choose from: demo, fast, paper, robust"),
         ("missing.toml", "The recipe file missing.toml does not exist"),
     ],
 )
@@ -152,3 +174,20 @@ def test_recipes_are_values():
     assert NetworkRecipe() == NetworkRecipe() and hash(Recipe()) == hash(Recipe())
     with pytest.raises(AttributeError):
         Recipe().name = "other"
+
+
+def test_recipes_with_a_mixture_are_values():
+    one, same, other = (TrainRecipe(mixture=mixture) for mixture in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1}))
+    assert one == same and hash(one) == hash(same)
+    assert len({one, same, other, TrainRecipe()}) == 3
+    assert hash(TrainRecipe(epochs=7)) != hash(TrainRecipe())
+
+
+def test_built_in_recipes_do_not_share_their_mixture():
+    TrainRecipe().mixture["lab"] = 1.0
+    assert TrainRecipe().mixture == {}
+
+
+def test_mixture_and_densities_are_read_from_a_file(load):
+    train = load("[train]\ndensities = [1, 0.7]\n[train.mixture]\nmonuseg = 2\nlab = 0.5\n").train
+    assert (train.mixture, train.densities) == ({"monuseg": 2.0, "lab": 0.5}, (1.0, 0.7))

@@ -101,7 +101,11 @@ def test_a_view_is_named_by_its_density():
 
 
 VIEWS = (ViewScore("home", 0.8, 0.7, "a", 0.5), ViewScore("home ×0.7", 0.6, 0.5, "b", 0.25))
-HISTORY = (Epoch(1, 0.7, 1e-3, 2.0, 0.6, 0.5, VIEWS), Epoch(2, 0.6, 1e-3, 2.0), Epoch(3, 0.5, 1e-3, 2.0, 0.6, 0.5, VIEWS))
+HISTORY = (
+    Epoch(1, 0.7, 1e-3, 2.0, 0.6, 0.5, VIEWS),
+    Epoch(2, 0.6, 1e-3, 2.0),
+    Epoch(3, 0.5, 1e-3, 2.0, 0.6, 0.5, VIEWS),
+)
 
 
 def test_history_has_two_columns_for_each_view(tmp_path):
