@@ -268,7 +268,7 @@ ROBUST = Recipe(
     network=NetworkRecipe(weights="random"),
     train=TrainRecipe(
         patch=256,
-        epochs=150,
+        epochs=100,
         batch=32,
         patches_per_image=8,
         optimizer="adamw",
