@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 NONE = "–"
 
@@ -22,16 +24,14 @@ class Grid(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
 
-    def as_table(self) -> Table:
-        """Return the table for a terminal."""
-        table = Table(
-            title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-        )
+    def shown(self) -> Group:
+        """Return the title and the table for a terminal."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for k, column in enumerate(self.columns):
             table.add_column(column, justify="right" if k else "left", overflow="fold")
         for line in self.lines:
             table.add_row(*line)
-        return table
+        return Group(Text(self.title), table)
 
     def as_markdown(self) -> str:
         """Return the title and the table as Markdown."""

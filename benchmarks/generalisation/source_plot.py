@@ -15,7 +15,7 @@ from msal_deploy.files import atomic_file
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#7a6ff0")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, GRID, SHADE = "#22262b", "#d9dde2", "#f1f3f5"
-LABEL_GAP = 0.055  # smallest distance of two labels, as a share of the axis
+LABEL_GAP = 0.13  # smallest distance of two labels, as a share of the axis
 
 
 def save_plot(results: Results, path: Path) -> None:
@@ -27,20 +27,15 @@ def save_plot(results: Results, path: Path) -> None:
     if curves:
         panels = grid[0].subgridspec(1, len(curves)).subplots(sharey=True, squeeze=False)[0]
         for axes, curve in zip(panels, curves, strict=True):
-            _curves(axes, results.sources, curve, direct=len(curves) == 1)
-        _limit(panels, results.sources, curves)
-        if len(curves) > 1:
-            figure.legend(
-                *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=6, frameon=False, fontsize=9
-            )
-        else:
-            _label_ends(panels[0], results.sources, curves[0])
+            _curves(axes, results.sources, curve)
+        _limit(panels[0], results.sources, curves)
+        _label_ends(panels[-1], results.sources, curves[-1])
     _images(figure.add_subplot(grid[-1]), results.sources)
     with atomic_file(path) as temporary:
         figure.savefig(temporary)
 
 
-def _curves(axes: Any, sources: Sequence[SourceResult], curve: str, direct: bool) -> None:
+def _curves(axes: Any, sources: Sequence[SourceResult], curve: str) -> None:
     _style(axes, "y")
     axes.axvspan(*RANGE, color=SHADE, lw=0, zorder=0)
     axes.axhline(100 * HOLDS, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
@@ -48,17 +43,18 @@ def _curves(axes: Any, sources: Sequence[SourceResult], curve: str, direct: bool
         points = source.curves.get(curve, ())
         shown = [(point.factor, 100 * point.relative) for point in points if point.relative is not None]
         if shown:
-            axes.plot(*zip(*shown, strict=True), lw=1.8, ms=5, mec="white", mew=0.6, label=source.name, **_look(k))
+            axes.plot(*zip(*shown, strict=True), lw=1.8, ms=5, mec="white", mew=0.6, **_look(k))
     axes.set_xscale("log")
+    axes.margins(x=0.02)
     ticks = sorted({point.factor for source in sources for point in source.curves.get(curve, ())})
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9 if direct else 7.5)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
     axes.minorticks_off()
     axes.set_xlabel("factor on the optical density" if curve == "density" else f"factor on {curve} only", fontsize=9)
     if axes.get_subplotspec().is_first_col():
         axes.set_ylabel("Dice, % of the unshifted Dice", fontsize=9)
 
 
-def _limit(panels: Sequence[Any], sources: Sequence[SourceResult], curves: Sequence[str]) -> None:
+def _limit(axes: Any, sources: Sequence[SourceResult], curves: Sequence[str]) -> None:
     values = [
         100 * point.relative
         for source in sources
@@ -67,12 +63,11 @@ def _limit(panels: Sequence[Any], sources: Sequence[SourceResult], curves: Seque
         if point.relative is not None
     ]
     low, high = min([90.0, *values]), max([102.0, *values])
-    panels[0].set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-    axes = panels[0]
-    # At the left edge of the shaded range, curves are rarely close to the line.
+    axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+    # All curves are at 100% here, so there is room below.
     axes.annotate(
-        f"{HOLDS:.0%}", (1, 100 * HOLDS), (-2, -2), xycoords=("axes fraction", "data"), textcoords="offset points",
-        ha="right", va="top", fontsize=8.5, color=INK,
+        f"{HOLDS:.0%}", (1, 100 * HOLDS), (0, -3), textcoords="offset points", ha="center", va="top", fontsize=8.5,
+        color=INK,
     )  # fmt: skip
 
 
@@ -80,15 +75,15 @@ def _label_ends(axes: Any, sources: Sequence[SourceResult], curve: str) -> None:
     """Write the name of each source at the end of its line, moved apart where two would overlap."""
     low, high = axes.get_ylim()
     ends = {
-        k: (source.curves[curve][-1].factor, 100 * source.curves[curve][-1].relative)
+        k: 100 * source.curves[curve][-1].relative
         for k, source in enumerate(sources)
         if source.curves.get(curve) and source.curves[curve][-1].relative is not None
     }
-    heights = spread({k: (y - low) / (high - low) for k, (_, y) in ends.items()}, LABEL_GAP)
-    for k, (x, _) in ends.items():
-        text = f"{sources[k].name}, {len(sources[k].curve_images)} images"
+    heights = spread({k: (y - low) / (high - low) for k, y in ends.items()}, LABEL_GAP)
+    for k in ends:
+        text = f"{sources[k].name}\n({len(sources[k].curve_images)} images)"
         axes.annotate(
-            text, (x, low + heights[k] * (high - low)), (9, 0), textcoords="offset points", va="center",
+            text, (1, heights[k]), (4, 0), xycoords="axes fraction", textcoords="offset points", va="center",
             fontsize=9, color=COLOURS[k % len(COLOURS)], annotation_clip=False,
         )  # fmt: skip
 
@@ -116,20 +111,29 @@ def _images(axes: Any, sources: Sequence[SourceResult]) -> None:
     random = np.random.default_rng(0)
     for k, source in enumerate(sources):
         values = np.array([value for value, _ in source.ranked])
-        heights = k + (random.uniform(-0.24, 0.24, len(values)) if len(values) > 1 else 0)
-        look = _look(k)
-        axes.plot(values, heights, ls="", ms=4, alpha=0.45 if len(values) > 60 else 0.75, mec="none", **look)
-        axes.vlines(np.median(values), k - 0.33, k + 0.33, color=INK, lw=2, zorder=4)
-        worst, stem = source.ranked[0]
-        axes.annotate(
-            f"{stem}  {worst:.2f}", (worst, np.atleast_1d(heights)[0] if len(values) > 1 else k), (0, 5),
-            textcoords="offset points", fontsize=7.5, color=INK, ha="left" if worst < 0.5 else "center", va="bottom",
-        )  # fmt: skip
+        heights = k + random.uniform(-0.26, 0.26, len(values))
+        heights[0] = k  # the worst image, with its name beside it
+        axes.plot(values, heights, ls="", ms=4, alpha=0.4 if len(values) > 60 else 0.75, mec="none", **_look(k))
+        axes.vlines(np.median(values), k - 0.34, k + 0.34, color=INK, lw=2, zorder=4)
+        _name_worst(axes, source, k)
     names = [f"{source.name}, {len(source.ranked)} images\nmedian {_median(source):.2f}" for source in sources]
     axes.set_yticks(range(len(sources)), names)
     axes.set_ylim(len(sources) - 0.45, -0.55)
     axes.set_xlim(-0.01, 1.01)
     axes.set_xlabel("Dice of an image; the bar is the median, and the worst image is named", fontsize=9)
+
+
+def _name_worst(axes: Any, source: SourceResult, row: int) -> None:
+    value, stem = source.ranked[0]
+    # All other images are to the right of the worst; where the axis begins too soon, the name is above the row.
+    place = (
+        ((value, row), (-6, 0), "right", "center") if value > POOR else ((value, row - 0.3), (0, 0), "left", "bottom")
+    )
+    point, offset, horizontal, vertical = place
+    axes.annotate(
+        f"{stem}, {value:.2f}", point, offset, textcoords="offset points", ha=horizontal, va=vertical, fontsize=8,
+        color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )  # fmt: skip
 
 
 def _median(source: SourceResult) -> float:

@@ -135,7 +135,7 @@ class SourceResult(msgspec.Struct, frozen=True, kw_only=True):
             "images_under_0.4": self.poor,
             "groups": msgspec.to_builtins(self.groups()),
             "lowest_relative_dice": {curve: self.lowest(curve) for curve in self.curves},
-            "holds": {curve: (self.lowest(curve) or 0.0) >= HOLDS for curve in self.curves},
+            "holds": {curve: _holds(self.lowest(curve)) for curve in self.curves},
         }
         return msgspec.to_builtins(self) | derived
 
@@ -235,8 +235,12 @@ def _left_out(stems: Sequence[str]) -> str:
     return f" (left out, without nuclei: {len(stems)}: {', '.join(stems)})" if stems else ""
 
 
+def _holds(lowest: float | None) -> bool | None:
+    return None if lowest is None else lowest >= HOLDS
+
+
 def _verdict(lowest: float | None) -> str:
-    return "" if lowest is None else "✓" if lowest >= HOLDS else "✗"
+    return {None: "", True: "✓", False: "✗"}[_holds(lowest)]
 
 
 def summarise(

@@ -104,7 +104,7 @@ def score(
     if plot:
         save_plot(results, plot)
     console = Console(highlight=False)
-    console.print(*(grid.as_table() for grid in results.grids()), sep="\n")
+    console.print(*(grid.shown() for grid in results.grids()), sep="\n")
     if require is not None:
         results.require(require)
 
@@ -218,7 +218,7 @@ def _show(grids: list, notes: list[str], markdown: Path | None) -> None:
         with atomic_file(markdown) as temporary:
             temporary.write_text(as_markdown(grids, notes), encoding="utf-8")
     console = Console(highlight=False)
-    console.print(*(grid.as_table() for grid in grids), *notes, sep="\n", markup=False)
+    console.print(*(grid.shown() for grid in grids), *notes, sep="\n", markup=False)
 
 
 if __name__ == "__main__":
