@@ -12,6 +12,7 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from rich.console import Console
 from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner
 
@@ -35,7 +36,7 @@ from measure_sources import Scorer, Source, evenly, groups_of, make_shifts, pars
 from recipe_choice import RULE, choose, read_folds  # noqa: E402
 from source_plot import save_plot, spread  # noqa: E402
 from source_results import ImageScore, Point, Results, SourceResult, curve_points, summarise  # noqa: E402
-from sources import app, fastest_fp32, parse_densities  # noqa: E402
+from sources import DENSITIES, app, fastest_fp32, parse_densities  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 GLASS = 255
@@ -350,10 +351,10 @@ def test_compare_shows_both_weights_with_the_worst_source_first(tmp_path):
         ("lab", "2", "0.708 → 0.806", "0.608 → 0.706", "0.718 → 0.816", "1 → 1"),
         ("home", "2", "0.820 → 0.830", "0.720 → 0.730", "0.830 → 0.840", "1 → 1"),
     )
-    assert grids[1].lines[0] == ("lab", "0.208 b", "0.306 b")
-    assert grids[2].columns == ("source", "weights", "×0.7", "×1", "lowest ×0.7–1.4")
+    assert grids[1].lines[:2] == (("lab", "shipped", "0.208", "b"), ("lab", "robust", "0.306", "b"))
+    assert grids[2].columns == ("source", "weights", "×0.7", "×1", "lowest")
     assert grids[2].lines[:2] == (("lab", "shipped", "90%", "100%", "90%"), ("lab", "robust", "90%", "100%", "90%"))
-    assert grids[3].lines[0] == ("skin", "1", "0.208 → 0.306", "0.208 → 0.306", "b")
+    assert grids[3].lines[0] == ("skin", "1", "0.208 → 0.306", "0.208 → 0.306")
     assert notes == [
         "shipped: recipe fast, scored by openvino:fp32.",
         "robust: recipe robust, scored by openvino:fp32.",
@@ -372,8 +373,26 @@ def test_compare_rejects_results_of_other_images():
     old, new = make_results(make_source()), make_results(make_source(images=(ImageScore("c", 1, 0.5),)))
     with pytest.raises(BadInput, match="scored other images of lab; score both bundles with the same --images"):
         compare_results(old, new, ("old", "new"))
+    curves = {"density": (Point(0.7, 0.5, 0.9),)}
+    old, new = (make_results(make_source(curves=curves, curve_images=stems)) for stems in (("a",), ("a", "b")))
+    with pytest.raises(BadInput, match=r"curves of old and new show other images of lab; .* same --curve-images"):
+        compare_results(old, new, ("old", "new"))
     with pytest.raises(BadInput, match="no source in common"):
         compare_results(old, make_results(make_source("home")), ("old", "new"))
+
+
+def test_tables_of_the_default_densities_fit_a_terminal():
+    factors = parse_densities(DENSITIES)
+    image = ImageScore("nuinsseg_human_umbilical_cord_01", 1, 0.8, "human_umbilical_cord")
+    curves = {curve: curve_points(dict.fromkeys(factors, 0.8), 0.8) for curve in ("density", "haematoxylin")}
+    results = make_results(make_source("nuinsseg", curves=curves, images=(image,)))
+    grids = [*results.grids(), *compare_results(results, results, ("shipped", "robust"))[0]]
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(*(grid.shown() for grid in grids), sep="\n")
+    lines = {" ".join(line.split()) for line in capture.get().splitlines()}
+    for grid in grids:
+        assert {" ".join(" ".join(line).split()) for line in grid.lines} <= lines
 
 
 @pytest.mark.parametrize(("text", "error"), [(None, "does not exist"), ("{}", "not the JSON of sources.py score")])

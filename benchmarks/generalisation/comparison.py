@@ -30,6 +30,9 @@ def _pairs(before: Results, after: Results, names: Names) -> list[Pair]:
         if {image.stem for image in one.images} != {image.stem for image in other.images}:
             cause = f"{names[0]} and {names[1]} scored other images of {one.name}"
             raise BadInput(cause, "score both bundles with the same --images")
+        if one.curves and other.curves and one.curve_images != other.curve_images:
+            cause = f"The curves of {names[0]} and {names[1]} show other images of {one.name}"
+            raise BadInput(cause, "score both bundles with the same --curve-images")
     return sorted(pairs, key=lambda pair: pair[1].dice_mean)
 
 
@@ -52,8 +55,12 @@ def _grids(pairs: list[Pair], names: Names) -> Iterator[Grid]:
     )
     yield Grid(
         "The worst image of each source",
-        ("source", names[0], names[1]),
-        tuple((new.name, _worst(old), _worst(new)) for old, new in pairs),
+        ("source", "weights", "Dice", "worst image"),
+        tuple(
+            (source.name, name, score(source.ranked[0][0]), source.ranked[0][1])
+            for pair in pairs
+            for name, source in zip(names, pair, strict=True)
+        ),
     )
     for curve in dict.fromkeys(curve for pair in pairs for source in pair for curve in source.curves):
         yield _curve_grid(pairs, names, curve)
@@ -66,14 +73,8 @@ def _change(old: float | None, new: float | None) -> str:
     return f"{score(old)} → {score(new)}"
 
 
-def _worst(source: SourceResult) -> str:
-    value, stem = source.ranked[0]
-    return f"{score(value)} {stem}"
-
-
 def _curve_grid(pairs: list[Pair], names: Names, curve: str) -> Grid:
     factors = sorted({point.factor for pair in pairs for one in pair for point in one.curves.get(curve, ())})
-    lowest = f"lowest ×{RANGE[0]:g}–{RANGE[1]:g}"
     lines = []
     for pair in pairs:
         for name, source in zip(names, pair, strict=True):
@@ -82,27 +83,25 @@ def _curve_grid(pairs: list[Pair], names: Names, curve: str) -> Grid:
             lines.append((source.name, name, *cells, percent(source.lowest(curve))))
     what = "the optical density" if curve == DENSITY else f"{curve} only"
     return Grid(
-        f"Dice relative to the unshifted Dice, by the factor on {what}",
-        ("source", "weights", *(f"×{factor:g}" for factor in factors), lowest),
+        f"Dice relative to the unshifted Dice by the factor on {what}; the lowest from ×{RANGE[0]:g} to ×{RANGE[1]:g}",
+        ("source", "weights", *(f"×{factor:g}" for factor in factors), "lowest"),
         tuple(lines),
     )
 
 
 def _group_grid(old: SourceResult, new: SourceResult, arrow: str) -> Grid:
-    before = {group.group: group for group in old.groups()}
-    lines = []
-    for group in new.groups():
-        other = before.get(group.group)
-        lines.append(
-            (
-                group.group,
-                str(group.images),
-                _change(other and other.dice_mean, group.dice_mean),
-                _change(other and other.worst_dice, group.worst_dice),
-                group.worst_stem,
-            )
+    mean = {group.group: group.dice_mean for group in old.groups()}
+    worst = {group.group: group.worst_dice for group in old.groups()}
+    lines = (
+        (
+            group.group,
+            str(group.images),
+            _change(mean.get(group.group), group.dice_mean),
+            _change(worst.get(group.group), group.worst_dice),
         )
-    return Grid(f"{new.name} by group, {arrow}", ("group", "images", "mean", "worst", "worst image"), tuple(lines))
+        for group in new.groups()
+    )
+    return Grid(f"{new.name} by group, {arrow}", ("group", "images", "mean", "worst image"), tuple(lines))
 
 
 def _notes(before: Results, after: Results, names: Names) -> Iterator[str]:

@@ -28,7 +28,7 @@ class Grid(msgspec.Struct, frozen=True):
         """Return the title and the table for a terminal."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for k, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if k else "left", overflow="fold")
+            table.add_column(column, justify="right" if k else "left", overflow="fold", no_wrap=len(column) < 9)
         for line in self.lines:
             table.add_row(*line)
         return Group(Text(self.title), table)

@@ -74,11 +74,8 @@ def _limit(axes: Any, sources: Sequence[SourceResult], curves: Sequence[str]) ->
 def _label_ends(axes: Any, sources: Sequence[SourceResult], curve: str) -> None:
     """Write the name of each source at the end of its line, moved apart where two would overlap."""
     low, high = axes.get_ylim()
-    ends = {
-        k: 100 * source.curves[curve][-1].relative
-        for k, source in enumerate(sources)
-        if source.curves.get(curve) and source.curves[curve][-1].relative is not None
-    }
+    last = {k: source.curves[curve][-1].relative for k, source in enumerate(sources) if source.curves.get(curve)}
+    ends = {k: 100 * relative for k, relative in last.items() if relative is not None}
     heights = spread({k: (y - low) / (high - low) for k, y in ends.items()}, LABEL_GAP)
     for k in ends:
         text = f"{sources[k].name}\n({len(sources[k].curve_images)} images)"

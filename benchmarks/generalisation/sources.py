@@ -14,6 +14,7 @@ from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 from msal_deploy.errors import BadInput, MissingRequirement
 
 if TYPE_CHECKING:
+    from grids import Grid
     from source_results import Results
 
     from msal_deploy.bundle import Bundle
@@ -208,7 +209,7 @@ def _load(path: Path) -> "Results":
     return Results.load(path)
 
 
-def _show(grids: list, notes: list[str], markdown: Path | None) -> None:
+def _show(grids: "list[Grid]", notes: list[str], markdown: Path | None) -> None:
     from grids import as_markdown
     from rich.console import Console
 
