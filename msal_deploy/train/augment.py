@@ -128,9 +128,8 @@ class Scanner(v2.Transform):  # type: ignore[misc]  # torchvision has no types
         if params["noise"]:
             # In float: torchvision before 0.24 adds no noise to bytes.
             light = v2.functional.to_dtype(image, torch.float32, scale=True)
-            image = v2.functional.to_dtype(
-                v2.functional.gaussian_noise(light, sigma=params["noise"]), torch.uint8, scale=True
-            )
+            noisy = v2.functional.gaussian_noise(light, sigma=params["noise"])
+            image = v2.functional.to_dtype(noisy, torch.uint8, scale=True)
         if params["jpeg"]:
             image = v2.functional.jpeg(image, params["jpeg"])
         return tv_tensors.wrap(image, like=inpt)

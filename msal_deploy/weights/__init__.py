@@ -9,7 +9,10 @@ FOLDER = Path(__file__).parent
 DEFAULT = "msal-net-r34"
 
 # Name -> SHA-256 of <name>.safetensors in this folder.
-SHA256 = {"msal-net-r34": "9075ed2d37d2d3d2732374e3759af2c3865c5bf403c51407ff8c0ecf2b472aa0"}
+SHA256 = {
+    "msal-net-r34": "27b7d36f4ee6b88af27f53dabf2b2ccc8cbe14324b0e7ec34adb5be96d2385f5",
+    "msal-net-r18": "1913ccb2836eab263e90dae7cacefb6398febd8f8a529d6489e9c7a40da96883",
+}
 
 
 def find_weights(name_or_path: StrPath) -> Path:
