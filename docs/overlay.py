@@ -1,12 +1,13 @@
-"""Draw the picture of the README: the outlines of the nuclei that the shipped weights find in a crop of a CC0 slide.
+"""Draw the pictures of the README and of the model card: the nuclei that the shipped weights find in a CC0 slide.
 
     python docs/overlay.py CMU-1-Small-Region.svs bundle
 
 The slide is OpenSlide's test data, CC0: https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/. It was
-scanned at 0.499 µm/px and the network was trained at 0.25 µm/px, so the crop is enlarged by a factor of 2.
+scanned at 0.499 µm/px and the network was trained at 0.25 µm/px, so crops are enlarged by a factor of 2.
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,32 @@ from PIL import Image
 from skimage.segmentation import find_boundaries
 
 from msal_deploy import Bundle, open_engine
+from msal_deploy.runtimes import Engine
 
 IMAGES = Path(__file__).parent / "images"
-LEFT, TOP, WIDTH, HEIGHT = 560, 2680, 384, 192  # px of the slide: epidermis and dermis
+MODEL_CARD = Path(__file__).parents[1] / "msal_deploy" / "weights"
+# Left, top, width and height in px of the slide.
+TISSUE = (560, 2680, 384, 192)  # epidermis and dermis
+HARD = {
+    "epithelium": (1130, 2260, 256, 256),
+    "keratin": (1330, 960, 256, 256),
+    "surgical ink": (1700, 1880, 256, 256),
+    "pigmented epithelium": (1560, 2480, 256, 256),
+}
 OUTLINE = (255, 235, 59)  # yellow stands out from the pink and violet of H&E
 
 
-def crop(slide: Path) -> Image.Image:
-    """Cut the region from the slide, at the slide's own resolution."""
+def crop(slide: Path, region: tuple[int, int, int, int]) -> Image.Image:
+    """Cut a region from the slide, at the slide's own resolution."""
+    left, top, width, height = region
     with Image.open(slide) as image:
-        return image.convert("RGB").crop((LEFT, TOP, LEFT + WIDTH, TOP + HEIGHT))
+        return image.convert("RGB").crop((left, top, left + width, top + height))
+
+
+def outlined(tissue: Image.Image, engine: Engine) -> Image.Image:
+    """Return the tissue at twice its size with the outlines of its nuclei."""
+    image = np.asarray(tissue.resize((2 * tissue.width, 2 * tissue.height)))
+    return draw_outlines(image, engine(image[None])[0, 0] >= 0.5)
 
 
 def draw_outlines(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Image:
@@ -34,16 +51,23 @@ def draw_outlines(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Im
     return Image.fromarray(picture)
 
 
+def montage(above: Iterable[Image.Image], below: Iterable[Image.Image], side: int = 256) -> Image.Image:
+    """Return two rows of tiles, each scaled to `side` px."""
+    rows = [np.hstack([np.asarray(tile.resize((side, side))) for tile in tiles]) for tiles in (above, below)]
+    return Image.fromarray(np.vstack(rows))
+
+
 def main(slide: Path, bundle: Path) -> None:
-    """Write ``tissue.png`` and ``overlay.png``."""
-    tissue = crop(slide)
+    """Write ``tissue.png`` and ``overlay.png`` of the README, and ``failures.jpg`` of the model card."""
+    tissue = crop(slide, TISSUE)
     tissue.save(IMAGES / "tissue.png", optimize=True)
-    image = np.asarray(tissue.resize((2 * WIDTH, 2 * HEIGHT)))
+    hard = [crop(slide, region) for region in HARD.values()]
     with open_engine(Bundle(bundle)) as engine:
-        probability = engine(image[None])[0, 0]
+        picture = outlined(tissue, engine)
+        marked = [outlined(tile, engine) for tile in hard]
     # 128 colours cannot be told from all of them at this size, and halve the file.
-    picture = draw_outlines(image, probability >= 0.5).quantize(128, dither=Image.Dither.NONE)
-    picture.save(IMAGES / "overlay.png", optimize=True)
+    picture.quantize(128, dither=Image.Dither.NONE).save(IMAGES / "overlay.png", optimize=True)
+    montage(hard, marked).save(MODEL_CARD / "failures.jpg", quality=88)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def train(
         raise BadInput("--from starts a run, and --resume continues one", "leave one of them out")
     checkpoint = _checkpoint(start, recipe) if start else None
     options = (encoder, epochs, seed, model, backbone, rate)
-    chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, *options)
+    chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, data, *options)
     both = [*data, *(unseen or ())]
     with open_training_sets(both) as sets:
         names = list(sets)
@@ -124,6 +124,7 @@ def _recipe(
     name: str | None,
     start: "Checkpoint | None",
     resumed: Path | None,
+    data: list[str],
     encoder: str | None,
     epochs: int | None,
     seed: int | None,
@@ -139,5 +140,16 @@ def _recipe(
     elif resumed is not None:
         base = load_state(resumed).recipe  # `train` refuses options that change it
     else:
-        base = start.recipe if start is not None else "paper"
+        base = _without_other_sets(start.recipe, data) if start is not None else "paper"
     return choose_recipe(base, encoder, epochs, seed, model, backbone, rate)
+
+
+def _without_other_sets(recipe: "Recipe", data: list[str]) -> "Recipe":
+    """Return the recipe of a checkpoint; its mixture is dropped unless `data` are the sets that it names."""
+    from msgspec.structs import replace
+
+    from msal_deploy.data.training_sets import split_name
+
+    if set(recipe.train.mixture) == {split_name(source)[0] for source in data}:
+        return recipe
+    return replace(recipe, train=replace(recipe.train, mixture={}))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from PIL import Image
 from refusal import assert_refused
 from typer.testing import CliRunner, Result
@@ -155,8 +156,24 @@ def test_a_recipe_given_with_a_checkpoint_replaces_its_own(work: Path, resnet18:
 def test_shipped_weights_can_be_named(work: Path, reached: dict[str, Any]) -> None:
     result = msal_deploy("train", "--data", "monuseg", "--from", "msal-net-r34", "--out", "out")
     assert isinstance(result.exception, Reached), result.output
-    assert reached["recipe"] == reached["start"].recipe
+    recipe, own = reached["recipe"], reached["start"].recipe
+    assert own.train.mixture and recipe == replace(own, train=replace(own.train, mixture={}))
     assert reached["start"].file.name == "msal-net-r34.safetensors"
+
+
+def test_the_mixture_of_a_checkpoint_is_kept_for_its_own_sets_only(work: Path, reached: dict[str, Any]) -> None:
+    save_checkpoint("mixed.safetensors", untrained(Recipe.load("mixed.toml")))
+    for data, mixture in (
+        (("monuseg", "lab=scans"), {"monuseg": 0.6, "lab": 0.4}),
+        (("monuseg",), {}),
+        (("monuseg", "lab=scans", "far"), {}),
+    ):
+        sources = [word for source in data for word in ("--data", source)]
+        msal_deploy("train", *sources, "--from", "mixed.safetensors", "--out", "out")
+        assert (list(reached["images"]), reached["recipe"].train.mixture) == (
+            [source.partition("=")[0] for source in data],
+            mixture,
+        )
 
 
 def test_a_state_dict_needs_the_recipe_of_its_network(work: Path, resnet18: Path, reached: dict[str, Any]) -> None:
