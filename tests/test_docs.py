@@ -76,6 +76,16 @@ TRAINS = {
         ROBUST_EPOCHS,
         "monuseg consep nuinsseg",
     ),
+    "msal-deploy train --data monuseg --data consep --data nuinsseg --recipe robust --out runs/robust --licence CC-BY-NC-SA-4.0": (  # noqa: E501
+        "robust",
+        ROBUST_EPOCHS,
+        "monuseg consep nuinsseg",
+    ),
+    "msal-deploy train --data monuseg --data consep --data nuinsseg --recipe robust --backbone resnet18 --out runs/robust-r18 --licence CC-BY-NC-SA-4.0": (  # noqa: E501
+        "robust",
+        ROBUST_EPOCHS,
+        "monuseg consep nuinsseg",
+    ),
     "msal-deploy train --data monuseg --data lab=my-images --recipe fast --out runs/two": ("fast", 40, "monuseg lab"),
     "msal-deploy train --data monuseg --data consep --unseen nuinsseg --recipe fast --out runs/unseen": (
         "fast",
@@ -504,7 +514,7 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 
 
 def result(name: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((RESULTS / f"2026-11-22-epyc-2-cores-{name}.json").read_text())
+    report: dict[str, Any] = json.loads((RESULTS / f"2026-11-26-epyc-2-cores-{name}.json").read_text())
     return report
 
 

@@ -17,7 +17,7 @@ from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256
 from msal_deploy.recipe import NetworkRecipe, Recipe
 from msal_deploy.train import LAST, load_state, train
-from msal_deploy.train import run as module
+from msal_deploy.train import trainer as module
 from msal_deploy.train.validation import ViewScore
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

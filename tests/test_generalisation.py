@@ -21,8 +21,8 @@ from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 from msal_deploy.metrics import Confusion
 from msal_deploy.recipe import Recipe
 from msal_deploy.runtimes import CATALOGUE
+from msal_deploy.train import TrainReport
 from msal_deploy.train.augment import STAINS
-from msal_deploy.train.run import TrainReport
 from msal_deploy.train.state import Epoch
 from msal_deploy.train.validation import ViewScore
 

@@ -1,7 +1,8 @@
 """Training: `train` fits a network by a recipe and keeps the weights with the best validation Dice.
 
 ===============  =========================================================================
-`run`            `train`: the training loop, on the devices that Lightning Fabric finds
+`run`            `train`: checks its arguments and finds the devices, with Lightning Fabric
+`trainer`        the training loop
 `patch_dataset`  `PatchDataset`: the training images, cut into augmented patches
 `augment`        random flips, rotations, zoom, and changes of stain and scanner
 `losses`         `segmentation_loss`
@@ -11,7 +12,8 @@
 ===============  =========================================================================
 """
 
-from msal_deploy.train.run import TrainReport, train
+from msal_deploy.train.run import train
 from msal_deploy.train.state import BEST, LAST, Epoch, load_state
+from msal_deploy.train.trainer import TrainReport
 
 __all__ = ["BEST", "LAST", "Epoch", "TrainReport", "load_state", "train"]
