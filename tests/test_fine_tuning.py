@@ -250,13 +250,13 @@ def test_the_best_weights_are_those_with_the_best_worst_set(sets, unseen, tmp_pa
 
 def test_unseen_images_are_never_trained_on(sets, unseen, tmp_path, monkeypatch):
     trained_on: set[int] = set()
-    step: Callable[..., torch.Tensor] = module._Trainer._step
+    step: Callable[..., torch.Tensor] = module.Trainer._step
 
     def watched(self: Any, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         trained_on.update(images[:, 2].unique().tolist())
         return step(self, images, masks)
 
-    monkeypatch.setattr(module._Trainer, "_step", watched)
+    monkeypatch.setattr(module.Trainer, "_step", watched)
     report = train(sets, with_train(RECIPE, epochs=1), tmp_path / "run", unseen=unseen, **CPU)
     assert trained_on == {10}  # the blue of both sets; that of the unseen one is 200
     assert {"far0", "far1"} < set(report.validation_stems)
