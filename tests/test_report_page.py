@@ -66,7 +66,7 @@ def test_every_figure_is_drawn_of_its_report(page, drawn):
     (bench,) = drawn["latency"]
     names = [row.pop("name") for row in bench["results"]]
     assert bench == BENCH and names[3] == "openvino:int8, 3 threads, 2 streams"
-    assert drawn["tradeoff"] == (accuracy_latency(VALIDATION, BENCH), VALIDATION)
+    assert drawn["tradeoff"] == (accuracy_latency(VALIDATION, BENCH), {"": VALIDATION})
     assert drawn["search"] == (PRECISION["int8"]["search"],)
     assert drawn["training"] == (TRAINING,)
 
