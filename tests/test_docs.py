@@ -217,6 +217,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("r34", "mine"):
         (folder / "runs" / name).mkdir(parents=True)
         save_checkpoint(folder / "runs" / name / "best.safetensors", small_checkpoint())
+    (folder / "runs" / "r18").mkdir()
+    save_checkpoint(folder / "runs" / "r18" / "msal-net-r18.safetensors", small_checkpoint(seed=1))
     (folder / "mine.toml").write_text(SMALL_RECIPE)
     torch.save(small_checkpoint().weights, folder / "weights.pt")
     unet = Recipe(name="unet", network=NetworkRecipe(model="unet", weights="random"))
@@ -237,12 +239,12 @@ boundary_refinement = false
 """
 
 
-def small_checkpoint() -> Checkpoint:
+def small_checkpoint(seed: int = 0) -> Checkpoint:
     """Random weights that find nuclei everywhere, so that no precision loses Dice and validate passes."""
     recipe = NetworkRecipe(
         backbone="resnet18", weights="random", dense_dilated=False, channel_attention=False, boundary_refinement=False
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = MSALNet(recipe).train()
     images = torch.from_numpy(example_images(2, 128, 128)).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -276,9 +278,10 @@ def exported(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def small_weights(inputs: Path) -> Iterator[None]:
     """Put the small network in the place of the weights that come with the package."""
-    small = inputs / "runs" / "r34" / "best.safetensors"
+    runs = inputs / "runs"
+    small = {DEFAULT: runs / "r34" / "best.safetensors", "msal-net-r18": runs / "r18" / "msal-net-r18.safetensors"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("msal_deploy.weights.find_weights", lambda name: small if name == DEFAULT else Path(name))
+        patch.setattr("msal_deploy.weights.find_weights", lambda name: small.get(str(name), Path(name)))
         yield
 
 

@@ -13,7 +13,7 @@ from msal_deploy.precision import PrecisionReport
 from msal_deploy.precision.run import CalibrationRun, Fp16Report, Int8Report
 from msal_deploy.precision.search import NodeCost, SearchReport, Trial
 from msal_deploy.recipe import PAPER
-from msal_deploy.report import Overlay, write_report
+from msal_deploy.report import Overlay, plots, write_report
 from msal_deploy.report.overlays import (
     BACKGROUND,
     FALSE_NEGATIVE,
@@ -423,8 +423,6 @@ def test_page_without_a_benchmark_has_no_tradeoff(tmp_path):
 def test_labels_of_close_points_do_not_overlap():
     from matplotlib.figure import Figure
 
-    from msal_deploy.report import plots
-
     figure = Figure(figsize=(9.5, 3.8))
     axes = figure.add_subplot()
     points = [(x, 0.8155) for x in (322, 330, 372, 452)] + [(0, 0.8)]
@@ -433,3 +431,34 @@ def test_labels_of_close_points_do_not_overlap():
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == len(points)
     assert not any(box.count_overlaps(boxes[k + 1 :]) for k, box in enumerate(boxes))
+
+
+def test_plot_of_several_weights_names_them_and_draws_one_front():
+    names = {"heavy": ((40, 0.82, True), (50, 0.81, False)), "light": ((10, 0.80, True), (20, 0.79, False))}
+    engines = ("openvino:int8", "torch:fp32")
+    rows = [
+        {"weights": weights, "engine": engine, "latency_ms_p50": p50, "pixel_dice_mean": dice,
+         "delta_dice_lower": -0.001, "finite": True, "pareto_optimal": optimal}
+        for weights, points in names.items()
+        for engine, (p50, dice, optimal) in zip(engines, points, strict=True)
+    ]  # fmt: skip
+    validations = {
+        name: {"reference": "torch:fp32", "budget": 0.002, "engines": {"torch:fp32": {"pixel_dice_mean": points[1][1]}}}
+        for name, points in names.items()
+    }
+    rows.sort(key=lambda row: row["latency_ms_p50"])
+    uri = plots.tradeoff_plot(rows, validations)
+    svg = base64.b64decode(uri.partition(",")[2]).decode()
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert [texts.count(text) for text in ("heavy", "light", "Pareto front", *engines)] == [1, 1, 1, 2, 2]
+    (front,) = [line for line in paths(svg, r"var\(--ink\)") if len(line) == 2]
+    assert (front[1][0] - front[0][0]) > 0 > (front[1][1] - front[0][1])  # to the right, and up in an SVG
+    for colour in plots.COLOURS[:2]:  # of each weights, a solid line at the reference and a dashed one at the budget
+        flat = [line for line in paths(svg, colour) if len(line) == 2 and line[0][1] == line[1][1]]
+        assert len(flat) == 2
+
+
+def paths(svg, colour):
+    """Return the (x, y) vertices of the lines in the axes that have a colour."""
+    found = re.findall(rf'<path d="([^"]*)" clip-path="[^"]*" style="fill: none; (?:stroke-dash[^;]*; )*stroke: {colour}', svg)
+    return [[(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)] for path in found]

@@ -313,3 +313,131 @@ def test_the_largest_value_of_fp16(page, largest, text):
     facts = page_facts(page(precision=PRECISION | {"fp16": fp16}))
     assert next(numbers_in(facts["FP16: largest value"])) == text
     assert facts["FP16: kept in FP32"] == "none"
+
+
+# --- several weights -------------------------------------------------------------------------------------------------
+
+LIGHT = VALIDATION | {
+    "engines": {
+        "torch:fp32": score(0.8162, 0, 0),
+        "openvino:fp32": score(0.8163, 0.0001, -0.0003),
+        "openvino:int8": score(0.8160, -0.0002, -0.0012),
+        "onnxruntime:int8": score(0.8101, -0.0061, -0.0071, passed=False),
+        "tensorrt:fp16": score(0.8160, 0, 0, finite=False, passed=False, max_abs_delta_probability=None),
+        "onnxruntime:fp16": score(0.8162, 0, 0),
+    },
+}  # fmt: skip
+LIGHT_BENCH = {
+    "results": [
+        timed("torch:fp32", 1, 100), timed("openvino:int8", 1, 10),  # a batch that the first weights do not have
+        timed("torch:fp32", 2, 200), timed("openvino:fp32", 2, 100), timed("openvino:int8", 2, 25),
+        timed("tensorrt:fp16", 2, 25), timed("onnxruntime:int8", 2, 20),
+    ],
+    "environment": {},
+}  # fmt: skip
+LIGHT_MANIFEST = MANIFEST | {
+    "recipe": {"name": "light", "network": NETWORK | {"backbone": "resnet10"}},
+    "artifacts": {"checkpoint.safetensors": {"sha256": "fedcba9876543210" * 4}},
+}
+ALSO = [{"weights": "light", "manifest": LIGHT_MANIFEST, "validate": LIGHT, "bench": LIGHT_BENCH}]
+# Speed-ups are 400 ms (torch:fp32 of the first weights) divided by the median. On its own, light has openvino:fp32 on
+# the front, too: there it is the most accurate; the INT8 graph of the first weights is faster and more accurate.
+BOTH = {
+    ("tensorrt:fp16", "heavy"): ("0.8300", "0", "3.2", "125.00×", "no", "✗ not finite"),
+    ("onnxruntime:int8", "light"): ("0.8101", "−0.0071", "20.0", "20.00×", "● yes", "✗ failed"),
+    ("openvino:int8", "light"): ("0.8160", "−0.0012", "25.0", "16.00×", "● yes", "✓ passed"),
+    ("tensorrt:fp16", "light"): ("0.8160", "0", "25.0", "16.00×", "no", "✗ not finite"),
+    ("openvino:int8", "heavy"): ("0.8172", "−0.0021", "50.0", "8.00×", "● yes", "✓ passed"),
+    ("openvino:fp32", "light"): ("0.8163", "−0.0003", "100.0", "4.00×", "no", "✓ passed"),
+    ("onnxruntime:int8", "heavy"): ("0.8151", "−0.0041", "160.0", "2.50×", "no", "✗ failed"),
+    ("torch:fp32", "light"): ("0.8162", "–", "200.0", "2.00×", "no", "reference"),
+    ("torch:fp32", "heavy"): ("0.8200", "–", "400.0", "1.00×", "● yes", "reference"),
+}
+
+
+def test_several_weights_on_the_page(page):
+    text = page(validation=VALIDATION, bench=BENCH, precision=PRECISION, weights="heavy", also=ALSO)
+    headers = (
+        "Engine", "Weights", "Dice mean", "ΔDice lower", "p50, batch 2 ms", "Speed-up over torch:fp32",
+        "Pareto- optimal", "Parity",
+    )  # fmt: skip
+    rows = table_with(text, "Pareto- optimal")
+    assert rows == [dict(zip(headers, (*names, *cells), strict=True)) for names, cells in BOTH.items()]
+    facts = page_facts(text)
+    assert facts["Weights"] == "heavy"
+    assert facts["Also light"] == (
+        "MSAL-Net, resnet10 with dense dilated convolutions, boundary refinement; SHA-256 fedcba987654…; CC0-1.0"
+    )
+    assert "Speed-up: over torch:fp32 of heavy." in text and "separate run" in text
+    untimed = next(line for line in text.splitlines() if "Not timed" in line)
+    assert untimed.endswith("openvino:fp32 of heavy, onnxruntime:fp16 of light.</p>")
+    assert {heading for heading in page_tables(text) if "(heavy)" in heading} >= {
+        "Parity with torch:fp32 (heavy)",
+        "Latency (heavy)",
+    }
+
+
+def test_other_weights_without_a_checkpoint(page):
+    also = [ALSO[0] | {"manifest": LIGHT_MANIFEST | {"artifacts": {}}}]
+    facts = page_facts(page(validation=VALIDATION, bench=BENCH, weights="heavy", also=also))
+    assert facts["Also light"].endswith("boundary refinement; CC0-1.0")
+
+
+def test_the_name_of_the_only_weights_changes_nothing(page):
+    reports = {"validation": VALIDATION, "bench": BENCH, "precision": PRECISION}
+    assert page(**reports, weights="heavy") == page(**reports)
+    assert accuracy_latency(VALIDATION, BENCH, weights="heavy") == accuracy_latency(VALIDATION, BENCH)
+    assert printed(accuracy_latency_table(VALIDATION, BENCH, weights="heavy")) == printed(
+        accuracy_latency_table(VALIDATION, BENCH)
+    )
+
+
+def test_several_weights_in_the_terminal():
+    table = accuracy_latency_table(VALIDATION, BENCH, weights="heavy", also=ALSO)
+    rows = terminal_rows(table)
+    marks = {"no": "", "● yes": "●"}
+    assert [(row["engine"], row["weights"]) for row in rows] == list(BOTH)
+    assert [(row["Dice mean"], row["p50 ms"], row["speed-up"], row["Pareto"]) for row in rows] == [
+        (dice, p50, speed_up, marks[optimal]) for dice, _, p50, speed_up, optimal, _ in BOTH.values()
+    ]
+    assert [row["ΔDice lower"] for row in rows][:3] == ["0", "-0.0071", "-0.0012"]
+    assert "over torch:fp32 of heavy" in str(table.caption)
+    assert "over torch" not in str(accuracy_latency_table(VALIDATION, BENCH).caption)
+
+
+def test_a_long_name_of_weights_is_folded_and_not_cut_off():
+    name = "a-long-name-of-a-folder-best-safetensors"
+    bench = {
+        "results": [row | {"engine": row["engine"].replace("tensorrt:", "tensorrt_rtx:")} for row in BENCH["results"]]
+    }
+    engines = {name.replace("tensorrt:", "tensorrt_rtx:"): one for name, one in VALIDATION["engines"].items()}
+    text = printed(accuracy_latency_table(VALIDATION | {"engines": engines}, bench, weights=name, also=ALSO))
+    lines = [line for line in text.splitlines() if "tensorrt_rtx:fp16" in line]
+    assert len(lines) == 1 and "125.00×" in lines[0] and "NaN" in lines[0]
+
+
+def test_several_weights_as_json():
+    rows = accuracy_latency(VALIDATION, BENCH, weights="heavy", also=ALSO)
+    assert [(row["engine"], row["weights"]) for row in rows] == list(BOTH)
+    assert rows[2] == {
+        "weights": "light", "engine": "openvino:int8", "batch": 2, "threads": None, "streams": 1,
+        "pixel_dice_mean": 0.8160, "delta_dice_lower": -0.0012, "latency_ms_p50": 25, "speed_up": 16, "finite": True,
+        "passed": True, "pareto_optimal": True,
+    }  # fmt: skip
+    assert [row["pareto_optimal"] for row in rows] == [cells[4] == "● yes" for cells in BOTH.values()]
+    alone = {row["engine"]: row["pareto_optimal"] for row in accuracy_latency(LIGHT, LIGHT_BENCH)}
+    assert alone["openvino:int8"]
+
+
+def test_three_weights_have_one_front():
+    third = {"weights": "third", "validate": LIGHT, "bench": {"results": [timed("openvino:fp32", 2, 10)]}}
+    rows = accuracy_latency(VALIDATION, BENCH, weights="heavy", also=[*ALSO, third])
+    front = [(row["engine"], row["weights"]) for row in rows if row["pareto_optimal"]]
+    assert front == [("openvino:fp32", "third"), ("openvino:int8", "heavy"), ("torch:fp32", "heavy")]
+    assert [row["speed_up"] for row in rows if row["weights"] == "third"] == [40]
+
+
+def test_speed_ups_need_the_reference_of_the_first_weights():
+    bench = {"results": [row for row in BENCH["results"] if row["engine"] != "torch:fp32"]}
+    rows = accuracy_latency(VALIDATION, bench, weights="heavy", also=ALSO)
+    assert {row["speed_up"] for row in rows} == {None}

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from columns import numbers_in, page_facts, page_tables
-from test_report_columns import BENCH, MANIFEST, PRECISION, VALIDATION, score
+from test_report_columns import ALSO, BENCH, LIGHT, MANIFEST, PRECISION, VALIDATION, score
 
 from msal_deploy import __version__
 from msal_deploy.report import Overlay, overlays, plots, write_report
@@ -66,7 +66,7 @@ def test_every_figure_is_drawn_of_its_report(page, drawn):
     (bench,) = drawn["latency"]
     names = [row.pop("name") for row in bench["results"]]
     assert bench == BENCH and names[3] == "openvino:int8, 3 threads, 2 streams"
-    assert drawn["tradeoff"] == (accuracy_latency(VALIDATION, BENCH), VALIDATION)
+    assert drawn["tradeoff"] == (accuracy_latency(VALIDATION, BENCH), {"": VALIDATION})
     assert drawn["search"] == (PRECISION["int8"]["search"],)
     assert drawn["training"] == (TRAINING,)
 
@@ -244,3 +244,29 @@ def test_overlays(page):
     colours = re.findall(r'<i style="background:rgb(\(.*?\))"', text)
     names = ("TRUTH", "PREDICTION", "TRUE_POSITIVE", "FALSE_POSITIVE", "FALSE_NEGATIVE")
     assert colours == [str(getattr(overlays, name)) for name in names]
+
+
+def test_the_plot_of_several_weights_has_all_of_them(page, drawn):
+    page(validation=VALIDATION, bench=BENCH, weights="heavy", also=ALSO)
+    rows = accuracy_latency(VALIDATION, BENCH, weights="heavy", also=ALSO)
+    assert drawn["tradeoff"] == (rows, {"heavy": VALIDATION, "light": LIGHT})
+    assert drawn["delta"] == (VALIDATION,)
+
+
+def test_the_verdict_on_several_weights_is_the_worst(page):
+    good = scored(("a:fp32", score(0.8, -0.001, -0.0021)))
+    bad = scored(("b:fp32", score(0.8, -0.003, -0.0041, passed=False)))
+    for first, other, state in ((good, good, "passed"), (good, bad, "failed"), (bad, good, "failed")):
+        also = [ALSO[0] | {"validate": other}]
+        found, text = verdict(page(validation=first, bench=BENCH, weights="heavy", also=also))
+        assert found == state and text.startswith(f"{state.capitalize()}. heavy: ")
+    assert (
+        "heavy: b:fp32: not within 0.0025 Dice of torch:fp32 on 9 patches of 3 images; light: 1 engine within" in text
+    )
+    details = text.partition("heavy: Dice of torch:fp32")[2].split("light: Dice of torch:fp32")
+    assert "−0.0041 (b:fp32)" in details[0] and "−0.0021 (a:fp32)" in details[1]
+
+
+def test_other_weights_need_a_validation_of_the_first(page):
+    text = page(bench=BENCH, weights="heavy", also=ALSO)
+    assert verdict(text)[0] == "none" and "Accuracy × latency" not in text

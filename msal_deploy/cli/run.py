@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from msal_deploy.cli.options import Encoder, Engines, Epochs, Json, choose_recipe
-from msal_deploy.errors import BadInput
+from msal_deploy.errors import BadInput, GateFailed
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from msal_deploy.bench import BenchReport
     from msal_deploy.bundle import Bundle
     from msal_deploy.data import Dataset, Patch
@@ -40,6 +42,14 @@ def run(
     epochs: Epochs = None,
     fp16: Annotated[bool, typer.Option(help="Also create and validate an FP16 graph.")] = True,
     int8: Annotated[bool, typer.Option(help="Also create and validate an INT8 graph.")] = True,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            help="Other weights to compare: a checkpoint file, or name of shipped weights; repeatable. "
+            "Their bundle is OUT/bundle-NAME.",
+        ),
+    ] = None,
     engine: Engines = None,
     budget: Annotated[float, typer.Option(min=0, help="Largest acceptable loss of mean Dice.")] = 0.002,
     seconds: Annotated[float, typer.Option(help="Length of a benchmark time window in seconds.")] = 3.0,
@@ -50,7 +60,13 @@ def run(
     Without options, it generates a synthetic set and uses the shipped weights. FP16 and INT8 are calibrated on the
     training images, and left out if there are fewer than two. Exit 1 if an engine loses more than --budget.
 
+    --also does the same for other weights and shows all engines of all weights in one accuracy × latency table and plot
+    with one Pareto front, to choose between accuracy and latency. An engine's ΔDice is relative to PyTorch with the
+    same weights, its speed-up to PyTorch with the first weights.
+
     Example: msal-deploy run --data monuseg --checkpoint runs/r34/best.safetensors --out runs/r34-report
+
+    Example: msal-deploy run --data monuseg --also msal-net-r18 --out runs/both
     """
     from rich.console import Console
 
@@ -66,6 +82,9 @@ def run(
     if not trains and (encoder or epochs):
         raise BadInput("--encoder and --epochs have no effect without training", "add --recipe")
     weights = None if trains else find_weights(checkpoint or DEFAULT)
+    first, others = _name_weights(weights or out / "training" / "best.safetensors", also or [])
+    suffixes = {first: ""} | {name: f"-{name}" for name in others}  # of the files and the bundle
+    of = {name: f" ({name})" if others else "" for name in suffixes}  # in headings and titles
     history: tuple[Epoch, ...] = ()
     source = f"the test images of {data.name}" if data else SYNTHETIC
     with open_dataset(data or _generate(out / "data")) as dataset:
@@ -73,24 +92,80 @@ def run(
         if weights is None:
             weights, history = _train(dataset, choose_recipe(str(recipe), encoder, epochs), out / "training", data)
             recipe = None  # the new checkpoint contains it
-        precision = _export(weights, recipe, out / "bundle", dataset, fp16, int8, budget)
-    bundle = Bundle(out / "bundle")
-    validation = _validate(bundle, engine or available_engines(bundle), patches, budget, convention)
-    timings = _bench(bundle, engine or available_engines(bundle, timed=True), seconds)
-    reports: dict[str, Any] = {
-        "validate": validation.to_json(),
-        "bench": timings.to_json(),
-        "precision": precision.to_json() if precision else None,
+        precisions = {first: _export(weights, recipe, out / "bundle", dataset, fp16, int8, budget, of[first])}
+        for name, path in others.items():
+            precisions[name] = _export(path, None, out / f"bundle-{name}", dataset, fp16, int8, budget, of[name])
+    bundles = {name: Bundle(out / f"bundle{suffix}") for name, suffix in suffixes.items()}
+    validations = {
+        name: _validate(bundle, engine or available_engines(bundle), patches, budget, convention, of[name])
+        for name, bundle in bundles.items()
     }
-    write_json(out / "validation.json", reports["validate"])
-    write_json(out / "bench.json", reports["bench"])
-    Console().print(accuracy_latency_table(reports["validate"], reports["bench"]))
-    _report(out / "report.html", bundle, reports, history, _overlays(validation, patches), source)
+    reports: dict[str, dict[str, Any]] = {}
+    for name, bundle in bundles.items():
+        timings = _bench(bundle, engine or available_engines(bundle, timed=True), seconds, of[name])
+        precision = precisions[name]
+        reports[name] = {
+            "validate": validations[name].to_json(),
+            "bench": timings.to_json(),
+            "precision": precision.to_json() if precision else None,
+        }
+        write_json(out / f"validation{suffixes[name]}.json", reports[name]["validate"])
+        write_json(out / f"bench{suffixes[name]}.json", reports[name]["bench"])
+    compared = [{"weights": name, **reports[name]} for name in others]
+    both = reports[first]["validate"], reports[first]["bench"]
+    Console().print(accuracy_latency_table(*both, weights=first, also=compared))
+    overlays = _overlays(validations[first], patches)
+    _report(out / "report.html", bundles, reports, history, overlays, source)
     if json:
-        rows = accuracy_latency(reports["validate"], reports["bench"])
-        write_json(json, {**reports, "accuracy_latency": rows})
+        rows = accuracy_latency(*both, weights=first, also=compared)
+        more = {"also": compared} if compared else {}
+        write_json(json, {**reports[first], **more, "accuracy_latency": rows})
     typer.echo(f"Report: {out / 'report.html'}")
-    validation.require_passed()
+    _require_passed(validations)
+
+
+def _name_weights(first: Path, also: list[str]) -> tuple[str, dict[str, Path]]:
+    """Check the weights of --also; return the name of the first weights, and name -> file of the others.
+
+    The name is the file's, without suffix; files with the same name (training writes ``best.safetensors``) also have
+    the name of their folder.
+    """
+    from collections import Counter
+
+    from msal_deploy.checkpoint import load_checkpoint
+    from msal_deploy.files import sha256
+    from msal_deploy.weights import find_weights
+
+    files = [first, *map(find_weights, also)]
+    seen: dict[str, Path] = {}
+    for file in files if also else []:
+        digest = sha256(file) if file.is_file() else str(file)
+        if digest in seen:
+            raise BadInput(f"{file} has the same weights as {seen[digest]}", "remove it from --also")
+        seen[digest] = file
+    for file in files[1:]:
+        if file.suffix in (".pt", ".pth"):
+            cause = f"{file} is a state dict without a recipe, and --recipe does not apply to --also"
+            raise BadInput(cause, "export it with --recipe and use the checkpoint.safetensors of the bundle")
+        load_checkpoint(file).network()  # raises if the file is missing or damaged, or does not fit its network
+    stems = Counter(file.stem for file in files)
+    names = [file.stem if stems[file.stem] == 1 else f"{file.resolve().parent.name}-{file.stem}" for file in files]
+    if len(set(names)) < len(names):
+        raise BadInput(f"Expected a name for each weights, got {', '.join(names)}", "rename a file or its folder")
+    return names[0], dict(zip(names[1:], files[1:], strict=True))
+
+
+def _require_passed(validations: "dict[str, ValidationReport]") -> None:
+    """Raise `GateFailed` unless all engines of all weights passed. Names the weights if there are several."""
+    failed: dict[str, GateFailed] = {}
+    for name, validation in validations.items():
+        try:
+            validation.require_passed()
+        except GateFailed as error:
+            failed[f"{name}: " if len(validations) > 1 else ""] = error
+    if failed:
+        cause = ". ".join(f"{name}{error.cause}" for name, error in failed.items())
+        raise GateFailed(cause, max((error.remedy for error in failed.values()), key=len))
 
 
 def _heading(text: str) -> None:
@@ -120,7 +195,14 @@ def _train(dataset: "Dataset", recipe: "Recipe", folder: Path, data: Path | None
 
 
 def _export(
-    checkpoint: Path, recipe: str | None, folder: Path, dataset: "Dataset", fp16: bool, int8: bool, budget: float
+    checkpoint: Path,
+    recipe: str | None,
+    folder: Path,
+    dataset: "Dataset",
+    fp16: bool,
+    int8: bool,
+    budget: float,
+    of: str,
 ) -> "PrecisionReport | None":
     from msal_deploy.checkpoint import load_checkpoint
     from msal_deploy.data import validation_split
@@ -128,14 +210,14 @@ def _export(
     from msal_deploy.precision import PrecisionReport, add_precisions
     from msal_deploy.recipe import Recipe
 
-    _heading("Export: ONNX, compared with PyTorch")
+    _heading(f"Export: ONNX, compared with PyTorch{of}")
     reports: list[PrecisionReport] = []
     weights = load_checkpoint(checkpoint, Recipe.load(recipe) if recipe else None)
 
     def finish(bundle: Path) -> None:
         if not (fp16 or int8) or len(dataset.train) < 2:
             return
-        _heading("Precision: FP16 and INT8, calibrated on training images")
+        _heading(f"Precision: FP16 and INT8, calibrated on training images{of}")
         _, held_out = validation_split(dataset.train, weights.recipe.train.validation)
         # A confidence bound needs two images. With fewer, all layers are quantised and validation decides.
         search_budget = budget if len(held_out) > 1 else None
@@ -147,33 +229,36 @@ def _export(
 
 
 def _validate(
-    bundle: "Bundle", engines: list[str], patches: "tuple[Patch, ...]", budget: float, convention: str
+    bundle: "Bundle", engines: list[str], patches: "tuple[Patch, ...]", budget: float, convention: str, of: str
 ) -> "ValidationReport":
-    from rich.console import Console
-
     from msal_deploy.validate import validate
 
-    _heading(f"Validation: parity on {len(patches)} test patches")
+    _heading(f"Validation: parity on {len(patches)} test patches{of}")
     report = validate(bundle, engines, patches, budget=budget, label_convention=convention, progress=True)
-    Console().print(report.table())
+    _print(report.table(), of)
     return report
 
 
-def _bench(bundle: "Bundle", engines: list[str], seconds: float) -> "BenchReport":
-    from rich.console import Console
-
+def _bench(bundle: "Bundle", engines: list[str], seconds: float, of: str) -> "BenchReport":
     from msal_deploy.bench import bench
 
-    _heading("Benchmark: latency")
+    _heading(f"Benchmark: latency{of}")
     report = bench(bundle, engines, seconds=seconds, progress=True)
-    Console().print(report.table())
+    _print(report.table(), of)
     return report
+
+
+def _print(table: "Table", of: str) -> None:
+    from rich.console import Console
+
+    table.title = f"{table.title}{of}"
+    Console().print(table)
 
 
 def _report(
     path: Path,
-    bundle: "Bundle",
-    reports: dict[str, Any],
+    bundles: dict[str, "Bundle"],
+    reports: dict[str, dict[str, Any]],
     history: tuple["Epoch", ...],
     overlays: "list[Overlay]",
     source: str,
@@ -182,17 +267,21 @@ def _report(
 
     from msal_deploy.report import write_report
 
+    manifests = {name: msgspec.to_builtins(bundle.manifest) for name, bundle in bundles.items()}
+    first, *others = reports
     write_report(
         path,
         title="Parity and latency",
-        manifest=msgspec.to_builtins(bundle.manifest),
-        validation=reports["validate"],
-        bench=reports["bench"],
-        precision=reports["precision"],
+        manifest=manifests[first],
+        validation=reports[first]["validate"],
+        bench=reports[first]["bench"],
+        precision=reports[first]["precision"],
         training=msgspec.to_builtins(history) or None,
         overlays=overlays,
         data=source,
         command=shlex.join(["msal-deploy", *sys.argv[1:]]),
+        weights=first,
+        also=[{"weights": name, "manifest": manifests[name], **reports[name]} for name in others],
     )
 
 

@@ -105,28 +105,57 @@ def training_plot(history: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure, "training")
 
 
-def tradeoff_plot(rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Any]) -> str:
+def tradeoff_plot(rows: Sequence[Mapping[str, Any]], validations: Mapping[str, Mapping[str, Any]]) -> str:
     """Draw Dice against latency, with the Pareto front connected; return a data URI.
 
     Args:
         rows: The value of `accuracy_latency`.
-        validation: The value of `ValidationReport.to_json`.
+        validations: Name of the weights -> the value of `ValidationReport.to_json`. Several have a colour each.
     """
-    reference = validation["engines"][validation["reference"]]["pixel_dice_mean"]
     rows = [row for row in rows if row["finite"]]
     latency, dice = [row["latency_ms_p50"] for row in rows], [row["pixel_dice_mean"] for row in rows]
-    optimal = [k for k, row in enumerate(rows) if row["pareto_optimal"]]
-    figure = _figure(3.8)
-    axes = _scatter_axes(figure.add_subplot(), reference, validation["budget"], validation["reference"])
-    _whiskers(axes, latency, dice, [reference + row["delta_dice_lower"] for row in rows])
-    dominated = [k for k in range(len(rows)) if k not in optimal]
-    axes.plot([latency[k] for k in optimal], [dice[k] for k in optimal], "o-", label="Pareto-optimal", **MARK)
-    axes.plot([latency[k] for k in dominated], [dice[k] for k in dominated], "o", mfc="none", label="dominated", **MARK)
+    figure = _figure(4.8 if len(validations) > 1 else 3.8)
+    axes = figure.add_subplot()
+    if len(validations) > 1:
+        _points_by_weights(axes, rows, validations)
+    else:
+        (validation,) = validations.values()
+        reference = _reference_dice(validation)
+        _scatter_axes(axes, reference, validation["budget"], validation["reference"])
+        _whiskers(axes, latency, dice, [reference + row["delta_dice_lower"] for row in rows])
+        optimal = [k for k, row in enumerate(rows) if row["pareto_optimal"]]
+        dominated = [k for k in range(len(rows)) if k not in optimal]
+        axes.plot([latency[k] for k in optimal], [dice[k] for k in optimal], "o-", label="Pareto-optimal", **MARK)
+        hollow = {"mfc": "none", "label": "dominated", **MARK}
+        axes.plot([latency[k] for k in dominated], [dice[k] for k in dominated], "o", **hollow)
     axes.set_xlabel("latency p50, ms per batch")
     axes.set_xlim(left=0)
     _legend(figure, axes)
     _label_points(figure, axes, list(zip(latency, dice, strict=True)), [row["engine"] for row in rows])
     return _svg(figure, "tradeoff")
+
+
+def _points_by_weights(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], validations: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Draw the points of each weights in a colour, with lines at their reference and budget, and the common front."""
+    front = [row for row in rows if row["pareto_optimal"]]
+    style: dict[str, Any] = {"color": INK, "lw": 1.2, "label": "Pareto front", "zorder": 1.5}
+    axes.plot([row["latency_ms_p50"] for row in front], [row["pixel_dice_mean"] for row in front], "-", **style)
+    for k, (name, validation) in enumerate(validations.items()):
+        own = [row for row in rows if row["weights"] == name]
+        reference = _reference_dice(validation)
+        _scatter_axes(axes, reference, validation["budget"], "_", _colour(k))  # "_": not in the legend
+        x, y = [row["latency_ms_p50"] for row in own], [row["pixel_dice_mean"] for row in own]
+        _whiskers(axes, x, y, [reference + row["delta_dice_lower"] for row in own], _colour(k))
+        for row in own:
+            fill = {} if row["pareto_optimal"] else {"mfc": "none"}
+            axes.plot(row["latency_ms_p50"], row["pixel_dice_mean"], "o", **MARK | {"color": _colour(k)} | fill)
+        axes.plot([], [], "o", label=name, **MARK | {"color": _colour(k)})
+
+
+def _reference_dice(validation: Mapping[str, Any]) -> float:
+    return float(validation["engines"][validation["reference"]]["pixel_dice_mean"])
 
 
 def search_plot(search: Mapping[str, Any]) -> str:
@@ -167,12 +196,12 @@ def _limit_to_100_percent(axes: Axes, smallest: float) -> None:
     axes.set_xticks([tick for tick in axes.get_xticks() if smallest - margin <= tick <= 100])
 
 
-def _scatter_axes(axes: Axes, reference: float, budget: float, name: str) -> Axes:
+def _scatter_axes(axes: Axes, reference: float, budget: float, name: str, colour: str = INK) -> Axes:
     """Style axes with Dice as y, and draw lines at the reference and at the budget below it."""
     _style(axes)
     axes.grid(True, axis="y", color=GRID, lw=0.7)
-    axes.axhline(reference, color=INK, lw=1, label=name)
-    axes.axhline(reference - budget, color=INK, lw=1, ls=(0, (4, 3)), label=f"{name} − budget")
+    axes.axhline(reference, color=colour, lw=1, label=name)
+    axes.axhline(reference - budget, color=colour, lw=1, ls=(0, (4, 3)), label=f"{name} − budget")
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_ylabel("Dice, mean", color=INK)
     axes.margins(0.09)

@@ -13,7 +13,7 @@ from msal_deploy.report import overlays as pictures
 from msal_deploy.report.formatting import Json, count, patches_of_images, signed
 from msal_deploy.report.overlays import Overlay
 from msal_deploy.report.precision import precision_section
-from msal_deploy.report.tradeoff import PARETO_OPTIMAL, accuracy_latency
+from msal_deploy.report.tradeoff import PARETO_OPTIMAL, accuracy_latency, references_text
 
 
 def write_report(
@@ -29,6 +29,8 @@ def write_report(
     data: str = "",
     command: str = "",
     notes: Sequence[str] = (),
+    weights: str = "",
+    also: Sequence[Json] = (),
 ) -> None:
     """Write a self-contained HTML page. Sections without data are left out.
 
@@ -49,23 +51,29 @@ def write_report(
         data: Description of the labelled images: name, source, licence.
         command: Command line that reproduces the page.
         notes: Remarks for the reader, such as known limitations.
+        weights: Name of the weights of the bundle; only used with `also`.
+        also: Other weights for the verdict and for accuracy × latency, scored on the same patches: mappings with
+            ``weights`` (their name), ``manifest``, ``validate`` and ``bench``. Needs `validation` and `bench`.
     """
     bench = _with_names(bench) if bench else None
-    rows = accuracy_latency(validation, bench) if validation and bench else []
+    rows = accuracy_latency(validation, bench, weights=weights, also=also) if validation and bench else []
+    validations = {weights: validation, **{one["weights"]: one["validate"] for one in also}} if validation else {}
     html = _template().render(
         title=title,
-        verdict=_verdict(validation),
-        facts=_facts(manifest, validation, data),
+        verdict=_verdict_of_all(validations) if len(validations) > 1 else _verdict(validation),
+        facts=_facts(manifest, validation, data) | _facts_of_weights(weights, also),
+        weights=weights if also else "",
         validation=validation,
         metrics=metrics.METRICS,
         columns=_metric_columns(),
         bench=bench,
         latencies=_latencies(bench) if bench else [],
         tradeoff=rows,
-        untimed=_untimed(validation, rows) if validation else [],
+        untimed=_untimed(validations, rows),
+        references=references_text(validation["reference"], weights) if validation and also else "",
         pareto_optimal=PARETO_OPTIMAL,
         precision=precision_section(precision) if precision else None,
-        figures=_figures(validation, bench, training) | _tradeoff_figures(validation, rows, precision),
+        figures=_figures(validation, bench, training) | _tradeoff_figures(validations, rows, precision),
         overlays=[_panels(overlay) for overlay in overlays],
         environment=_environment(manifest, bench),
         command=command,
@@ -102,9 +110,27 @@ def _metric_columns() -> list[dict[str, str]]:
     ]
 
 
-def _untimed(validation: Json, rows: Sequence[Json]) -> list[str]:
-    timed = {row["engine"] for row in rows}
-    return [engine for engine in validation["engines"] if engine not in timed]
+def _untimed(validations: Mapping[str, Json], rows: Sequence[Json]) -> list[str]:
+    """Return the engines without a row, with the name of their weights if there are several."""
+    several = len(validations) > 1
+    timed = {(row.get("weights"), row["engine"]) for row in rows}
+    return [
+        f"{engine} of {name}" if several else engine
+        for name, validation in validations.items()
+        for engine in validation["engines"]
+        if (name if several else None, engine) not in timed
+    ]
+
+
+def _verdict_of_all(validations: Mapping[str, Json]) -> dict[str, str]:
+    """Return the verdict on several weights: passed if each of them passed."""
+    verdicts = {name: _verdict(validation) for name, validation in validations.items()}
+    failed = any(one["state"] == "failed" for one in verdicts.values())
+    return {
+        "state": "failed" if failed else "passed",
+        "headline": "; ".join(f"{name}: {one['headline']}" for name, one in verdicts.items()),
+        "detail": " ".join(f"{name}: {one['detail']}" for name, one in verdicts.items()),
+    }
 
 
 def _verdict(validation: Json | None) -> dict[str, str]:
@@ -142,21 +168,40 @@ BLOCKS = {
 
 def _facts(manifest: Json, validation: Json | None, data: str) -> dict[str, str]:
     """Return the rows of the section on the network and the data, as label -> text."""
-    recipe, network = manifest["recipe"], manifest["recipe"]["network"]
-    blocks = [text for block, text in BLOCKS.items() if network[block]]
-    checkpoint = manifest["artifacts"].get(CHECKPOINT)
     facts = {
-        "Network": f"MSAL-Net, {network['backbone']} with {', '.join(blocks) or 'none of the paper’s three blocks'}"
-        if network.get("model", "msal-net") == "msal-net"
-        else network["model"],
-        "Recipe": recipe["name"],
-        "Checkpoint": f"SHA-256 {checkpoint['sha256'][:12]}…" if checkpoint else "",
+        "Network": _network(manifest),
+        "Recipe": manifest["recipe"]["name"],
+        "Checkpoint": _checkpoint(manifest),
         "Licence of the weights": manifest["licence"],
         "Test data": data,
         "Labels": validation["label_convention"] if validation else "",
         "Scored": f"{patches_of_images(validation)}, threshold {validation['threshold']:g}" if validation else "",
     }
     return {label: text for label, text in facts.items() if text}
+
+
+def _network(manifest: Json) -> str:
+    network = manifest["recipe"]["network"]
+    if network.get("model", "msal-net") != "msal-net":
+        return str(network["model"])
+    blocks = [text for block, text in BLOCKS.items() if network[block]]
+    return f"MSAL-Net, {network['backbone']} with {', '.join(blocks) or 'none of the paper’s three blocks'}"
+
+
+def _checkpoint(manifest: Json) -> str:
+    checkpoint = manifest["artifacts"].get(CHECKPOINT)
+    return f"SHA-256 {checkpoint['sha256'][:12]}…" if checkpoint else ""
+
+
+def _facts_of_weights(weights: str, also: Sequence[Json]) -> dict[str, str]:
+    """Return the rows on several weights, as label -> text: which ones the page shows in full, and the others."""
+    others = {
+        f"Also {one['weights']}": "; ".join(
+            filter(None, (_network(one["manifest"]), _checkpoint(one["manifest"]), one["manifest"]["licence"]))
+        )
+        for one in also
+    }
+    return {"Weights": weights, **others} if also else {}
 
 
 def _with_names(bench: Json) -> Json:
@@ -186,11 +231,11 @@ def _figures(validation: Json | None, bench: Json | None, training: Sequence[Jso
     }
 
 
-def _tradeoff_figures(validation: Json | None, rows: Sequence[Json], precision: Json | None) -> dict[str, str]:
+def _tradeoff_figures(validations: Mapping[str, Json], rows: Sequence[Json], precision: Json | None) -> dict[str, str]:
     """Return the plots of Dice against latency. A single point is not plotted."""
     search = precision["int8"]["search"] if precision and precision["int8"] else None
     return {
-        "tradeoff": plots.tradeoff_plot(rows, validation) if validation and len(rows) > 1 else "",
+        "tradeoff": plots.tradeoff_plot(rows, validations) if len(rows) > 1 else "",
         "search": plots.search_plot(search) if search and len(search["trials"]) > 1 else "",
     }
 

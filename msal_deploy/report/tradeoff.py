@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msal_deploy.metrics import signed
@@ -30,11 +30,16 @@ def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return one != other and one[0] <= other[0] and one[1] >= other[1]
 
 
-def accuracy_latency(validation: Json, bench: Json) -> list[dict[str, Any]]:
+def accuracy_latency(
+    validation: Json, bench: Json, *, weights: str = "", also: Sequence[Json] = ()
+) -> list[dict[str, Any]]:
     """Return a row of JSON types for each engine that was scored and timed, the fastest first.
 
     The latency is the p50 at the smallest batch in `bench`, of the engine's fastest setting. Engines that were not
     timed are left out. An engine with probabilities that are not finite has a row and is never Pareto-optimal.
+
+    With `also`, the rows have the key ``weights`` and there is one Pareto front over all rows. Speed-ups are over the
+    reference of the first weights, and ΔDice is relative to the reference of the same weights.
 
     >>> score = {"pixel_dice_mean": 0.81, "delta_dice": {"lower": 0.0}, "finite": True, "passed": True}
     >>> validation = {"reference": "torch:fp32", "engines": {"torch:fp32": score, "openvino:int8": score}}
@@ -46,21 +51,35 @@ def accuracy_latency(validation: Json, bench: Json) -> list[dict[str, Any]]:
     Args:
         validation: The value of `ValidationReport.to_json`.
         bench: The value of `BenchReport.to_json`.
+        weights: Name of the weights of `validation` and `bench`; only used with `also`.
+        also: Other weights, scored on the same patches: mappings with ``weights`` (their name), ``validate`` and
+            ``bench``.
     """
-    timed = _fastest(bench)
-    reference = timed.get(validation["reference"])
-    rows = [_row(name, score, timed[name], reference) for name, score in validation["engines"].items() if name in timed]
-    finite = [row for row in rows if row["finite"]]
-    on_front = pareto_front([(row["latency_ms_p50"], round(row["pixel_dice_mean"], DICE_DIGITS)) for row in finite])
-    optimal = [row["engine"] for row, is_optimal in zip(finite, on_front, strict=True) if is_optimal]
-    marked = [{**row, "pareto_optimal": row["engine"] in optimal} for row in rows]
+    smallest = min((row["batch"] for row in bench["results"]), default=0)
+    reference = _fastest(bench, smallest).get(validation["reference"])
+    rows = _rows(validation, _fastest(bench, smallest), reference)
+    if also:
+        rows = [{"weights": weights, **row} for row in rows]
+    for one in also:
+        others = _rows(one["validate"], _fastest(one["bench"], smallest), reference)
+        rows += [{"weights": one["weights"], **row} for row in others]
+    finite = [_point(row) for row in rows if row["finite"]]
+    front = {point for point, is_optimal in zip(finite, pareto_front(finite), strict=True) if is_optimal}
+    marked = [{**row, "pareto_optimal": row["finite"] and _point(row) in front} for row in rows]
     return sorted(marked, key=lambda row: float(row["latency_ms_p50"]))
 
 
-def _fastest(bench: Json) -> dict[str, Json]:
-    """Return engine -> its fastest result at the smallest batch."""
-    smallest = min((row["batch"] for row in bench["results"]), default=0)
-    results = [row for row in bench["results"] if row["batch"] == smallest]
+def _point(row: Json) -> tuple[float, float]:
+    return row["latency_ms_p50"], round(row["pixel_dice_mean"], DICE_DIGITS)
+
+
+def _rows(validation: Json, timed: Mapping[str, Json], reference: Json | None) -> list[dict[str, Any]]:
+    return [_row(name, score, timed[name], reference) for name, score in validation["engines"].items() if name in timed]
+
+
+def _fastest(bench: Json, batch: int) -> dict[str, Json]:
+    """Return engine -> its fastest result at a batch."""
+    results = [row for row in bench["results"] if row["batch"] == batch]
     # Slowest first: for an engine with several results, the dict keeps the last one, the fastest.
     return {row["engine"]: row for row in sorted(results, key=lambda row: -float(row["latency_ms"]["p50"]))}
 
@@ -81,25 +100,40 @@ def _row(engine: str, score: Json, timed: Json, reference: Json | None) -> dict[
     }
 
 
-def accuracy_latency_table(validation: Json, bench: Json) -> Table:
+def references_text(reference: str, weights: str) -> str:
+    """Return what ΔDice and speed-up of several weights compare, and what their latencies do not.
+
+    >>> references_text("torch:fp32", "msal-net-r34").split(". ")[0]
+    'ΔDice: compared with torch:fp32 of the same weights'
+    """
+    return (
+        f"ΔDice: compared with {reference} of the same weights. Speed-up: over {reference} of {weights}. "
+        "Each weights were timed in a separate run: the speed of the machine may differ a little between them."
+    )
+
+
+def accuracy_latency_table(validation: Json, bench: Json, *, weights: str = "", also: Sequence[Json] = ()) -> Table:
     """Return the rows of `accuracy_latency` as a table for an 80-column terminal, with the same arguments."""
     from rich import box
     from rich.table import Table
 
-    rows = accuracy_latency(validation, bench)
+    rows = accuracy_latency(validation, bench, weights=weights, also=also)
     table = Table(
         title=f"Accuracy × latency, batch {rows[0]['batch']}" if rows else "Accuracy × latency: no engine was timed",
         caption=f"● Pareto-optimal: {PARETO_OPTIMAL}.\n"
-        f"✓ passed: within the budget of {validation['budget']:g} Dice compared with {validation['reference']}.",
+        f"✓ passed: within the budget of {validation['budget']:g} Dice compared with {validation['reference']}."
+        + (f"\n{references_text(validation['reference'], weights)}" if also else ""),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("engine", no_wrap=True)
+    if also:
+        table.add_column("weights", overflow="fold")
     for column in ("Dice\nmean", "ΔDice\nlower", "p50\nms", "speed-up", "Pareto", ""):
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(row["engine"], *_cells(row))
+        table.add_row(row["engine"], *([row["weights"]] if also else []), *_cells(row))
     return table
 
 

@@ -1,15 +1,28 @@
 """The run command from images to report, with the real stages on a small synthetic set."""
 
+import importlib
 import json
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import torch
+from refusal import assert_refused
 from typer.testing import CliRunner, Result
 
+import msal_deploy.validate
 from msal_deploy.bundle import Bundle
+from msal_deploy.checkpoint import load_checkpoint, save_checkpoint
 from msal_deploy.cli import app
+from msal_deploy.errors import GateFailed
+from msal_deploy.validate import ValidationReport
+from msal_deploy.weights import find_weights
+
+run_command = importlib.import_module("msal_deploy.cli.run")
 
 ENGINES = {"torch:fp32", "onnxruntime:fp32", "openvino:fp32"}
 LOWER = {"onnxruntime:int8", "openvino:int8"}  # and onnxruntime:fp16, which is scored but not timed
@@ -125,3 +138,147 @@ def test_run_reuses_a_finished_training(folder: Path, small_set: Path, recipe_fi
     result = run("run", *arguments, "--out", folder, "--seconds", 0.1, "--no-fp16", "--no-int8")
     assert result.exit_code == 0, result.output
     assert (folder / "training" / "best.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path, small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run of two weights; the JSON is in both.json."""
+    out = tmp_path_factory.mktemp("also") / "out"
+    heavy, light = folder / "training" / "best.safetensors", other_weights(folder, out.parent / "light")
+    arguments = ["--data", small_set, "--checkpoint", heavy, "--also", light, "--out", out, "--json", out / "both.json"]
+    arguments += ["--no-int8", "--engine", "onnxruntime:fp32", "--engine", "torch:fp32", "--seconds", 0.1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msal_deploy.export.SIZES", ((64, 96),))
+        patch.setattr("msal_deploy.export.BATCHES", (2,))
+        result = run("run", *arguments)
+    assert result.exit_code == 0, result.output
+    for words in ("Validation: parity on 8 test patches (light-best)", "Latency, end to end", "(training-best)"):
+        assert words in " ".join(result.output.split())
+    return out
+
+
+def other_weights(folder: Path, target: Path) -> Path:
+    """Write a checkpoint with the same file name as the trained one, and with other weights."""
+    checkpoint = load_checkpoint(folder / "training" / "best.safetensors")
+    weights = {key: value * 1.01 if value.is_floating_point() else value for key, value in checkpoint.weights.items()}
+    target.mkdir()
+    save_checkpoint(target / "best.safetensors", msgspec.structs.replace(checkpoint, weights=weights, file=None))
+    return target / "best.safetensors"
+
+
+def test_also_makes_a_bundle_a_validation_and_a_benchmark_of_the_other_weights(both: Path) -> None:
+    first, other = Bundle(both / "bundle"), Bundle(both / "bundle-light-best")
+    assert first.manifest.artifacts.keys() == other.manifest.artifacts.keys() >= {"model.fp16.onnx"}
+    assert first.spec == other.spec
+    for name in ("checkpoint.safetensors", "model.fp32.onnx", "model.fp16.onnx"):
+        assert first.manifest.artifacts[name].sha256 != other.manifest.artifacts[name].sha256
+    validations = [json.loads((both / f"validation{suffix}.json").read_text()) for suffix in ("", "-light-best")]
+    patches = [
+        [(patch["stem"], patch["corner"]) for patch in one["engines"]["torch:fp32"]["per_patch"]] for one in validations
+    ]
+    assert patches[0] == patches[1]
+    assert validations[0]["engines"].keys() == validations[1]["engines"].keys() == {"torch:fp32", "onnxruntime:fp32"}
+    assert validations[1]["engines"]["onnxruntime:fp32"]["flipped_pixels"] < 1e-3  # parity with its own torch:fp32
+
+
+def test_json_of_several_weights(both: Path) -> None:
+    report = json.loads((both / "both.json").read_text())
+    assert list(report) == ["validate", "bench", "precision", "also", "accuracy_latency"]
+    (other,) = report["also"]
+    assert list(other) == ["weights", "validate", "bench", "precision"]
+    assert other["weights"] == "light-best"
+    assert other["precision"]["fp16"] and report["precision"]["fp16"]
+    assert other["validate"] == json.loads((both / "validation-light-best.json").read_text())
+    assert other["bench"] == json.loads((both / "bench-light-best.json").read_text())
+    rows = {(row["weights"], row["engine"]): row for row in report["accuracy_latency"]}
+    engines = ("torch:fp32", "onnxruntime:fp32")
+    assert rows.keys() == {(name, engine) for name in ("training-best", "light-best") for engine in engines}
+    reference = rows["training-best", "torch:fp32"]["latency_ms_p50"]
+    for row in rows.values():
+        assert row["speed_up"] == pytest.approx(reference / row["latency_ms_p50"])
+
+
+def test_page_of_several_weights(both: Path) -> None:
+    page = (both / "report.html").read_text(encoding="utf-8")
+    assert "over torch:fp32 of training-best" in page
+    assert "<td>light-best</td>" in page and "<td>training-best</td>" in page
+
+
+@pytest.mark.usefixtures("small_shapes")
+def test_run_fails_if_only_the_other_weights_exceed_the_budget(
+    folder: Path, small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def validate(bundle: Bundle, *arguments: Any, **options: Any) -> ValidationReport:
+        report = original(bundle, *arguments, **options)
+        if bundle.path.name == "bundle":
+            return report
+        score = msgspec.structs.replace(report.engines["onnxruntime:fp32"], passed=False)
+        return msgspec.structs.replace(report, engines={**report.engines, "onnxruntime:fp32": score})
+
+    original = msal_deploy.validate.validate
+    monkeypatch.setattr("msal_deploy.validate.validate", validate)
+    light, out = other_weights(folder, tmp_path / "light").rename(tmp_path / "light.safetensors"), tmp_path / "out"
+    arguments = ["--data", small_set, "--checkpoint", folder / "training" / "best.safetensors", "--also", light]
+    arguments += ["--no-fp16", "--no-int8", "--engine", "onnxruntime:fp32", "--seconds", 0.1]
+    result = run("run", *arguments, "--out", out)
+    assert_refused(
+        result, 1, "Error: light: Dice loss exceeds the budget of 0.002 compared with torch:fp32: onnxruntime"
+    )
+    assert "light: onnxruntime:fp32: not within" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_also_refuses_before_any_work(folder: Path, tmp_path: Path) -> None:
+    trained = folder / "training" / "best.safetensors"
+    copied = Path(shutil.copyfile(trained, tmp_path / "copied.safetensors"))
+    light = other_weights(folder, tmp_path / "light")
+    torch.save(load_checkpoint(trained).weights, tmp_path / "state.pt")
+    (tmp_path / "damaged.safetensors").write_bytes(trained.read_bytes()[:1000])
+    (tmp_path / "other" / "light").mkdir(parents=True)
+    third = load_checkpoint(light)
+    save_checkpoint(
+        tmp_path / "other" / "light" / "best.safetensors", msgspec.structs.replace(third, licence="CC0-1.0", file=None)
+    )
+    for also, words in (
+        (["msal-net-r81"], "'msal-net-r81' is not the name of weights or a file; did you mean 'msal-net-r18'"),
+        ([tmp_path / "nowhere.safetensors"], "does not exist; check the path"),
+        ([trained], "has the same weights as"),
+        ([copied], "copied.safetensors has the same weights as"),
+        ([light, light], "has the same weights as"),
+        ([tmp_path / "state.pt"], "is a state dict without a recipe, and --recipe does not apply to --also"),
+        ([tmp_path / "damaged.safetensors"], "is not a complete safetensors file"),
+        ([light, tmp_path / "other" / "light" / "best.safetensors"], "light-best, light-best; rename a file"),
+    ):
+        options = [word for one in also for word in ("--also", one)]
+        result = run("run", "--checkpoint", trained, *options, "--out", tmp_path / "out")
+        assert_refused(result, 2, words)
+    result = run("run", "--also", "msal-net-r34", "--out", tmp_path / "out")
+    assert_refused(result, 2, "has the same weights as")
+    assert not (tmp_path / "out").exists()
+
+
+def test_also_names_files_by_their_stem_and_folders_only_if_needed(tmp_path: Path, folder: Path) -> None:
+    light = other_weights(folder, tmp_path / "light")
+    first, others = run_command._name_weights(find_weights("msal-net-r34"), ["msal-net-r18", str(light)])
+    assert (first, list(others)) == ("msal-net-r34", ["msal-net-r18", "best"])
+    untrained = tmp_path / "training" / "best.safetensors"  # training will write it
+    first, others = run_command._name_weights(untrained, [str(light)])
+    assert (first, others) == ("training-best", {"light-best": light})
+
+
+def test_require_passed_names_all_weights_that_failed() -> None:
+    class Report:
+        def __init__(self, cause: str, remedy: str) -> None:
+            self.error = GateFailed(cause, remedy)
+
+        def require_passed(self) -> None:
+            if self.error.cause:
+                raise self.error
+
+    good, bad = Report("", ""), Report("Not finite: a:fp32", "use a higher precision")
+    worse = Report("Dice loss", "use a higher precision or validate on more images")
+    run_command._require_passed({"a": good, "b": good})  # type: ignore[dict-item]
+    with pytest.raises(GateFailed, match=r"^Not finite: a:fp32; use a higher precision$"):
+        run_command._require_passed({"a": bad})  # type: ignore[dict-item]
+    both = r"^a: Not finite: a:fp32\. c: Dice loss; use a higher precision or validate on more images$"
+    with pytest.raises(GateFailed, match=both):
+        run_command._require_passed({"a": bad, "b": good, "c": worse})  # type: ignore[dict-item]
