@@ -81,16 +81,20 @@ def run(
     trains = checkpoint is None and recipe is not None
     if not trains and (encoder or epochs):
         raise BadInput("--encoder and --epochs have no effect without training", "add --recipe")
-    weights = None if trains else find_weights(checkpoint or DEFAULT)
-    first, others = _name_weights(weights or out / "training" / "best.safetensors", also or [])
+    training = choose_recipe(str(recipe), encoder, epochs) if trains else None
+    if training is not None and training.train.mixture:
+        cause = f"The recipe {training.name!r} trains on several data sets, and run on one"
+        raise BadInput(cause, "train it with msal-deploy train, and pass the result with --checkpoint")
+    weights = out / "training" / "best.safetensors" if training else find_weights(checkpoint or DEFAULT)
+    first, others = _name_weights(weights, also or [])
     suffixes = {first: ""} | {name: f"-{name}" for name in others}  # of the files and the bundle
     of = {name: f" ({name})" if others else "" for name in suffixes}  # in headings and titles
     history: tuple[Epoch, ...] = ()
     source = f"the test images of {data.name}" if data else SYNTHETIC
     with open_dataset(data or _generate(out / "data")) as dataset:
         patches, convention = patches_of(dataset.test), label_convention(dataset.test)
-        if weights is None:
-            weights, history = _train(dataset, choose_recipe(str(recipe), encoder, epochs), out / "training", data)
+        if training is not None:
+            weights, history = _train(dataset, training, out / "training", data)
             recipe = None  # the new checkpoint contains it
         precisions = {first: _export(weights, recipe, out / "bundle", dataset, fp16, int8, budget, of[first])}
         for name, path in others.items():

@@ -174,4 +174,5 @@ def test_run_says_what_is_wrong_before_it_reads_any_data(tmp_path: Path) -> None
     out = ["--out", tmp_path / "out"]
     assert_refused(msal_deploy("run", *out, "--checkpoint", "msal-net-r43"), 2, "did you mean 'msal-net-r34'")
     assert_refused(msal_deploy("run", *out, "--epochs", 3), 2, "add --recipe")
+    assert_refused(msal_deploy("run", *out, "--recipe", "robust"), 2, "trains on several data sets, and run on one")
     assert not (tmp_path / "out").exists()
