@@ -460,5 +460,7 @@ def test_plot_of_several_weights_names_them_and_draws_one_front():
 
 def paths(svg, colour):
     """Return the (x, y) vertices of the lines in the axes that have a colour."""
-    found = re.findall(rf'<path d="([^"]*)" clip-path="[^"]*" style="fill: none; (?:stroke-dash[^;]*; )*stroke: {colour}', svg)
+    found = re.findall(
+        rf'<path d="([^"]*)" clip-path="[^"]*" style="fill: none; (?:stroke-dash[^;]*; )*stroke: {colour}', svg
+    )
     return [[(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)] for path in found]

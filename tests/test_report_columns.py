@@ -364,7 +364,7 @@ def test_several_weights_on_the_page(page):
     rows = table_with(text, "Pareto- optimal")
     assert rows == [dict(zip(headers, (*names, *cells), strict=True)) for names, cells in BOTH.items()]
     facts = page_facts(text)
-    assert facts["Weights"] == "heavy"
+    assert facts["Weights"] == "heavy" and next(iter(facts)) == "Weights"
     assert facts["Also light"] == (
         "MSAL-Net, resnet10 with dense dilated convolutions, boundary refinement; SHA-256 fedcba987654…; CC0-1.0"
     )
