@@ -364,7 +364,7 @@ def test_several_weights_on_the_page(page):
     rows = table_with(text, "Pareto- optimal")
     assert rows == [dict(zip(headers, (*names, *cells), strict=True)) for names, cells in BOTH.items()]
     facts = page_facts(text)
-    assert facts["Weights"] == "heavy"
+    assert facts["Weights"] == "heavy" and next(iter(facts)) == "Weights"
     assert facts["Also light"] == (
         "MSAL-Net, resnet10 with dense dilated convolutions, boundary refinement; SHA-256 fedcba987654…; CC0-1.0"
     )
@@ -406,7 +406,7 @@ def test_several_weights_in_the_terminal():
 
 
 def test_a_long_name_of_weights_is_folded_and_not_cut_off():
-    name = "a-long-name-of-a-folder-best-safetensors"
+    name = 40 * "Q"
     bench = {
         "results": [row | {"engine": row["engine"].replace("tensorrt:", "tensorrt_rtx:")} for row in BENCH["results"]]
     }
@@ -414,6 +414,7 @@ def test_a_long_name_of_weights_is_folded_and_not_cut_off():
     text = printed(accuracy_latency_table(VALIDATION | {"engines": engines}, bench, weights=name, also=ALSO))
     lines = [line for line in text.splitlines() if "tensorrt_rtx:fp16" in line]
     assert len(lines) == 1 and "125.00×" in lines[0] and "NaN" in lines[0]
+    assert text.count("Q") == 40 * 5  # in each of the four rows, and in the caption
 
 
 def test_several_weights_as_json():
@@ -441,3 +442,7 @@ def test_speed_ups_need_the_reference_of_the_first_weights():
     bench = {"results": [row for row in BENCH["results"] if row["engine"] != "torch:fp32"]}
     rows = accuracy_latency(VALIDATION, bench, weights="heavy", also=ALSO)
     assert {row["speed_up"] for row in rows} == {None}
+
+
+def test_other_weights_have_no_rows_at_a_batch_that_the_first_do_not_have():
+    assert accuracy_latency(VALIDATION, {"results": []}, weights="heavy", also=ALSO) == []

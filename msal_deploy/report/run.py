@@ -61,7 +61,7 @@ def write_report(
     html = _template().render(
         title=title,
         verdict=_verdict_of_all(validations) if len(validations) > 1 else _verdict(validation),
-        facts=_facts(manifest, validation, data) | _facts_of_weights(weights, also),
+        facts=({"Weights": weights} if also else {}) | _facts(manifest, validation, data) | _other_weights(also),
         weights=weights if also else "",
         validation=validation,
         metrics=metrics.METRICS,
@@ -193,15 +193,14 @@ def _checkpoint(manifest: Json) -> str:
     return f"SHA-256 {checkpoint['sha256'][:12]}…" if checkpoint else ""
 
 
-def _facts_of_weights(weights: str, also: Sequence[Json]) -> dict[str, str]:
-    """Return the rows on several weights, as label -> text: which ones the page shows in full, and the others."""
-    others = {
+def _other_weights(also: Sequence[Json]) -> dict[str, str]:
+    """Return a row for each of the other weights, as label -> text."""
+    return {
         f"Also {one['weights']}": "; ".join(
             filter(None, (_network(one["manifest"]), _checkpoint(one["manifest"]), one["manifest"]["licence"]))
         )
         for one in also
     }
-    return {"Weights": weights, **others} if also else {}
 
 
 def _with_names(bench: Json) -> Json:

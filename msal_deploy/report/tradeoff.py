@@ -108,7 +108,7 @@ def references_text(reference: str, weights: str) -> str:
     """
     return (
         f"ΔDice: compared with {reference} of the same weights. Speed-up: over {reference} of {weights}. "
-        "Each weights were timed in a separate run: the speed of the machine may differ a little between them."
+        "The weights were timed in separate runs, not interleaved: ratios between weights are less exact."
     )
 
 
