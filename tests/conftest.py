@@ -31,6 +31,14 @@ def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_stage, "BATCHES", SMALL_BATCHES)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def torch_threads() -> Iterator[None]:
+    """Undo a module's change of torch's threads: sums have other last digits with another number of them."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def one_torch_thread() -> Iterator[None]:
     """Limit torch to one thread: two would wait for each other on a busy machine."""

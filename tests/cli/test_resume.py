@@ -1,5 +1,6 @@
 """A training run that is killed and resumed ends with the same weights as an uninterrupted one."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -24,8 +26,10 @@ def command(small_set: Path, recipe: Path, out: Path, *more: str) -> list[str]:
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # as in this process
     with log.open("wb") as stream:
-        return subprocess.Popen([sys.executable, "-m", "msal_deploy", *arguments], stdout=stream, stderr=stream)
+        words = [sys.executable, "-m", "msal_deploy", *arguments]
+        return subprocess.Popen(words, stdout=stream, stderr=stream, env=environment)
 
 
 def wait_for_epoch(history: Path, epoch: int, process: subprocess.Popen[bytes]) -> None:
