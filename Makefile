@@ -23,10 +23,6 @@ check: .venv/.ready
 mutants: .venv/.ready
 	$(BIN)/python benchmarks/mutants/run.py --json benchmarks/results/$$(date +%F)-mutants.json
 
-# Do the tests notice a fault in a reported number? See benchmarks/mutants/README.md.
-mutants: .venv/.ready
-	$(BIN)/python benchmarks/mutants/run.py --json benchmarks/results/$$(date +%F)-mutants.json
-
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=python3.12 …" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
