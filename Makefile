@@ -9,9 +9,10 @@ CPP_PACKAGES := g++ libcli11-dev libpng-dev libssl-dev
 demo: .venv/.ready
 	$(BIN)/msal-deploy run --out runs/demo
 
-# Two workers share the cores, so torch's idle threads must sleep instead of spinning.
+# Two workers share the cores, so torch's idle threads must sleep instead of spinning. A worker that crashes ends the run:
+# pytest-xdist hands a new worker what the old one had finished, and then waits for it forever.
 test: .venv/.ready check cpp-needs .venv-triton .venv-bioimageio
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
 
 check: .venv/.ready
 	$(BIN)/ruff check .

@@ -1,6 +1,8 @@
 """Every engine keeps the same contract: what it takes, what it gives, when it is open, and what it leaves alone."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -325,6 +327,43 @@ def test_calls_from_several_threads(engine):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+CTRL_C_AFTER_CLOSING = """
+import os, signal, sys, threading
+import numpy as np
+from msal_deploy import Bundle, open_engine
+
+bundle, name, closing = sys.argv[1:]
+engines = [open_engine(Bundle(bundle), name, threads=1).__enter__() for _ in range(2)]
+for engine in engines:
+    engine(np.zeros((1, 64, 64, 3), np.uint8))
+
+def close():
+    for engine in reversed(engines) if closing == "last first" else engines:
+        engine.__exit__(None, None, None)
+
+thread = threading.Thread(target=close) if closing == "in another thread" else None
+if thread:
+    thread.start()
+    thread.join()
+else:
+    close()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("closed", ["first first", "last first", "in another thread"])
+@pytest.mark.parametrize("name", ["onnxruntime:fp32", "openvino:fp32"])
+def test_ctrl_c_after_engines_were_closed_is_a_keyboard_interrupt(tiny, name, closed):
+    """OpenVINO leaves a thread with an unmapped signal stack if its cores end in some other order or thread."""
+    command = [sys.executable, "-c", CTRL_C_AFTER_CLOSING, str(tiny.path), name, closed]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_each_torch_engine_computes_with_its_own_threads_and_leaves_torchs_alone(bundle):

@@ -23,6 +23,7 @@ from msal_deploy.spec import ModelSpec, UInt8Images, check_extent
 
 Call = Callable[[], object]
 PAIRS = 100  # each a run of our engine and a run of the bare loop
+CORE = openvino.Core()
 
 
 def measure(bundle: Bundle, *, size: int, threads: int, seconds: float, windows: int, progress: bool) -> CpuResults:
@@ -94,10 +95,9 @@ def _interleave(
 
 def bare_loop(graph: Path, spec: ModelSpec, images: UInt8Images, threads: int) -> Call:
     """Return a call of OpenVINO's API that returns a view of the output, without checks or copies."""
-    core = openvino.Core()
-    model = core.read_model(graph)
+    model = CORE.read_model(graph)
     model.reshape(list(images.shape))
-    request = _compile(core, model, threads).create_infer_request()
+    request = _compile(model, threads).create_infer_request()
     inputs, output = {spec.image.name: images}, spec.probability.name
 
     def call() -> object:
@@ -108,21 +108,20 @@ def bare_loop(graph: Path, spec: ModelSpec, images: UInt8Images, threads: int) -
 
 
 def _convolutions(precision: str, threads: int) -> Call:
-    core = openvino.Core()
-    model = core.read_model(limit.convolutions(precision).SerializeToString())
-    request = _compile(core, model, threads).create_infer_request()
+    model = CORE.read_model(limit.convolutions(precision).SerializeToString())
+    request = _compile(model, threads).create_infer_request()
     data = np.random.default_rng(0).normal(size=list(model.input(0).shape)).astype(np.float32)
     return partial(request.infer, {0: data}, share_inputs=True)
 
 
-def _compile(core: openvino.Core, model: openvino.Model, threads: int) -> openvino.CompiledModel:
+def _compile(model: openvino.Model, threads: int) -> openvino.CompiledModel:
     """Compile with the settings of the engines: low latency, and FP32 for floating point."""
     settings = {
         hint.performance_mode: hint.PerformanceMode.LATENCY,
         hint.inference_precision: openvino.Type.f32,
         properties.inference_num_threads: threads,
     }
-    return core.compile_model(model, "CPU", settings)
+    return CORE.compile_model(model, "CPU", settings)
 
 
 def _operations(bundle: Bundle, graph: str, size: int) -> Mapping[str, int]:

@@ -14,6 +14,11 @@ from msal_deploy.spec import Float32Maps, UInt8Images
 
 MAX_COMPILED_SHAPES = 4  # each compiled shape has its own copy of the weights
 
+# One core for the whole process, never released. The CPU plugin gives the thread that loads it a signal stack, and
+# unmaps that memory with the core. If cores end in another order than they began, or in another thread, that thread
+# still points to the memory, and the next Ctrl-C is a segmentation fault (OpenVINO 2026.4).
+CORE = openvino.Core()
+
 # Precision -> graph, floating-point type, and the CPU capability that it requires. The type must be set explicitly:
 # by default OpenVINO computes FP32 in bf16 on CPUs that support it, and silently replaces unsupported FP16 by bf16.
 PRECISIONS = {
@@ -35,12 +40,11 @@ class OpenVinoEngine(Engine):
     has_streams = True
 
     def _open(self) -> None:
-        self._core = openvino.Core()
         graph, self._type, capability = PRECISIONS[self.precision]
-        if capability not in (capabilities := self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
+        if capability not in (capabilities := CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
             supported = ", ".join(sorted({"FP32", "BF16", "FP16", "INT8"}.intersection(capabilities)))
             raise MissingRequirement(f"This CPU does not support {capability}", f"choose from: {supported}")
-        self._model = self._core.read_model(self.bundle.graph(graph, self.runtime))
+        self._model = CORE.read_model(self.bundle.graph(graph, self.runtime))
         inputs, outputs = self._model.inputs, self._model.outputs
         self._check_names((tensor.any_name for tensor in inputs), (tensor.any_name for tensor in outputs))
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
@@ -87,7 +91,7 @@ class OpenVinoEngine(Engine):
             settings[hints.performance_mode] = hints.PerformanceMode.LATENCY
         if self.threads:
             settings[properties.inference_num_threads] = self.threads
-        return self._core.compile_model(model, "CPU", settings)
+        return CORE.compile_model(model, "CPU", settings)
 
     def _close(self) -> None:
-        del self._compiled, self._model, self._core
+        del self._compiled, self._model

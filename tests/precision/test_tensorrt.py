@@ -23,10 +23,11 @@ def typed(graph, ranges, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("precision", "convolutions"), [("fp16", {"HALF"}), ("int8", {"FLOAT"})])
 def test_tensorrt_parses_the_types_and_builds(typed, precision, convolutions):
-    trt = load_backend("tensorrt-rtx").trt
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    backend = load_backend("tensorrt-rtx")
+    trt = backend.trt
+    builder = trt.Builder(backend.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    parser = trt.OnnxParser(network, backend.logger)
     content = (typed / f"{precision}.onnx").read_bytes()
     assert parser.parse(content), [str(parser.get_error(index)) for index in range(parser.num_errors)]
     layers = [network.get_layer(index) for index in range(network.num_layers)]

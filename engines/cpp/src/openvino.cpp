@@ -30,6 +30,14 @@ const std::map<std::string, Precision> precisions{
     {"fp16", {"fp16", ov::element::f16, "FP16"}},
 };
 
+// One core for the whole process. The CPU plugin gives the thread that loads it a signal stack, and unmaps that memory
+// with the core. If the core ends in another thread, the first one still points to the memory, and its next signal with
+// a handler on the signal stack, as Python and Go have, is a segmentation fault (OpenVINO 2026.4).
+std::shared_ptr<ov::Core> shared_core() {
+    static const auto core = std::make_shared<ov::Core>();
+    return core;
+}
+
 // The graph compiled for one shape, with one infer request per stream.
 class Compiled {
   public:
@@ -80,7 +88,7 @@ class OpenVino : public Backend {
         const Precision& requested = find_precision(precision);
         check_capability(requested.capability);
         type_ = requested.type;
-        model_ = core_.read_model(bundle.file("model." + requested.graph + ".onnx").string());
+        model_ = core_->read_model(bundle.file("model." + requested.graph + ".onnx").string());
         check_tensor("input", model_->inputs(), spec_.image, ov::element::u8);
         check_tensor("output", model_->outputs(), spec_.probability, ov::element::f32);
     }
@@ -101,7 +109,7 @@ class OpenVino : public Backend {
 
     // On a CPU without FP16, OpenVINO silently uses bf16 instead.
     void check_capability(const std::string& capability) {
-        const std::vector<std::string> all = core_.get_property("CPU", ov::device::capabilities);
+        const std::vector<std::string> all = core_->get_property("CPU", ov::device::capabilities);
         const auto has = [&](const std::string& name) { return std::find(all.begin(), all.end(), name) != all.end(); };
         if (has(capability)) return;
         std::vector<std::string> supported;
@@ -177,7 +185,7 @@ class OpenVino : public Backend {
             settings.insert(ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY));
         }
         if (options_.threads > 0) settings.insert(ov::inference_num_threads(options_.threads));
-        return core_.compile_model(model, "CPU", settings);
+        return core_->compile_model(model, "CPU", settings);
     }
 
     struct Entry {
@@ -188,7 +196,7 @@ class OpenVino : public Backend {
     Spec spec_;
     Options options_;
     ov::element::Type type_;
-    ov::Core core_;
+    std::shared_ptr<ov::Core> core_ = shared_core();
     std::shared_ptr<ov::Model> model_;
     std::mutex mutex_;
     std::list<Entry> recent_;  // most recently used first

@@ -1,5 +1,8 @@
 // Threads share one Segmenter, each with its own image and with changing sizes: every result must be the one that the
-// image gets alone. A batch computed in parallel streams must equal the batch computed in one.
+// image gets alone. A batch computed in parallel streams must equal the batch computed in one. A Segmenter may end in
+// another thread than it began in.
+#include <signal.h>
+
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -67,6 +70,16 @@ void compare_streams(const Segmenter& one, const Segmenter& two, const Golden& g
     }
 }
 
+// The thread that opened the segmenter must keep a signal stack that exists: Python's and Go's signal handlers use it.
+void end_in_another_thread(Segmenter segmenter) {
+    std::thread([ending = std::move(segmenter)] {}).join();
+    struct sigaction action {};
+    action.sa_handler = [](int) {};
+    action.sa_flags = SA_ONSTACK;
+    CHECK(sigaction(SIGUSR1, &action, nullptr) == 0);
+    CHECK(raise(SIGUSR1) == 0);
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -84,7 +97,8 @@ int main(int count, char** words) {
         share(two, golden);
         compare_streams(one, two, golden);
     }
-    const Segmenter moved = std::move(one);
+    Segmenter moved = std::move(one);
     share(moved, golden);
+    end_in_another_thread(std::move(moved));
     return 0;
 }
