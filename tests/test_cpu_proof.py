@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 import typer
 from msgspec.structs import replace
@@ -25,6 +24,7 @@ from msal_deploy.precision.calibrate import calibrate
 from msal_deploy.precision.calibration_tiles import Tile
 from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.runtimes import open_engine
+from msal_deploy.runtimes.openvino import CORE
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "cpu"
 sys.path.insert(0, str(FOLDER))
@@ -79,9 +79,8 @@ def printed(results: CpuResults) -> str:
 def test_convolutions_compute_in_their_precision(precision, computed):
     model = limit.convolutions(precision)
     onnx.checker.check_model(model, full_check=True)
-    core = openvino.Core()
-    compiled = core.compile_model(
-        core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = CORE.compile_model(
+        CORE.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     actual = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]

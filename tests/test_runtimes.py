@@ -28,11 +28,12 @@ from msal_deploy.precision.calibrate import calibrate
 from msal_deploy.precision.calibration_tiles import Tile
 from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.runtimes import Engine, catalogue, open_engine
+from msal_deploy.runtimes.openvino import CORE
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 # What OpenVINO computes in only where the CPU can; INT8 and FP32 it has on every one.
 OPTIONAL = {"openvino:bf16": "BF16", "openvino:fp16": "FP16"}
-CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CAPABILITIES = CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 GRAPH_OF = {
     "onnxruntime:fp32": GRAPH,
     "onnxruntime:fp16": "model.fp16.onnx",

@@ -19,11 +19,11 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.graph import layers, load_graph
 from msal_deploy.runtimes import open_engine
+from msal_deploy.runtimes.openvino import CORE
 from msal_deploy.spec import ModelSpec, UInt8Images, check_extent
 
 Call = Callable[[], object]
 PAIRS = 100  # each a run of our engine and a run of the bare loop
-CORE = openvino.Core()
 
 
 def measure(bundle: Bundle, *, size: int, threads: int, seconds: float, windows: int, progress: bool) -> CpuResults:
