@@ -517,7 +517,8 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 
 
 def result(name: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((RESULTS / f"2026-11-26-epyc-2-cores-{name}.json").read_text())
+    (file,) = RESULTS.glob(f"*-epyc-2-cores-{name}.json")
+    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return report
 
 
@@ -549,6 +550,38 @@ def test_table_of_engines_is_what_was_measured(page: str) -> None:
         if p50:
             assert p50 == f"{times['timings'][engine]['latency_ms']['p50']:.0f} ms"
             assert ratio.rstrip("×") == f"{times['speed_up'][engine]:.1f}".removesuffix(".0")
+
+
+def test_table_of_the_two_weights_is_what_was_measured() -> None:
+    rows = {(row["weights"], row["engine"]): row for row in result("run-both")["accuracy_latency"]}
+    for weights in ("msal-net-r34", "msal-net-r18"):
+        (line,) = re.findall(rf"^\| `{weights}` \| (.*) \|$", text_of("docs/measured.md"), re.MULTILINE)
+        torch_ms, openvino_ms, int8_ms, dice = (cell.strip(" *") for cell in line.split("|"))
+        engines = {"torch:fp32": torch_ms, "openvino:fp32": openvino_ms, "openvino:int8": int8_ms}
+        for engine, cell in engines.items():
+            assert cell == f"{rows[weights, engine]['latency_ms_p50']:.0f} ms"
+        assert dice == f"{rows[weights, 'openvino:int8']['pixel_dice_mean']:.4f}"
+        assert f" {int8_ms}, Dice {dice} |" in text_of("msal_deploy/weights/README.md")
+
+
+def change(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f}%".replace("-", "−")
+
+
+def test_figures_of_cpp_and_triton_are_what_was_measured() -> None:
+    page = text_of("docs/measured.md")
+    cpp = {one["precision"]: one["latency"] for one in result("hosts-agree")["precisions"]}
+    int8, fp32 = ((change(one["cpp_over_python"]), *map(change, one["interval"])) for one in (cpp["int8"], cpp["fp32"]))
+    row = f"| {int8[0]} | {int8[1]} to {int8[2]} (FP32: {fp32[0]}, {fp32[1]} to {fp32[2]}) |"
+    assert row in page
+    assert f"as fast: {int8[0]} in INT8" in text_of("docs/use-from-cpp.md")
+    (large,) = (one for one in result("triton-overhead")["results"] if one["size"] == 512)
+    bare, *added = (one["overhead_ms"] for one in large["latency"])
+    request = f"{large['latency'][0]['latency_ms']['p50']:.0f} ms"
+    longer = f"{min(added):.1f} to {max(added):.1f} ms"
+    assert bare == 0
+    assert f"added to a request of {request} | {longer} |" in page
+    assert f"A request of {request} takes {longer} longer" in text_of("docs/serve-with-triton.md")
 
 
 # --- links and names -------------------------------------------------------------------------------------------------
