@@ -581,7 +581,11 @@ def test_figures_of_cpp_and_triton_are_what_was_measured() -> None:
     longer = f"{min(added):.1f} to {max(added):.1f} ms"
     assert bare == 0
     assert f"added to a request of {request} | {longer} |" in page
-    assert f"A request of {request} takes {longer} longer" in text_of("docs/serve-with-triton.md")
+    rates = [one["of_the_bare_engine"] for one in large["throughput"] if one["name"] != "bare engine"]
+    throughput = f"{min(rates):.0%} to {max(rates):.0%} of the"
+    assert f"throughput of 8 clients | {throughput} bare engine's |" in page
+    serving = " ".join(text_of("docs/serve-with-triton.md").split())
+    assert f"A request of {request} takes {longer} longer, and eight clients get {throughput} engine's" in serving
 
 
 # --- links and names -------------------------------------------------------------------------------------------------

@@ -340,16 +340,15 @@ engines = [open_engine(Bundle(bundle), name, threads=1).__enter__() for _ in ran
 for engine in engines:
     engine(np.zeros((1, 64, 64, 3), np.uint8))
 
-def close():
-    for engine in reversed(engines) if closing == "last first" else engines:
-        engine.__exit__(None, None, None)
-
-thread = threading.Thread(target=close) if closing == "in another thread" else None
-if thread:
-    thread.start()
-    thread.join()
-else:
-    close()
+if closing == "in reverse order":
+    engines.reverse()
+for engine in engines:
+    close = threading.Thread(target=engine.__exit__, args=(None, None, None))
+    if closing == "in another thread":
+        close.start()
+        close.join()
+    else:
+        close.run()
 try:
     os.kill(os.getpid(), signal.SIGINT)
     threading.Event().wait(60)
@@ -358,7 +357,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("closed", ["first first", "last first", "in another thread"])
+@pytest.mark.parametrize("closed", ["in the order of opening", "in reverse order", "in another thread"])
 @pytest.mark.parametrize("name", ["onnxruntime:fp32", "openvino:fp32"])
 def test_ctrl_c_after_engines_were_closed_is_a_keyboard_interrupt(tiny, name, closed):
     """OpenVINO leaves a thread with an unmapped signal stack if its cores end in some other order or thread."""

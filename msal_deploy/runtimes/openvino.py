@@ -14,9 +14,9 @@ from msal_deploy.spec import Float32Maps, UInt8Images
 
 MAX_COMPILED_SHAPES = 4  # each compiled shape has its own copy of the weights
 
-# One core for the whole process, never released. The CPU plugin gives the thread that loads it a signal stack, and
-# unmaps that memory with the core. If cores end in another order than they began, or in another thread, that thread
-# still points to the memory, and the next Ctrl-C is a segmentation fault (OpenVINO 2026.4).
+# One core until the process ends. The CPU plugin gives the thread that loads it a signal stack, and unmaps that memory
+# with the core. If cores end in another order than they began, or in another thread, that thread still points to the
+# memory, and the next Ctrl-C is a segmentation fault (OpenVINO 2026.4).
 CORE = openvino.Core()
 
 # Precision -> graph, floating-point type, and the CPU capability that it requires. The type must be set explicitly:
