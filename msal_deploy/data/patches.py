@@ -19,12 +19,14 @@ class Patch(msgspec.Struct, frozen=True, eq=False):
         corner: The corner it was cut from, such as ``top-left``.
         image: uint8[S,S,3] RGB.
         mask: bool[S,S], true in nuclei.
+        instances: int32[S,S], 0 for background and a number for each nucleus; None if they are not known.
     """
 
     stem: str
     corner: str
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_]
+    instances: NDArray[np.int32] | None = None
 
 
 def corner_patches(annotated: AnnotatedImage, size: int = 512) -> tuple[Patch, ...]:

@@ -22,6 +22,7 @@ from msal_deploy.data import AnnotatedImage, patches_of, validation_split
 from msal_deploy.errors import GateFailed
 from msal_deploy.files import StrPath, write_json
 from msal_deploy.graph import Layer, check_graph, int8_share, layers, load_graph
+from msal_deploy.metrics import Interval
 from msal_deploy.precision.calibrate import Method, calibrate, max_abs_values
 from msal_deploy.precision.calibration_tiles import (
     Tile,
@@ -34,7 +35,6 @@ from msal_deploy.precision.fp16 import to_fp16
 from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.precision.search import Evaluator, SearchReport, search
 from msal_deploy.runtimes import open_engine
-from msal_deploy.scoring import Difference
 
 FP32, FP16, INT8 = graph_name("fp32"), graph_name("fp16"), graph_name("int8")
 TILES = 40  # calibration tiles by default
@@ -63,11 +63,11 @@ class CalibrationRun(msgspec.Struct, frozen=True):
 
     Attributes:
         dice: Mean Dice over the validation patches.
-        delta_dice: Difference in Dice from FP32.
+        delta_dice: Interval in Dice from FP32.
     """
 
     dice: float
-    delta_dice: Difference
+    delta_dice: Interval
 
 
 class Int8Report(msgspec.Struct, frozen=True):

@@ -28,10 +28,10 @@ from msal_deploy.bundle import Bundle, artifact, graph_name, write_manifest
 from msal_deploy.data import Patch
 from msal_deploy.errors import GateFailed
 from msal_deploy.graph import int8_share, layers, module_of
-from msal_deploy.metrics import dice, signed
+from msal_deploy.metrics import Interval, dice, signed
 from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.runtimes import open_engine
-from msal_deploy.scoring import Difference, probabilities, score_engine
+from msal_deploy.scoring import probabilities, score_engine
 
 REFERENCE, ENGINE, GRAPH = "openvino:fp32", "openvino:int8", graph_name("int8")
 SOURCE = graph_name("fp32")
@@ -44,14 +44,14 @@ class Trial(msgspec.Struct, frozen=True):
         float_nodes: The nodes that are kept in float.
         int8_share: Fraction of the multiply-accumulates in INT8.
         dice: Mean Dice over the patches.
-        delta_dice: Difference in Dice from FP32.
+        delta_dice: Interval in Dice from FP32.
         latency_ms: Median time of the calls, one patch each, in ms. For plots only; it is not a benchmark.
     """
 
     float_nodes: tuple[str, ...]
     int8_share: float
     dice: float
-    delta_dice: Difference
+    delta_dice: Interval
     latency_ms: float
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,26 +17,12 @@ from rich.progress import track
 
 from msal_deploy import metrics
 from msal_deploy.data import Patch
-from msal_deploy.metrics import Confusion, clustered_lower_bound, confusion, dice, iou
+from msal_deploy.metrics import Confusion, Interval, clustered_interval, confusion, dice, iou
 from msal_deploy.runtimes import Engine
 
 if TYPE_CHECKING:
     from msal_deploy.metrics import BoolMask
     from msal_deploy.spec import Float32Maps
-
-CONFIDENCE = 0.95
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """A metric's difference, engine minus reference.
-
-    Attributes:
-        mean: Mean over patches.
-        lower: One-sided lower bound of the mean, at `CONFIDENCE`.
-    """
-
-    mean: float
-    lower: float
 
 
 class EngineScore(msgspec.Struct, frozen=True, eq=False):
@@ -57,8 +42,8 @@ class EngineScore(msgspec.Struct, frozen=True, eq=False):
 
     predictions: BoolMask
     confusions: tuple[Confusion, ...]
-    delta_dice: Difference
-    delta_iou: Difference
+    delta_dice: Interval
+    delta_iou: Interval
     max_abs_delta_probability: float
     flipped_pixels: float
     finite: bool
@@ -120,7 +105,7 @@ def score_engine(
     >>> expected = np.stack([truth, truth]).astype(np.float32)
     >>> shifted = np.roll(expected, 1, axis=2)
     >>> score_engine(patches, shifted, expected, threshold=0.5, budget=0.002).delta_dice
-    Difference(mean=-0.0625, lower=-0.0625)
+    Interval(mean=-0.0625, lower=-0.0625, upper=-0.0625)
 
     Args:
         patches: K patches with masks, of at least two images.
@@ -152,9 +137,9 @@ def _confusions(patches: Sequence[Patch], predictions: BoolMask) -> tuple[Confus
     return tuple(confusion(patch.mask, mask) for patch, mask in zip(patches, predictions, strict=True))
 
 
-def _difference(patches: Sequence[Patch], deltas: list[float]) -> Difference:
+def _difference(patches: Sequence[Patch], deltas: list[float]) -> Interval:
     stems = [patch.stem for patch in patches]
-    return Difference(fmean(deltas), clustered_lower_bound(deltas, stems, confidence=CONFIDENCE))
+    return clustered_interval(deltas, stems)
 
 
 def _max_abs_delta(probability: Float32Maps, expected: Float32Maps) -> float:

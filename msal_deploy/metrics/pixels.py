@@ -1,4 +1,4 @@
-"""Segmentation metrics of binary masks, and a confidence bound for the difference between two engines.
+"""Segmentation metrics of binary masks.
 
 Metrics follow equations (1) to (4) of the MSAL-Net paper. They are functions of the number of true positive (tp), false
 positive (fp) and false negative (fn) pixels. `METRICS` lists them; reports and tables show what is in that list.
@@ -14,13 +14,11 @@ every metric is 0.
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from msal_deploy.errors import BadInput
+from numpy.typing import NDArray
 
 BoolMask = NDArray[np.bool_]
 Average = Literal["mean", "pooled"]
@@ -191,60 +189,6 @@ def averages(score: Callable[[Confusion], float], confusions: Sequence[Confusion
     {'mean': 0.8333333333333333, 'pooled': 0.6666666666666666}
     """
     return {"mean": fmean(map(score, confusions)), "pooled": score(pooled(confusions))}
-
-
-def clustered_lower_bound(
-    deltas: ArrayLike,
-    clusters: Sequence[str],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 9999,
-    seed: int = 0,
-) -> float:
-    """Return a one-sided lower confidence bound of the mean of `deltas`, by a bootstrap over clusters.
-
-    The bootstrap resamples whole images, because patches of one image are correlated; resampling patches would give
-    a bound that is too high. Percentile method (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13;
-    for clusters Davison and Hinkley, Bootstrap Methods and their Application, section 3.8), computed by
-    `scipy.stats.bootstrap`.
-
-    >>> bound = clustered_lower_bound([0.01, 0.02, -0.01, 0.0], ["a", "a", "b", "c"])
-    >>> round(bound, 4)  # the mean is 0.005
-    -0.0067
-
-    Args:
-        deltas: float[K], a paired difference for each patch.
-        clusters: K names. Patches of the same image have the same name.
-        confidence: Between 0 and 1.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the random generator. The same seed gives the same bound.
-
-    Raises:
-        BadInput: All patches are from one image, so the spread between images is unknown.
-    """
-    from scipy.stats import bootstrap
-
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    if len(names) < 2:
-        raise BadInput("Expected patches of at least two images, got patches of one image", "add images")
-    sums, counts = np.bincount(index, weights=np.asarray(deltas, float)), np.bincount(index)
-    result = bootstrap(
-        (sums, counts),
-        _mean_over_patches,
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        alternative="greater",
-        method="percentile",
-        random_state=np.random.default_rng(seed),  # SciPy 1.15 renamed it to rng and still accepts this name
-    )
-    return float(result.confidence_interval.low)
-
-
-def _mean_over_patches(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int = -1) -> Any:
-    # Not the mean of image means: images may have different numbers of patches.
-    return sums.sum(axis=axis) / counts.sum(axis=axis)
 
 
 def signed(value: float) -> str:

@@ -18,9 +18,9 @@ from msal_deploy import metrics
 from msal_deploy.bundle import Bundle
 from msal_deploy.data import Patch
 from msal_deploy.errors import BadInput, GateFailed
-from msal_deploy.metrics import dice, iou, signed
+from msal_deploy.metrics import CONFIDENCE, dice, iou, signed
 from msal_deploy.runtimes import open_engine
-from msal_deploy.scoring import CONFIDENCE, EngineScore, probabilities, score_engine
+from msal_deploy.scoring import EngineScore, probabilities, score_engine
 
 
 class ValidationReport(msgspec.Struct, frozen=True, eq=False):
