@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from msal_deploy.cli.options import Encoder, Engines, Epochs, Json, choose_recipe
+from msal_deploy.cli.options import Budget, Encoder, Engines, Epochs, Json, WorstImage, choose_recipe
 from msal_deploy.errors import BadInput, GateFailed
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def run(
         ),
     ] = None,
     engine: Engines = None,
-    budget: Annotated[float, typer.Option(min=0, help="Largest acceptable loss of mean Dice.")] = 0.002,
+    budget: Budget = 0.002,
+    worst_image: WorstImage = 0.02,
     seconds: Annotated[float, typer.Option(help="Length of a benchmark time window in seconds.")] = 3.0,
     json: Json = None,
 ) -> None:
@@ -211,6 +212,7 @@ def _export(
     from msal_deploy.checkpoint import load_checkpoint
     from msal_deploy.data import validation_split
     from msal_deploy.export import export
+    from msal_deploy.metrics import MIN_IMAGES
     from msal_deploy.precision import PrecisionReport, add_precisions
     from msal_deploy.recipe import Recipe
 
@@ -223,8 +225,8 @@ def _export(
             return
         _heading(f"Precision: FP16 and INT8, calibrated on training images{of}")
         _, held_out = validation_split(dataset.train, weights.recipe.train.validation)
-        # A confidence bound needs two images. With fewer, all layers are quantised and validation decides.
-        search_budget = budget if len(held_out) > 1 else None
+        # With few images no bound is conclusive: then all layers are quantised, and validation decides.
+        search_budget = budget if len(held_out) >= MIN_IMAGES else None
         train, test = dataset.train, dataset.test
         reports.append(add_precisions(bundle, train, test, fp16=fp16, int8=int8, budget=search_budget, progress=True))
 

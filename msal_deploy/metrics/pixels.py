@@ -172,6 +172,7 @@ METRICS: tuple[Metric[Confusion], ...] = (
         "precision_pooled",
         "Share of the predicted pixels that are correct; mean over patches.",
         page=("mean",),
+        terminal=False,
     ),
     Metric(
         "recall",
@@ -181,6 +182,7 @@ METRICS: tuple[Metric[Confusion], ...] = (
         "recall_pooled",
         "Share of the true pixels that are predicted; mean over patches.",
         page=("mean",),
+        terminal=False,
     ),
 )
 

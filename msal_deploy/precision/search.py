@@ -31,7 +31,7 @@ from msal_deploy.graph import int8_share, layers, module_of
 from msal_deploy.metrics import Interval, dice, signed
 from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.runtimes import open_engine
-from msal_deploy.scoring import probabilities, score_engine
+from msal_deploy.scoring import probabilities, score_pixels
 
 REFERENCE, ENGINE, GRAPH = "openvino:fp32", "openvino:int8", graph_name("int8")
 SOURCE = graph_name("fp32")
@@ -104,7 +104,8 @@ class Evaluator:
         self.nodes = quantisable(self.source)
         self._bundle, self._trial_log = bundle, trial_log
         self._known = dict(_read(trial_log)) if trial_log else {}
-        self._expected = probabilities(open_engine(bundle, REFERENCE), patches, 1, progress=False)
+        with open_engine(bundle, REFERENCE) as engine:
+            self._expected = probabilities(engine, patches)
 
     def calibrated(self, ranges: Any) -> Self:
         """Return a copy of this evaluator with other ranges."""
@@ -134,11 +135,12 @@ class Evaluator:
     def _scored(self, float_nodes: Sequence[str], one_each: bool) -> Trial:
         first = {patch.stem: index for index, patch in reversed(list(enumerate(self.patches)))}
         indices = sorted(first.values()) if one_each else range(len(self.patches))
-        model, patches, expected = self.graph(float_nodes), [self.patches[k] for k in indices], self._expected[indices]
+        model, patches = self.graph(float_nodes), [self.patches[k] for k in indices]
+        expected = [self._expected[k] for k in indices]
         with tempfile.TemporaryDirectory() as folder:
             actual, times = _run(_candidate(self._bundle, model, Path(folder)), patches)
-        score = score_engine(patches, actual, expected, self._bundle.spec.threshold, 0)
-        mean = fmean(dice(counts) for counts in score.confusions)
+        score = score_pixels(patches, actual, expected, self._bundle.spec.threshold)
+        mean = fmean(dice(score.confusions[k]) for k in score.scored)
         return Trial(tuple(float_nodes), int8_share(layers(model)), mean, score.delta_dice, median(times))
 
 
@@ -149,15 +151,16 @@ def _candidate(bundle: Bundle, model: onnx.ModelProto, folder: Path) -> Bundle:
     return Bundle(folder)
 
 
-def _run(bundle: Bundle, patches: Sequence[Patch]) -> tuple[Any, list[float]]:
+def _run(bundle: Bundle, patches: Sequence[Patch]) -> tuple[list[Any], list[float]]:
     probability, times = [], []
     with open_engine(bundle, ENGINE) as engine:
         engine(patches[0].image[None])  # the first call compiles
         for patch in patches:
             start = perf_counter_ns()
-            probability.append(engine(patch.image[None])[0])
+            (one,) = probabilities(engine, [patch])
             times.append((perf_counter_ns() - start) / 1e6)
-    return np.concatenate(probability), times
+            probability.append(one)
+    return probability, times
 
 
 def search(evaluator: Evaluator, budget: float, *, progress: bool = False) -> SearchReport:
