@@ -31,7 +31,7 @@ from msal_deploy.graph import int8_share, layers, module_of
 from msal_deploy.metrics import Interval, dice, signed
 from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.runtimes import open_engine
-from msal_deploy.scoring import probabilities, score_pixels
+from msal_deploy.scoring import run_engine, score_pixels
 
 REFERENCE, ENGINE, GRAPH = "openvino:fp32", "openvino:int8", graph_name("int8")
 SOURCE = graph_name("fp32")
@@ -105,7 +105,7 @@ class Evaluator:
         self._bundle, self._trial_log = bundle, trial_log
         self._known = dict(_read(trial_log)) if trial_log else {}
         with open_engine(bundle, REFERENCE) as engine:
-            self._expected = probabilities(engine, patches)
+            self._expected = run_engine(engine, patches).maps
 
     def calibrated(self, ranges: Any) -> Self:
         """Return a copy of this evaluator with other ranges."""
@@ -157,7 +157,7 @@ def _run(bundle: Bundle, patches: Sequence[Patch]) -> tuple[list[Any], list[floa
         engine(patches[0].image[None])  # the first call compiles
         for patch in patches:
             start = perf_counter_ns()
-            (one,) = probabilities(engine, [patch])
+            (one,) = run_engine(engine, [patch]).maps
             times.append((perf_counter_ns() - start) / 1e6)
             probability.append(one)
     return probability, times

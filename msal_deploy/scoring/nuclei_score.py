@@ -75,10 +75,11 @@ class NucleiScore(msgspec.Struct, frozen=True, eq=False):
         }
 
 
-def find_nuclei(probability: Sequence[Map], spec: ModelSpec) -> tuple[Labels, ...]:
-    """Separate the nuclei of K probability maps; return K label maps int32[h,w], with 0 for background."""
+def find_nuclei(patches: Sequence[Patch], probability: Sequence[Map], spec: ModelSpec) -> tuple[Labels, ...]:
+    """Separate the nuclei of K patches in their probability maps; return K label maps int32[h,w], 0 for background."""
     return tuple(
-        separate(one, threshold=spec.threshold, microns_per_pixel=spec.microns_per_pixel) for one in probability
+        separate(one, threshold=spec.threshold, microns_per_pixel=spec.microns_per_pixel * patch.scale)
+        for patch, one in zip(patches, probability, strict=True)
     )
 
 
