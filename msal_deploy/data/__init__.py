@@ -5,7 +5,7 @@
 `training_sets`  `open_training_sets` opens several data sets by name, for one training
 `images`         `read_image` and `read_label` read files into arrays
 `annotations`    `read_xml`, `write_xml` and `rasterise`: outlines of nuclei in Aperio XML
-`patches`        `corner_patches` and `validation_split`
+`patches`        `corner_patches`, `protocol_patches` and `validation_split`
 `verify`         `verify` checks a whole data set; `verify_report` holds the result
 `synthesize`     `synthesize` writes a synthetic data set in MoNuSeg's layout; `tissue` draws its images
 `archive`        unpacks zips safely
@@ -22,7 +22,7 @@
 from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, rasterise, read_xml, write_xml
 from msal_deploy.data.dataset import AnnotatedImage, Dataset, find_dataset, label_convention, open_dataset
 from msal_deploy.data.images import image_size, read_image, read_label
-from msal_deploy.data.patches import Patch, corner_patches, patches_of, validation_split
+from msal_deploy.data.patches import Patch, Protocol, corner_patches, patches_of, protocol_patches, validation_split
 from msal_deploy.data.synthesize import synthesize
 from msal_deploy.data.training_sets import open_training_sets
 from msal_deploy.data.verify import verify
@@ -34,6 +34,7 @@ __all__ = [
     "Annotation",
     "Dataset",
     "Patch",
+    "Protocol",
     "VerifyReport",
     "corner_patches",
     "find_dataset",
@@ -42,6 +43,7 @@ __all__ = [
     "open_dataset",
     "open_training_sets",
     "patches_of",
+    "protocol_patches",
     "rasterise",
     "read_image",
     "read_label",
