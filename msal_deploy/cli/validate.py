@@ -1,12 +1,13 @@
 """``msal-deploy validate``."""
 
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from msal_deploy.cli.options import AjiBudget, Budget, BundlePath, Engines, Json, PqBudget, Threads, WorstImage
-from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +72,7 @@ def validate(
     from rich.console import Console
 
     from msal_deploy.bundle import Bundle
-    from msal_deploy.data import check_protocol, label_convention, open_dataset, protocol_patches, test_images
+    from msal_deploy.data import label_convention, open_dataset, protocol_patches, test_images
     from msal_deploy.files import write_json
     from msal_deploy.precision.calibration_tiles import require_unseen
     from msal_deploy.runtimes import available_engines
@@ -79,7 +80,7 @@ def validate(
     from msal_deploy.validate import validate as score
 
     opened = Bundle(bundle)
-    first, *others = [check_protocol(name) for name in protocol or ["corners"]]
+    first, *others = dict.fromkeys(protocol or ["corners"])
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
     with open_dataset(data) as dataset:
         images = test_images(dataset)
@@ -100,4 +101,82 @@ def validate(
         reference=reference,
         label_convention=convention,
         progress=True,
+    )
+    found = _bisect(opened, report, patches, reference, threads, out) if bisect else None
+    value = report.to_json() | ({"bisect": found.to_json()} if found else {})
+    if json:
+        write_json(json, value)
+    if out:
+        _write_page(out, opened, report, patches, found, str(data))
+    Console().print(report.table())
+    if found:
+        Console().print(found.table())
+    if out:
+        typer.echo(f"Report: {out / 'report.html'}")
+    report.require_passed()
+
+
+def _bisect(
+    bundle: "Bundle",
+    report: "ValidationReport",
+    patches: "Sequence[Patch]",
+    reference: str,
+    threads: int | None,
+    out: Path | None,
+) -> "BisectReport | None":
+    """Find the costly nodes of the first FP16 or INT8 engine that did not pass."""
+    from msal_deploy.validate import bisect
+
+    failed = [name for name, result in report.engines.items() if result.judgement.failures]
+    candidates = [name for name in failed if name.endswith((":fp16", ":int8"))]
+    if not candidates:
+        typer.echo("No FP16 or INT8 engine is over budget: nothing to bisect.", err=True)
+        return None
+    return bisect(
+        bundle,
+        candidates[0],
+        _spread(patches, BISECT_PATCHES),
+        budget=report.limits.budget,
+        reference=reference,
+        threads=threads,
+        trial_log=(out or bundle.path) / "bisect.jsonl",
+        progress=True,
+    )
+
+
+def _spread(patches: "Sequence[Patch]", count: int) -> "list[Patch]":
+    """Return `count` patches, spread over the images: the first of each image, then the second."""
+    seen: dict[str, int] = {}
+    ranks = []
+    for patch in patches:
+        seen[patch.stem] = seen.get(patch.stem, 0) + 1
+        ranks.append(seen[patch.stem])
+    order = sorted(range(len(patches)), key=ranks.__getitem__)[:count]
+    return [patches[index] for index in sorted(order)]
+
+
+def _write_page(
+    folder: Path,
+    bundle: "Bundle",
+    report: "ValidationReport",
+    patches: "Sequence[Patch]",
+    found: "BisectReport | None",
+    data: str,
+) -> None:
+    import msgspec
+
+    from msal_deploy.cli.pages import gallery
+    from msal_deploy.report import Report, save_report
+
+    save_report(
+        folder,
+        Report(
+            title="Parity",
+            manifest=msgspec.to_builtins(bundle.manifest),
+            validation=report.to_json(),
+            bisect=found.to_json() if found else None,
+            gallery=gallery(report, patches),
+            data=f"labelled images of {Path(data).name}",
+            command=shlex.join(["msal-deploy", *sys.argv[1:]]),
+        ),
     )

@@ -78,6 +78,11 @@ class Judgement(msgspec.Struct, frozen=True):
     failures: tuple[str, ...]
 
     @property
+    def lossy(self) -> bool:
+        """Whether a loss is over budget, or an image is ruined."""
+        return bool(self.ruined_images) or "over" in self.verdicts.values()
+
+    @property
     def verdict(self) -> Verdict:
         """The verdict on Dice."""
         return self.verdicts["dice"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from rich import box
@@ -13,7 +13,7 @@ from msal_deploy import metrics
 from msal_deploy.data import Protocol
 from msal_deploy.errors import GateFailed
 from msal_deploy.metrics import CONFIDENCE, aji, excludable_share, iou, panoptic_quality, signed
-from msal_deploy.scoring import NucleiScore, PixelScore
+from msal_deploy.scoring import NucleiScore, OutputFindings, PixelScore
 from msal_deploy.validate.checks import Check
 from msal_deploy.validate.differences import Differences
 from msal_deploy.validate.gate import Judgement, Limits
@@ -30,8 +30,8 @@ class EngineResult(msgspec.Struct, frozen=True, eq=False):
         judgement: Whether its losses are acceptable.
         checks: Checks that need no labels.
         differences: Where the engine differs from the reference.
-        finite: Whether all probabilities are finite.
-        faults: One sentence for each fault of the probabilities or checks.
+        findings: What is wrong with the probabilities.
+        cause: One sentence on the likely cause of a loss; empty if it is not known.
         protocols: Averages with the other protocols, by their JSON keys.
     """
 
@@ -40,14 +40,24 @@ class EngineResult(msgspec.Struct, frozen=True, eq=False):
     judgement: Judgement
     checks: tuple[Check, ...]
     differences: Differences
-    finite: bool
-    faults: tuple[str, ...]
+    findings: OutputFindings
+    cause: str
     protocols: dict[Protocol, dict[str, float]]
 
     @property
+    def finite(self) -> bool:
+        """Whether all probabilities are finite."""
+        return not self.findings.not_finite
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """One sentence for each fault of the probabilities and each check that failed."""
+        return (*self.findings.sentences, *(check.text for check in self.checks if not check.passed))
+
+    @property
     def failures(self) -> tuple[str, ...]:
-        """One sentence for each reason not to pass."""
-        return (*self.faults, *self.judgement.failures)
+        """One sentence for each reason not to pass, then the likely cause."""
+        return (*self.faults, *self.judgement.failures, *filter(None, [self.cause]))
 
     @property
     def passed(self) -> bool:
@@ -128,23 +138,12 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
         """Return what helps the engines that did not pass."""
         failed = [result for result in self.engines.values() if not result.passed]
         undecided = any("undecided" in result.judgement.verdicts.values() for result in failed)
-        lost = any(result.judgement.ruined_images or "over" in result.judgement.verdicts.values() for result in failed)
+        lost = any(result.judgement.lossy for result in failed)
         remedies = [
             "use a higher precision or find the layers with --bisect" if lost else "",
             "validate on more images" if undecided else "",
         ]
         return " and ".join(filter(None, remedies)) or "do not use the engine"
-
-    def pick(self) -> dict[Literal["best", "median", "worst"], int]:
-        """Return the indices of the patches with the best, median and worst Dice of the engine `example_engine`."""
-        pixels = self.engines[self.example_engine].pixels
-        order = sorted(pixels.scored, key=lambda index: pixels.dice_of(index) or 0.0, reverse=True)
-        return {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-
-    @property
-    def example_engine(self) -> str:
-        """The first engine after the reference, or the reference if it is the only engine."""
-        return next((engine for engine in self.engines if engine != self.reference), self.reference)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types; numbers that are not finite are null."""

@@ -3,57 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import msgspec
-import numpy as np
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.data import Patch, Protocol
 from msal_deploy.errors import BadInput
-from msal_deploy.runtimes import Engine, open_engine
-from msal_deploy.scoring import find_nuclei, probabilities, score_nuclei, score_pixels, with_nuclei
-from msal_deploy.validate.gate import Limits, judge, unjudged
-from msal_deploy.validate.report import EngineResult, ValidationReport
-
-if TYPE_CHECKING:
-    from msal_deploy.scoring.inference import Map
-
-MIN_REFERENCE_DICE = 0.1  # an untrained network reaches more by chance on dense tissue, but nobody would deploy it
-
-
-class _Inputs(msgspec.Struct, frozen=True, eq=False):
-    """What every engine is run on.
-
-    Attributes:
-        patches: The patches of each protocol; the first protocol is the one that is judged.
-        size: Side of a patch or tile in pixels.
-        batch: Patches per inference call.
-        progress: Show a progress bar on stderr.
-    """
-
-    patches: dict[Protocol, Sequence[Patch]]
-    size: int
-    batch: int
-    progress: bool
-
-    @property
-    def judged(self) -> Sequence[Patch]:
-        """The patches of the protocol that is judged."""
-        return next(iter(self.patches.values()))
-
-    def run(self, engine: Engine) -> dict[Protocol, list[Map]]:
-        """Run an open engine on the patches of each protocol."""
-        return {
-            protocol: probabilities(
-                engine,
-                patches,
-                batch=self.batch,
-                tile=self.size if protocol == "tiles" else None,
-                progress=self.progress,
-            )
-            for protocol, patches in self.patches.items()
-        }
+from msal_deploy.runtimes import open_engine
+from msal_deploy.scoring import with_nuclei
+from msal_deploy.validate.compare import Comparison, Inputs
+from msal_deploy.validate.gate import Limits
+from msal_deploy.validate.report import ValidationReport
 
 
 def validate(
@@ -112,12 +70,21 @@ def validate(
     for name in ids[1:]:
         with engines[name]:
             pass
-    inputs = _Inputs({protocol: patches, **(also or {})}, size, batch, progress)
-    results = _results(bundle, engines, inputs, limits)
-    names = tuple((patch.stem, patch.corner) for patch in patches)
-    others = {name: len(images) for name, images in (also or {}).items()}
+    second = {name: open_engine(second_build, name, threads=threads) for name in ids[1:]} if second_build else {}
+    inputs = Inputs({protocol: patches, **(also or {})}, size, batch, progress)
+    comparison = Comparison(engines.pop(reference), inputs, limits)
+    results = {reference: comparison.reference_result()}
+    results |= {name: comparison.result(engine, second.get(name)) for name, engine in engines.items()}
     return ValidationReport(
-        reference, results, names, limits, bundle.spec.threshold, label_convention, protocol, size, others
+        reference=reference,
+        engines=results,
+        patches=tuple((patch.stem, patch.corner) for patch in patches),
+        limits=limits,
+        threshold=bundle.spec.threshold,
+        label_convention=label_convention,
+        protocol=protocol,
+        size=size,
+        protocol_patches={name: len(images) for name, images in (also or {}).items()},
     )
 
 
