@@ -2,7 +2,7 @@
 
 ===============  ==================================================================================
 `dataset`        `open_dataset` finds the annotated images in a folder or zip
-`training_sets`  `open_training_sets` opens several data sets by name, for one training
+`training_sets`  `open_training_sets` opens several data sets by name, `open_scored_images` the images to score
 `images`         `read_image` and `read_label` read files into arrays
 `annotations`    `read_xml`, `write_xml` and `rasterise`: outlines of nuclei in Aperio XML
 `patches`        `corner_patches`, `protocol_patches` and `validation_split`
@@ -24,7 +24,7 @@ from msal_deploy.data.dataset import AnnotatedImage, Dataset, find_dataset, labe
 from msal_deploy.data.images import image_size, read_image, read_label
 from msal_deploy.data.patches import Patch, Protocol, corner_patches, patches_of, protocol_patches, validation_split
 from msal_deploy.data.synthesize import synthesize
-from msal_deploy.data.training_sets import open_training_sets
+from msal_deploy.data.training_sets import open_scored_images, open_training_sets, scored_images
 from msal_deploy.data.verify import verify
 from msal_deploy.data.verify_report import VerifyReport
 
@@ -41,6 +41,7 @@ __all__ = [
     "image_size",
     "label_convention",
     "open_dataset",
+    "open_scored_images",
     "open_training_sets",
     "patches_of",
     "protocol_patches",
@@ -48,6 +49,7 @@ __all__ = [
     "read_image",
     "read_label",
     "read_xml",
+    "scored_images",
     "synthesize",
     "validation_split",
     "verify",

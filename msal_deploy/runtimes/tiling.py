@@ -121,7 +121,7 @@ def _compute(engine: Callable[[UInt8Images], Float32Maps], images: UInt8Images) 
     maps = engine(images)
     expected = (len(images), 1, *images.shape[1:3])
     if maps.shape != expected:
-        raise BadInput(f"Expected probabilities of shape {expected}, got {maps.shape}", "check the engine's graph")
+        raise BadInput(f"Expected probabilities of shape {expected}, got {maps.shape}", "check the graph")
     return maps[:, 0]
 
 
@@ -130,8 +130,10 @@ def _check(image: NDArray[np.uint8], tile: int, overlap: int, batch: int) -> Non
         got = f"{image.dtype}{list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
         raise BadInput(f"Expected an image uint8[H,W,3], got {got}", "pass one RGB image from 0 to 255")
     if 0 in image.shape:
-        raise BadInput(f"Expected at least one pixel, got an image of shape {image.shape}", "pass an RGB image")
+        raise BadInput(
+            f"Expected at least one pixel, got an image of {image.shape[1]}×{image.shape[0]} px", "leave it out"
+        )
     check_extent(TILE, tile)
     check_extent(BATCH, batch)
     if not 0 <= overlap < tile:
-        raise BadInput(f"Expected an overlap from 0 to {tile - 1}, got {overlap}", "use less than a tile")
+        raise BadInput(f"Expected an overlap from 0 to {tile - 1}, got {overlap}", "use one in that range")
