@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from msal_deploy.cli.options import AjiBudget, Budget, BundlePath, Engines, Json, PqBudget, Threads, WorstImage
+from msal_deploy.cli.pages import gallery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ def validate(
         typer.Option(
             "--data",
             help="Folder or zip of labelled images, in any layout that train accepts. "
-            "If it has test images, only they are used.",
+            "Training images in it are not used.",
             show_default=False,
         ),
     ],
@@ -72,7 +73,7 @@ def validate(
     from rich.console import Console
 
     from msal_deploy.bundle import Bundle
-    from msal_deploy.data import label_convention, open_dataset, protocol_patches, test_images
+    from msal_deploy.data import label_convention, open_scored_images, protocol_patches
     from msal_deploy.files import write_json
     from msal_deploy.precision.calibration_tiles import require_unseen
     from msal_deploy.runtimes import available_engines
@@ -82,8 +83,7 @@ def validate(
     opened = Bundle(bundle)
     first, *others = dict.fromkeys(protocol or ["corners"])
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
-    with open_dataset(data) as dataset:
-        images = test_images(dataset)
+    with open_scored_images(data) as images:
         require_unseen(opened, images)
         patches = protocol_patches(images, first, patch)
         also = {name: protocol_patches(images, name, patch) for name in others}
@@ -165,7 +165,6 @@ def _write_page(
 ) -> None:
     import msgspec
 
-    from msal_deploy.cli.pages import gallery
     from msal_deploy.report import Report, save_report
 
     save_report(
