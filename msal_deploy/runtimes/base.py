@@ -14,6 +14,7 @@ from msal_deploy.errors import BadInput, DeployError, suggest, translate_missing
 from msal_deploy.runtimes.catalogue import CATALOGUE, extras
 from msal_deploy.runtimes.tiling import segment
 from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
+from msal_deploy.trt.plan_metadata import Profile
 
 MAX_THREADS = 1024
 
@@ -75,6 +76,11 @@ class Engine(ABC):
     def spec(self) -> ModelSpec:
         """Input and output of the engine."""
         return self.bundle.spec
+
+    @property
+    def profile(self) -> Profile | None:
+        """Shapes that the open engine accepts; None if only the specification limits them."""
+        return None
 
     def __enter__(self) -> Self:
         if self.is_open:
