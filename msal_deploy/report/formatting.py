@@ -65,6 +65,15 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def capital(text: str) -> str:
+    """Return a text with a capital first letter and the rest as it is.
+
+    >>> capital("boundary F1")
+    'Boundary F1'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def patches_of_images(scored: Json) -> str:
     """Format the size of a test set.
 
@@ -72,6 +81,15 @@ def patches_of_images(scored: Json) -> str:
     '56 patches of 14 images'
     """
     return f"{count(scored['patches'], 'patch', 'patches')} of {count(scored['images'], 'image')}"
+
+
+def other_engines(validation: Json) -> dict[str, Json]:
+    """Return the engines of a validation other than the reference, with their scores.
+
+    >>> other_engines({"reference": "a", "engines": {"a": {}, "b": {"passed": True}}})
+    {'b': {'passed': True}}
+    """
+    return {name: score for name, score in validation["engines"].items() if name != validation["reference"]}
 
 
 def result_names(results: Sequence[Json]) -> list[str]:

@@ -6,83 +6,135 @@ from itertools import groupby
 from typing import Any
 
 from msal_deploy import __version__, metrics
-from msal_deploy.bundle import CHECKPOINT
 from msal_deploy.files import StrPath, atomic_file
-from msal_deploy.report import formatting, plots
-from msal_deploy.report import overlays as pictures
-from msal_deploy.report.formatting import Json, count, patches_of_images, signed
-from msal_deploy.report.overlays import Overlay
+from msal_deploy.report import evidence_plots, formatting, plots
+from msal_deploy.report import gallery as pictures
+from msal_deploy.report.evidence import bisect_section, evidence, protocol_range, protocol_rows
+from msal_deploy.report.facts import environment, facts
+from msal_deploy.report.formatting import Json
+from msal_deploy.report.gallery import GalleryPatch
+from msal_deploy.report.inputs import JsonObject, Report
 from msal_deploy.report.precision import precision_section
 from msal_deploy.report.tradeoff import PARETO_OPTIMAL, accuracy_latency, references_text
+from msal_deploy.report.verdict import BUDGET_MARKS, mark, verdict
 
 
 def write_report(
     path: StrPath,
     *,
     title: str,
-    manifest: Json,
-    validation: Json | None = None,
-    bench: Json | None = None,
-    precision: Json | None = None,
-    training: Sequence[Json] | None = None,
-    overlays: Sequence[Overlay] = (),
+    manifest: JsonObject,
+    validation: JsonObject | None = None,
+    bench: JsonObject | None = None,
+    precision: JsonObject | None = None,
+    training: Sequence[JsonObject] | None = None,
+    gallery: Sequence[GalleryPatch] = (),
     data: str = "",
     command: str = "",
     notes: Sequence[str] = (),
     weights: str = "",
-    also: Sequence[Json] = (),
+    also: Sequence[JsonObject] = (),
+    bisect: JsonObject | None = None,
 ) -> None:
-    """Write a self-contained HTML page. Sections without data are left out.
+    """Write a self-contained HTML page to `path`, atomically. `Report` describes the arguments.
+
+    `save_report` writes a folder instead, from which the page can be rebuilt.
 
     >>> from msal_deploy.bundle import Bundle
     >>> import msgspec
     >>> manifest = msgspec.to_builtins(Bundle("bundle").manifest)
     >>> write_report("report.html", title="My network", manifest=manifest)
-
-    Args:
-        path: File to write, atomically.
-        title: Title and heading of the page.
-        manifest: The bundle's manifest as JSON types.
-        validation: The value of `ValidationReport.to_json`.
-        bench: The value of `BenchReport.to_json`.
-        precision: The value of `PrecisionReport.to_json`.
-        training: A row per epoch with ``epoch``, ``train_loss`` and, if it was measured, ``validation_dice``.
-        overlays: Patches to show.
-        data: Description of the labelled images: name, source, licence.
-        command: Command line that reproduces the page.
-        notes: Remarks for the reader, such as known limitations.
-        weights: Name of the weights of the bundle; only used with `also`.
-        also: Other weights for the verdict and for accuracy × latency, scored on the same patches: mappings with
-            ``weights`` (their name), ``manifest``, ``validate`` and ``bench``. Needs `validation` and `bench`.
     """
-    bench = _with_names(bench) if bench else None
-    rows = accuracy_latency(validation, bench, weights=weights, also=also) if validation and bench else []
-    validations = {weights: validation, **{one["weights"]: one["validate"] for one in also}} if validation else {}
-    html = _template().render(
+    report = Report(
         title=title,
-        verdict=_verdict_of_all(validations) if len(validations) > 1 else _verdict(validation),
-        facts=({"Weights": weights} if also else {}) | _facts(manifest, validation, data) | _other_weights(also),
-        weights=weights if also else "",
+        manifest=manifest,
         validation=validation,
-        metrics=metrics.METRICS,
-        columns=_metric_columns(),
+        bench=bench,
+        precision=precision,
+        training=tuple(training or ()),
+        gallery=tuple(gallery),
+        data=data,
+        command=command,
+        notes=tuple(notes),
+        weights=weights,
+        also=tuple(also),
+        bisect=bisect,
+    )
+    html = render(report)
+    with atomic_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def render(report: Report) -> str:
+    """Return the page as HTML. The same report gives the same text.
+
+    >>> manifest = {"recipe": {"name": "r", "network": {"model": "u-net"}}, "licence": "CC0-1.0"}
+    >>> manifest |= {"versions": {}, "artifacts": {}}
+    >>> render(Report(title="My network", manifest=manifest))[:15]
+    '<!doctype html>'
+
+    Raises:
+        Exception: A part of the report has not the form that its stage gives it.
+    """
+    validation, bench = report.validation, _with_names(report.bench) if report.bench else None
+    validations = {report.weights: validation} if validation else {}
+    validations |= {one["weights"]: one["validate"] for one in report.also if validation}
+    rows = _tradeoff(report) if validation and bench else []
+    html: str = _template().render(
+        report=report,
+        several=bool(report.also),
+        of=f" ({report.weights})" if report.also else "",
+        verdict=verdict(validations, rows),
+        facts=facts(report),
+        evidence=[_evidence(name if report.also else "", one, report) for name, one in validations.items()],
+        validation=validation,
+        metrics=[*metrics.METRICS, *metrics.NUCLEI_METRICS],
+        protocols=protocol_rows(validation["protocols"]) if validation else [],
+        protocol_range=protocol_range(validation["protocols"]) if validation and validation["protocols"] else "",
         bench=bench,
         latencies=_latencies(bench) if bench else [],
         tradeoff=rows,
         untimed=_untimed(validations, rows),
-        references=references_text(validation["reference"], weights) if validation and also else "",
+        references=references_text(validation["reference"], report.weights) if validation and report.also else "",
         pareto_optimal=PARETO_OPTIMAL,
-        precision=precision_section(precision) if precision else None,
-        figures=_figures(validation, bench, training) | _tradeoff_figures(validations, rows, precision),
-        overlays=[_panels(overlay) for overlay in overlays],
-        environment=_environment(manifest, bench),
-        command=command,
-        notes=notes,
+        precision=precision_section(report.precision) if report.precision else None,
+        bisect=bisect_section(report.bisect) if report.bisect else None,
+        figures=_figures(report, bench) | _tradeoff_figures(validations, rows, report.precision),
+        environment=environment(report.manifest, bench),
+        verdict_marks=BUDGET_MARKS,
         palette=pictures,
         version=__version__,
     )
-    with atomic_file(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    return html
+
+
+def _tradeoff(report: Report) -> list[dict[str, Any]]:
+    validation, bench = report.validation or {}, report.bench or {}
+    rows = accuracy_latency(validation, bench, weights=report.weights, also=report.also)
+    return [
+        row | {"mark": mark(row["state"], finite=row["finite"], is_reference=row["engine"] == validation["reference"])}
+        for row in rows
+    ]
+
+
+def _evidence(weights: str, validation: Json, report: Report) -> dict[str, Any]:
+    """Return the template variables of the sections on one set of weights, with their figures and pictures."""
+    patches = [one for one in report.gallery if one.weights == weights]
+    compares = len(validation["engines"]) > 1
+    return evidence(weights, validation) | {
+        "figures": {
+            "intervals": evidence_plots.interval_plot(validation) if compares else "",
+            "delta": plots.delta_plot(validation) if compares else "",
+            "flips": evidence_plots.flips_plot(validation) if compares else "",
+            "calibration": evidence_plots.calibration_plot(validation),
+        },
+        "differing": [_with_panels(one) for one in patches if one.reason == "differs"],
+        "examples": [_with_panels(one) for one in patches if one.reason != "differs"],
+    }
+
+
+def _with_panels(patch: GalleryPatch) -> dict[str, Any]:
+    return {"patch": patch, "panels": pictures.panels(patch)}
 
 
 @cache
@@ -90,24 +142,15 @@ def _template() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("msal_deploy", "report"),
+        loader=PackageLoader("msal_deploy", "report/templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for filter_ in (formatting.signed, formatting.scientific, formatting.share, formatting.fine):
+    for filter_ in (formatting.signed, formatting.scientific, formatting.share, formatting.fine, formatting.capital):
         environment.filters[filter_.__name__] = filter_
     return environment.get_template("report.html.j2")
-
-
-def _metric_columns() -> list[dict[str, str]]:
-    """Return the columns of `metrics.METRICS` in the parity table: label, JSON key, and average if there are two."""
-    return [
-        {"label": metric.label, "key": metric.key(average), "average": average if len(metric.page) > 1 else ""}
-        for metric in metrics.METRICS
-        for average in metric.page
-    ]
 
 
 def _untimed(validations: Mapping[str, Json], rows: Sequence[Json]) -> list[str]:
@@ -120,87 +163,6 @@ def _untimed(validations: Mapping[str, Json], rows: Sequence[Json]) -> list[str]
         for engine in validation["engines"]
         if (name if several else None, engine) not in timed
     ]
-
-
-def _verdict_of_all(validations: Mapping[str, Json]) -> dict[str, str]:
-    """Return the verdict on several weights: passed if each of them passed."""
-    verdicts = {name: _verdict(validation) for name, validation in validations.items()}
-    failed = any(one["state"] == "failed" for one in verdicts.values())
-    return {
-        "state": "failed" if failed else "passed",
-        "headline": "; ".join(f"{name}: {one['headline']}" for name, one in verdicts.items()),
-        "detail": " ".join(f"{name}: {one['detail']}" for name, one in verdicts.items()),
-    }
-
-
-def _verdict(validation: Json | None) -> dict[str, str]:
-    """Return ``state`` (passed, failed or none), ``headline`` and ``detail``."""
-    if validation is None:
-        return {"state": "none", "headline": "Not validated", "detail": "No engine was scored against a reference."}
-    compared = {name: score for name, score in validation["engines"].items() if name != validation["reference"]}
-    compared = compared or validation["engines"]
-    failed = [name for name, score in validation["engines"].items() if not score["passed"]]
-    limit = f"within {validation['budget']:g} Dice of {validation['reference']} on {patches_of_images(validation)}"
-    headline = f"{', '.join(failed)}: not {limit}" if failed else f"{count(len(compared), 'engine')} {limit}"
-    state = "failed" if failed else "passed"
-    return {"state": state, "headline": headline, "detail": _verdict_detail(compared, validation)}
-
-
-def _verdict_detail(compared: Json, validation: Json) -> str:
-    if not_finite := [name for name, score in validation["engines"].items() if not score["finite"]]:
-        return f"Probabilities are not finite: {', '.join(not_finite)}."
-    worst = min(compared, key=lambda name: compared[name]["delta_dice"]["lower"])
-    # Parity with a poor reference says little, so its Dice is shown as well.
-    dice = validation["engines"][validation["reference"]]["pixel_dice_mean"]
-    return (
-        f"Dice of {validation['reference']}: {dice:.4f}. "
-        f"Lowest {validation['confidence']:.0%} lower bound of the mean ΔDice: "
-        f"{signed(compared[worst]['delta_dice']['lower'])} ({worst}); required: at least −{validation['budget']:g}."
-    )
-
-
-BLOCKS = {
-    "dense_dilated": "dense dilated convolutions",
-    "channel_attention": "channel attention",
-    "boundary_refinement": "boundary refinement",
-}
-
-
-def _facts(manifest: Json, validation: Json | None, data: str) -> dict[str, str]:
-    """Return the rows of the section on the network and the data, as label -> text."""
-    facts = {
-        "Network": _network(manifest),
-        "Recipe": manifest["recipe"]["name"],
-        "Checkpoint": _checkpoint(manifest),
-        "Licence of the weights": manifest["licence"],
-        "Test data": data,
-        "Labels": validation["label_convention"] if validation else "",
-        "Scored": f"{patches_of_images(validation)}, threshold {validation['threshold']:g}" if validation else "",
-    }
-    return {label: text for label, text in facts.items() if text}
-
-
-def _network(manifest: Json) -> str:
-    network = manifest["recipe"]["network"]
-    if network.get("model", "msal-net") != "msal-net":
-        return str(network["model"])
-    blocks = [text for block, text in BLOCKS.items() if network[block]]
-    return f"MSAL-Net, {network['backbone']} with {', '.join(blocks) or 'none of the paper’s three blocks'}"
-
-
-def _checkpoint(manifest: Json) -> str:
-    checkpoint = manifest["artifacts"].get(CHECKPOINT)
-    return f"SHA-256 {checkpoint['sha256'][:12]}…" if checkpoint else ""
-
-
-def _other_weights(also: Sequence[Json]) -> dict[str, str]:
-    """Return a row for each of the other weights, as label -> text."""
-    return {
-        f"Also {one['weights']}": "; ".join(
-            filter(None, (_network(one["manifest"]), _checkpoint(one["manifest"]), one["manifest"]["licence"]))
-        )
-        for one in also
-    }
 
 
 def _with_names(bench: Json) -> Json:
@@ -222,11 +184,10 @@ def _latencies(bench: Json) -> list[dict[str, Any]]:
     return rows
 
 
-def _figures(validation: Json | None, bench: Json | None, training: Sequence[Json] | None) -> dict[str, str]:
+def _figures(report: Report, bench: Json | None) -> dict[str, str]:
     return {
-        "delta": plots.delta_plot(validation) if validation and len(validation["engines"]) > 1 else "",
         "latency": plots.latency_plot(bench) if bench else "",
-        "training": plots.training_plot(training) if training else "",
+        "training": plots.training_plot(report.training) if report.training else "",
     }
 
 
@@ -237,27 +198,3 @@ def _tradeoff_figures(validations: Mapping[str, Json], rows: Sequence[Json], pre
         "tradeoff": plots.tradeoff_plot(rows, validations) if len(rows) > 1 else "",
         "search": plots.search_plot(search) if search and len(search["trials"]) > 1 else "",
     }
-
-
-def _panels(overlay: Overlay) -> dict[str, Any]:
-    return {
-        "overlay": overlay,
-        "patch": pictures.as_jpeg(overlay.image),
-        "outlines": pictures.as_jpeg(pictures.outlines(overlay)),
-        "disagreement": pictures.as_png(pictures.disagreement(overlay)),
-    }
-
-
-def _environment(manifest: Json, bench: Json | None) -> dict[str, str]:
-    """Return the machine of the benchmark and the versions that exported the bundle, as label -> text."""
-    rows = {
-        key.replace("_", " ").replace("gib", "GiB"): _plain(value)
-        for key, value in (bench["environment"] if bench else {}).items()
-    }
-    return rows | {"versions that exported the bundle": _plain(manifest["versions"])}
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {text}" for key, text in value.items())
-    return ", ".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)

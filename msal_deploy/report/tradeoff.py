@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from msal_deploy.metrics import signed
 from msal_deploy.report.formatting import Json
+from msal_deploy.report.verdict import engine_state
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 DICE_DIGITS = 4  # as in the tables: values that look equal there are equal for the Pareto front
+SIGNS = {"passed": "[green]✓[/]", "failed": "[red]✗[/]", "undecided": "[yellow]?[/]"}
 PARETO_OPTIMAL = "no other engine is at least as fast and as accurate and better in one of the two"
 
 
@@ -97,6 +99,7 @@ def _row(engine: str, score: Json, timed: Json, reference: Json | None) -> dict[
         "speed_up": reference["latency_ms"]["p50"] / p50 if reference else None,
         "finite": score["finite"],
         "passed": score["passed"],
+        "state": engine_state(score),
     }
 
 
@@ -121,8 +124,8 @@ def accuracy_latency_table(validation: Json, bench: Json, *, weights: str = "", 
     table = Table(
         title=f"Accuracy × latency, batch {rows[0]['batch']}" if rows else "Accuracy × latency: no engine was timed",
         caption=f"● Pareto-optimal: {PARETO_OPTIMAL}.\n"
-        f"✓ passed: within the budget of {validation['budget']:g} Dice compared with {validation['reference']}."
-        + (f"\n{references_text(validation['reference'], weights)}" if also else ""),
+        f"✓ passed, ✗ failed, ? undecided: a budget of {validation['budget']:g} Dice compared with "
+        f"{validation['reference']}." + (f"\n{references_text(validation['reference'], weights)}" if also else ""),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
@@ -144,5 +147,5 @@ def _cells(row: Json) -> list[str]:
         f"{row['latency_ms_p50']:.1f}",
         f"{row['speed_up']:.2f}×" if row["speed_up"] else "–",
         "[bold]●[/]" if row["pareto_optimal"] else "",
-        "[green]✓[/]" if row["passed"] else "[red]✗[/]" if row["finite"] else "[red]✗ NaN[/]",
+        SIGNS[row["state"]] if row["finite"] else "[red]✗ NaN[/]",
     ]
