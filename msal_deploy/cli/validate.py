@@ -73,7 +73,7 @@ def validate(
     from rich.console import Console
 
     from msal_deploy.bundle import Bundle
-    from msal_deploy.data import label_convention, open_scored_images, protocol_patches
+    from msal_deploy.data import label_convention, open_scored_images, parse_protocol, protocol_patches
     from msal_deploy.files import write_json
     from msal_deploy.precision.calibration_tiles import require_unseen
     from msal_deploy.runtimes import available_engines
@@ -81,7 +81,7 @@ def validate(
     from msal_deploy.validate import validate as score
 
     opened = Bundle(bundle)
-    first, *others = dict.fromkeys(protocol or ["corners"])
+    first, *others = dict.fromkeys(map(parse_protocol, protocol or ["corners"]))
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
     with open_scored_images(data) as images:
         require_unseen(opened, images)

@@ -22,7 +22,15 @@
 from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, rasterise, read_xml, write_xml
 from msal_deploy.data.dataset import AnnotatedImage, Dataset, find_dataset, label_convention, open_dataset
 from msal_deploy.data.images import image_size, read_image, read_label
-from msal_deploy.data.patches import Patch, Protocol, corner_patches, patches_of, protocol_patches, validation_split
+from msal_deploy.data.patches import (
+    Patch,
+    Protocol,
+    corner_patches,
+    parse_protocol,
+    patches_of,
+    protocol_patches,
+    validation_split,
+)
 from msal_deploy.data.synthesize import synthesize
 from msal_deploy.data.training_sets import open_scored_images, open_training_sets, scored_images
 from msal_deploy.data.verify import verify
@@ -43,6 +51,7 @@ __all__ = [
     "open_dataset",
     "open_scored_images",
     "open_training_sets",
+    "parse_protocol",
     "patches_of",
     "protocol_patches",
     "rasterise",

@@ -127,13 +127,27 @@ def protocol_patches(
     Raises:
         BadInput: The protocol is unknown, the size is out of range, or a label map and its image differ in size.
     """
-    if protocol not in get_args(Protocol):
-        raise BadInput(f"Expected a protocol, got {protocol!r}", suggest(protocol, get_args(Protocol)))
+    parse_protocol(protocol)
     _check_size(size)
     if protocol == "corners":
         return patches_of(images, size)
     cut = _whole if protocol == "tiles" else _resized
     return tuple(cut(annotated, size) for annotated in images)
+
+
+def parse_protocol(name: str) -> Protocol:
+    """Return the protocol of that name.
+
+    >>> parse_protocol("tiles")
+    'tiles'
+
+    Raises:
+        BadInput: There is none.
+    """
+    if name not in get_args(Protocol):
+        raise BadInput(f"Expected a protocol, got {name!r}", suggest(name, get_args(Protocol)))
+    protocol: Protocol = name  # type: ignore[assignment]
+    return protocol
 
 
 def _check_size(size: int) -> None:

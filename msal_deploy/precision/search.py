@@ -18,7 +18,6 @@ from time import perf_counter_ns
 from typing import Any, Self
 
 import msgspec
-import numpy as np
 import onnx
 from msgspec.structs import replace
 from rich.console import Console

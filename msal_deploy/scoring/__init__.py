@@ -8,10 +8,10 @@
 ===============  ============================================================================
 """
 
-from msal_deploy.scoring.nuclei_score import NucleiScore, find_nuclei, score_nuclei
-from msal_deploy.scoring.pixel_score import PixelScore, score_pixels, with_nuclei
 from msal_deploy.scoring.inference import Outputs, run_engine
+from msal_deploy.scoring.nuclei_score import NucleiScore, find_nuclei, score_nuclei
 from msal_deploy.scoring.outputs import OutputFindings, check_output
+from msal_deploy.scoring.pixel_score import PixelScore, score_pixels, with_nuclei
 
 __all__ = [
     "NucleiScore",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Map = NDArray[np.float32]
 
 
+OVERLAP = 64  # px that neighbouring tiles share; of tiles smaller than twice that, half
+
+
 class Outputs(msgspec.Struct, frozen=True, eq=False):
     """What an engine returned for K patches.
 
@@ -63,7 +66,10 @@ def run_engine(
     groups = list(_batches(patches, 1 if tile else batch))
     for group in track(groups, engine.id, console=Console(stderr=True), disable=not progress):
         if tile:
-            maps += [segment(watched, patch.image, tile=tile, batch=batch) for patch in group]
+            maps += [
+                segment(watched, patch.image, tile=tile, overlap=min(OVERLAP, tile // 2), batch=batch)
+                for patch in group
+            ]
         else:
             maps += list(watched(np.stack([patch.image for patch in group]))[:, 0])
     kept = [_without_padding(one, patch) for one, patch in zip(maps, patches, strict=True)]

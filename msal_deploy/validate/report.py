@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from rich.table import Table
 from msal_deploy import metrics
 from msal_deploy.data import Protocol
 from msal_deploy.errors import GateFailed
-from msal_deploy.metrics import CONFIDENCE, aji, excludable_share, iou, panoptic_quality, signed
+from msal_deploy.metrics import CONFIDENCE, Metric, aji, excludable_share, iou, panoptic_quality, signed
 from msal_deploy.scoring import NucleiScore, OutputFindings, PixelScore
 from msal_deploy.validate.checks import Check
 from msal_deploy.validate.differences import Differences
@@ -202,16 +202,18 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
             collapse_padding=True,
         )
         table.add_column("engine", no_wrap=True)
-        for column in (*_metric_columns(), "ΔDice\nlower", "ΔAJI\nΔPQ", "worst\nimage", ""):
+        pixels = [f"{metric.label}\npooled" for metric in _shown(metrics.METRICS)]
+        nuclei = "\n".join(metric.label for metric in _shown(metrics.NUCLEI_METRICS))
+        for column in (*pixels, nuclei, "ΔDice\nlower", "ΔAJI\nΔPQ", "worst\nimage", ""):
             table.add_column(column, justify="right")
         for engine, result in self.engines.items():
             table.add_row(engine, *_cells(result))
         return table
 
     def _caption(self) -> str:
-        empty = f"{len(self.empty_patches)} patches without a labelled nucleus are left out of the means.\n"
+        empty = f"{len(self.empty_patches)} without a labelled nucleus: not in the means.\n"
         return (
-            f"Above: mean over patches. Below: pooled; for ΔDice the {CONFIDENCE:.0%} lower bound.\n"
+            f"Means over patches; below, pooled scores, and for ΔDice the {CONFIDENCE:.0%} lower bound.\n"
             f"✓ if that bound is at least −{self.limits.budget:g}, ? if undecided, ✗ if over budget or faulty.\n"
             + (empty if self.empty_patches else "")
             + f"{self.images} images without a ruined one (ΔDice under −{self.limits.worst_image:g}) exclude at "
@@ -219,16 +221,15 @@ class ValidationReport(msgspec.Struct, frozen=True, eq=False):
         )
 
 
-def _metric_columns() -> list[str]:
-    pixel = [f"{metric.label}\npooled" for metric in metrics.METRICS if metric.terminal]
-    return [*pixel, *(f"{metric.label}\npooled" for metric in metrics.NUCLEI_METRICS if metric.terminal)]
+def _shown(entries: Sequence[Metric[Any]]) -> list[Metric[Any]]:
+    return [metric for metric in entries if metric.terminal]
 
 
 def _cells(result: EngineResult) -> list[str]:
-    averages = result.pixels.averages() | result.nuclei.averages()
-    shown = [metric for metric in (*metrics.METRICS, *metrics.NUCLEI_METRICS) if metric.terminal]
+    pixels, nuclei = result.pixels.averages(), result.nuclei.averages()
     return [
-        *(f"{averages[metric.mean_key]:.4f}\n{averages[metric.pooled_key]:.4f}" for metric in shown),
+        *(f"{pixels[one.mean_key]:.4f}\n{pixels[one.pooled_key]:.4f}" for one in _shown(metrics.METRICS)),
+        "\n".join(f"{nuclei[one.mean_key]:.4f}" for one in _shown(metrics.NUCLEI_METRICS)),
         f"{signed(result.pixels.delta_dice.mean)}\n{signed(result.pixels.delta_dice.lower)}",
         f"{signed(result.nuclei.delta_aji.mean)}\n{signed(result.nuclei.delta_pq.mean)}",
         signed(result.judgement.worst_image.delta_dice),
