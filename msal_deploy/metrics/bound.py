@@ -1,7 +1,17 @@
-"""Confidence bounds of a mean over images, and the verdict on an engine that follows from them."""
+"""Confidence bounds of a mean over images, and the verdict on an engine that follows from them.
+
+The bound is Student's t over images, widened on the side of the longer tail by Hall's correction for skewness, and never
+narrowed. ``benchmarks/gate`` measures it: an engine whose loss equals the budget passes at most 5% of the time with
+normal or heavy-tailed differences, and 6% with exponential ones at 14 images. The percentile bootstrap that it replaces
+passes 7% and 13%. A studentized bootstrap passes as many or more, needs thousands of resamples, and has no finite bound
+when few images differ, because many of its resamples then have no spread.
+
+Sources: Hall, "On the removal of skewness by transformation", J. R. Statist. Soc. B 54 (1992) 221; Kish, "Survey
+Sampling" (1965), 11.7, for images with different numbers of patches.
+"""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -11,6 +21,10 @@ from msal_deploy.errors import BadInput
 
 CONFIDENCE = 0.95
 MIN_IMAGES = 5  # with fewer, no verdict: see benchmarks/gate
+MAX_IMAGES = 10_000  # more than this is not worth annotating: `images_to_decide` returns None
+# A small sample shows less skewness than its population has: 14 exponential values have 1.3 on average instead of 2.
+SKEWNESS_OF_POPULATION = 1.5  # times the sample's
+MIN_EFFECTIVE_IMAGES = 2  # Student's t needs a degree of freedom, even if one image has nearly all patches
 
 Verdict = Literal["within", "over", "undecided"]
 
@@ -29,10 +43,29 @@ class Interval(msgspec.Struct, frozen=True):
     upper: float
 
 
-def clustered_interval(
-    deltas: ArrayLike, clusters: Sequence[str], *, confidence: float = CONFIDENCE, seed: int = 0
-) -> Interval:
+class _Spread(msgspec.Struct, frozen=True):
+    """What the bounds are computed from.
+
+    Attributes:
+        mean: Mean over patches.
+        deviation: Standard deviation between images.
+        skewness: Of the images, estimated for the population.
+        images: Number of images.
+        effective: Number of images that would be as informative if all had the same number of patches.
+    """
+
+    mean: float
+    deviation: float
+    skewness: float
+    images: int
+    effective: float
+
+
+def clustered_interval(deltas: ArrayLike, clusters: Sequence[str], *, confidence: float = CONFIDENCE) -> Interval:
     """Return the mean of `deltas` with one-sided bounds, whose clusters are images.
+
+    Patches of one image resemble each other, so the images are what is counted: four patches of one image are hardly
+    more evidence than one.
 
     >>> clustered_interval([0.01, 0.01, 0.01], ["a", "a", "b"])
     Interval(mean=0.01, lower=0.01, upper=0.01)
@@ -40,23 +73,60 @@ def clustered_interval(
     Args:
         deltas: float[K], a paired difference for each patch.
         clusters: K names. Patches of the same image have the same name.
-        confidence: Between 0 and 1.
-        seed: Seed of the random generator. The same seed gives the same bounds.
+        confidence: Of each bound, from 0.5 to less than 1.
 
     Raises:
         BadInput: All patches are from one image, so the spread between images is unknown.
     """
-    from scipy.stats import t
+    spread = _spread(deltas, clusters)
+    lower, upper = _bounds(spread, spread.effective, confidence)
+    return Interval(spread.mean, float(lower), float(upper))
 
+
+def _spread(deltas: ArrayLike, clusters: Sequence[str]) -> _Spread:
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
     if len(names) < 2:
         raise BadInput("Expected patches of at least two images, got patches of one image", "add images")
     values = np.asarray(deltas, float)
-    mean, count = float(values.mean()), len(names)
-    residuals = np.bincount(index, weights=values - mean)
-    error = float(np.sqrt(count / (count - 1) * np.sum(residuals**2)) / len(values))
-    reach = float(t.ppf(confidence, count - 1)) * error
-    return Interval(mean, mean - reach, mean + reach)
+    mean = float(values[0] + np.mean(values - values[0]))  # of equal values exactly their value
+    weights = np.bincount(index) / len(values)
+    residuals = np.bincount(index, weights=values - mean) / len(values)  # an image's share in the error of the mean
+    # The expected square of x - mean, in units of x's variance: an image with most patches is close to the mean that
+    # it makes itself. With n equal images it is (n - 1) / n.
+    expected = 1 - 2 * weights + np.sum(weights**2)
+    effective = max(float(1 / np.sum(weights**2)), MIN_EFFECTIVE_IMAGES)
+    deviation = float(np.sqrt(effective * np.sum(residuals**2 / expected)))
+    return _Spread(mean, deviation, _skewness(residuals), len(names), effective)
+
+
+def _skewness(residuals: Any) -> float:
+    """Return the population's skewness, from the values of a sample whose mean is 0."""
+    count, second = len(residuals), float(np.mean(residuals**2))
+    if count < 3 or second == 0:
+        return 0.0
+    sample = float(np.mean(residuals**3)) / second**1.5
+    return SKEWNESS_OF_POPULATION * sample * (count * (count - 1)) ** 0.5 / (count - 2)
+
+
+def _bounds(spread: _Spread, images: Any, confidence: float) -> tuple[Any, Any]:
+    """Return the bounds of the mean at a number of images, float or float[...], with the same mean and spread."""
+    from scipy.special import stdtrit
+
+    quantile = stdtrit(images - 1, confidence)
+    asymmetry = np.clip(spread.skewness / np.sqrt(images), -1, 1)
+    error = spread.deviation / np.sqrt(images)
+    return spread.mean - error * _reach(quantile, asymmetry), spread.mean + error * _reach(quantile, -asymmetry)
+
+
+def _reach(quantile: Any, asymmetry: Any) -> Any:
+    """Return how many standard errors the lower bound is below the mean: Hall's inverse, at least the t quantile.
+
+    With a long lower tail (a negative asymmetry, skewness / √images) it is further away. Hall's
+    ``3 (∛(1 + a (q − a/6)) − 1) / a`` is written without the division by an asymmetry that may be zero.
+    """
+    shifted = quantile - asymmetry / 6
+    root = np.cbrt(1 + asymmetry * shifted)
+    return np.maximum(quantile, 3 * shifted / (1 + root + root**2))
 
 
 def verdict(interval: Interval, budget: float, images: int) -> Verdict:
@@ -78,18 +148,45 @@ def verdict(interval: Interval, budget: float, images: int) -> Verdict:
 
 
 def images_to_decide(deltas: ArrayLike, clusters: Sequence[str], budget: float) -> int | None:
-    """Estimate how many images would decide, at the observed mean and spread; None if no number would.
+    """Estimate how many images would decide, if more images had the mean and spread of these.
 
-    >>> images_to_decide([0.0, 0.0, 0.0], ["a", "b", "c"], budget=0.002)
-    5
+    It is the smallest number from `MIN_IMAGES` to `MAX_IMAGES` at which the bound is clear of the budget: the lower one
+    at or above −budget if the mean is, the upper one below it otherwise. The mean of other images differs, so this
+    number decides about every second time, and twice as many about three times in four.
+
+    >>> images_to_decide([-0.0025, -0.0005, -0.0015, -0.0005, -0.0025], list("abcde"), budget=0.002)
+    13
+
+    Args:
+        deltas: float[K], a paired difference for each patch.
+        clusters: K names. Patches of the same image have the same name.
+        budget: Largest acceptable loss, at least 0.
+
+    Returns:
+        The number of images; `MIN_IMAGES` if these have no spread; None if `MAX_IMAGES` would not decide, because the
+        mean is too close to the budget.
+
+    Raises:
+        BadInput: All patches are from one image, so the spread between images is unknown.
     """
-    raise NotImplementedError
+    spread = _spread(deltas, clusters)
+    images = np.arange(MIN_IMAGES, MAX_IMAGES + 1)
+    lower, upper = _bounds(spread, images * spread.effective / spread.images, CONFIDENCE)
+    decides = lower >= -budget if spread.mean >= -budget else upper < -budget
+    return int(images[decides.argmax()]) if decides.any() else None
 
 
 def excludable_share(images: int, confidence: float = CONFIDENCE) -> float:
     """Return the largest share of ruined images that is compatible with seeing none in `images` of them.
 
+    With a larger share s, at least one of n images would be ruined with a probability of 1 − (1 − s)ⁿ, more than the
+    confidence.
+
     >>> round(excludable_share(14), 3)
     0.193
+
+    Args:
+        images: At least 1.
+        confidence: Between 0 and 1.
     """
     return float(1 - (1 - confidence) ** (1 / images))
