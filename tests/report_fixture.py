@@ -36,12 +36,12 @@ def per_patch(loss, flipped):
 
 def check(name, passed=True, difference=1.25e-7, position=""):
     sentences = {
-        "batch": "The same tile alone and in a batch of 4 differs",
+        "batch": "The same tile alone and in a batch differs",
         "crop": "A crop of 512 px differs from the same pixels inside a larger image",
         "repeat": "The same input gives the same output twice",
         "rebuild": "Two builds of the plan differ",
     }
-    text = f"{sentences[name]}{' ' + position if position else ''}: by {difference:g}."
+    text = f"{sentences[name]}{' in ' + position if position else ''}: by {difference:g}."
     return {
         "name": name, "passed": passed, "max_abs_difference": difference, "tolerance": 1e-3, "position": position,
         "text": text,
@@ -78,7 +78,7 @@ def score(dice=0.8118, **changes):
         "delta_dice": zero, "delta_iou": zero, "delta_aji": zero, "delta_pq": zero, "smallest_detectable_drop": 0.0,
         "max_abs_delta_probability": 0.0, "flipped_pixels": 0.0, "finite": True, "passed": True,
         "nuclei": {"true": 6700, "found": 6912, "split": 0, "merged": 0, "lost": 0, "gained": 0},
-        "verdict": "within", "verdicts": {"dice": "within"}, "images_to_decide": None,
+        "verdict": "within", "verdicts": {"dice": "within", "aji": "within"}, "images_to_decide": None,
         "worst_image": {"stem": STEMS[0], "delta_dice": 0.0}, "ruined_images": [], "failures": [],
         "checks": [check("batch"), check("crop", difference=2.5e-6), check("repeat", difference=0.0)],
         "differences": differences((), 0.0), "per_patch": per_patch([0.0] * 7, 0.0),
@@ -99,7 +99,7 @@ def engine(dice, loss, spread, flipped, scale, **changes):
 
 PASSED = engine(0.81142, 0.00038, 0.00071, 0.0003, 0.09)
 UNDECIDED = engine(
-    0.81052, 0.00128, 0.00154, 0.0006, 0.14, passed=False, verdict="undecided", verdicts={"dice": "undecided"},
+    0.81052, 0.00128, 0.00154, 0.0006, 0.14, passed=False, verdict="undecided", verdicts={"dice": "undecided", "aji": "within"},
     images_to_decide=23, failures=["ΔDice is undecided: its bounds −0.0028 and +0.0003 are on both sides of −0.002."],
     nuclei={"true": 6700, "found": 6931, "split": 5, "merged": 8, "lost": 11, "gained": 13},
 )  # fmt: skip

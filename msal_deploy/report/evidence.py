@@ -68,7 +68,7 @@ def _quantiles(validation: Json) -> list[dict[str, Any]]:
     shares = dict.fromkeys(row["share"] for rows in columns.values() for row in rows)
     return [
         {
-            "share": share(percentile),
+            "share": f"{100 * percentile:g}%",
             "deltas": [_at(rows, percentile) for rows in columns.values()],
         }
         for percentile in sorted(shares)
@@ -92,7 +92,8 @@ def _near(bins: Sequence[Json]) -> str:
     near = sum(row["flipped"] for row in bins if row["to_um"] is not None and row["to_um"] <= NEAR_UM)
     if not total:
         return "no pixel flipped"
-    return f"{share(near / total)} of {count(total, 'flipped pixel')} within {NEAR_UM:g} µm"
+    pixels = "flipped pixel" if total == 1 else "flipped pixels"
+    return f"{share(near / total)} of {total:,} {pixels} within {NEAR_UM:g} µm"
 
 
 def protocol_rows(protocols: Sequence[Json]) -> list[dict[str, Any]]:

@@ -74,6 +74,16 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list within a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def patches_of_images(scored: Json) -> str:
     """Format the size of a test set.
 

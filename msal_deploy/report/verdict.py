@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from msal_deploy.report.formatting import Json, count, patches_of_images, share, signed
+from msal_deploy.report.formatting import Json, count, listed, patches_of_images, share, signed
 
 State = Literal["passed", "failed", "undecided"]
 MARKS = {"passed": "✓ passed", "failed": "✗ failed", "undecided": "? undecided"}
@@ -90,9 +90,9 @@ def _headline(validation: Json) -> str:
         return f"{reference} was scored alone"
     if len(passed) == len(engines) > 1:
         return f"All {len(passed)} engines may replace {reference}"
-    parts = [f"{', '.join(passed)} may replace {reference}"] if passed else []
-    parts += [f"{', '.join(failed)} may not{'' if passed else f' replace {reference}'}"] if failed else []
-    parts += [f"undecided: {', '.join(undecided)}"] if undecided else []
+    parts = [f"{listed(passed)} may replace {reference}"] if passed else []
+    parts += [f"{listed(failed)} may not{'' if passed else f' replace {reference}'}"] if failed else []
+    parts += [f"undecided: {listed(undecided)}"] if undecided else []
     return "; ".join(parts)
 
 
@@ -165,7 +165,7 @@ def _speed(engine: str, weights: str | None, rows: Sequence[Json]) -> str:
     row = next(found, None)
     if row is None:
         return ""
-    ratio = f" ({row['speed_up']:.1f}× as fast)" if row["speed_up"] else ""
+    ratio = f", {row['speed_up']:.1f}× as fast" if row["speed_up"] else ""
     return f"{row['latency_ms_p50']:.1f} ms for {count(row['batch'], 'image')}{ratio}."
 
 
