@@ -1,7 +1,7 @@
 """Every number that validate reports, counted by hand: in its JSON and in the terminal.
 
-Five images, seven patches, one of which has no true nucleus. The counts of pixels below are all that goes in; the expected
-scores are fractions that were worked out from them on paper. Columns are read by their headers. Bounds are those of
+Five images, seven patches, one of which has no true nucleus. The counts of pixels below are all that goes in; the
+expected scores are fractions that were worked out from them on paper. Columns are read by their headers. Bounds are those of
 `clustered_interval`, which has its own tests, for the differences and images below.
 """
 
@@ -48,7 +48,8 @@ ENGINE_IOU = (F(6, 11), F(9, 15), F(16, 21), F(3, 5), F(28, 32), F(12, 16))
 # nucleus. PQ is 2 · IoU / (true + found). In d, the reference's third false positive is below the nucleus and joins it.
 REFERENCE_PQ = (F(8, 10) * 2 / 3, F(9, 12) * 2 / 3, F(15, 20) * 2 / 3, F(4, 5), F(27, 31) * 2 / 3, F(10, 15) * 2 / 3)
 ENGINE_PQ = (F(6, 10) * 2 / 3, F(9, 12) * 2 / 3, F(16, 20) * 2 / 3, F(3, 5), F(28, 30) * 2 / 3, F(12, 15) * 2 / 3)
-REFERENCE = {  # pooled: tp 8 + 9 + 15 + 4 + 27 + 10 = 73; fp 2 + 1 + 5 + 3 + 0 + 3 + 2 = 16; fn 2 + 3 + 5 + 1 + 3 + 5 = 19
+# Pooled: tp 8 + 9 + 15 + 4 + 27 + 10 = 73; fp 2 + 1 + 5 + 3 + 0 + 3 + 2 = 16; fn 2 + 3 + 5 + 1 + 3 + 5 = 19.
+REFERENCE = {
     "pixel_dice_mean": sum(REFERENCE_DICE) / 6,
     "pixel_dice_pooled": F(146, 146 + 16 + 19),
     "pixel_iou_mean": sum(REFERENCE_IOU) / 6,
@@ -544,7 +545,7 @@ def test_progress_is_shown_on_stderr_and_only_where_it_is_asked_for(capsys):
 
 def test_the_threshold_is_the_bundle_s():
     bundle = SimpleNamespace(spec=ModelSpec(threshold=0.51))  # above what the reference gives
-    with pytest.raises(BadInput, match="mean Dice of 0.0000"):
+    with pytest.raises(BadInput, match=r"mean Dice of 0\.0000"):
         validate(bundle, ["lossy:fp32"], PATCHES)
     bundle = SimpleNamespace(spec=ModelSpec(threshold=0.2))  # below what the engine gives to the background
     value = validate(bundle, ["lossy:fp32"], PATCHES).to_json()

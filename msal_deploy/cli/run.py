@@ -72,8 +72,8 @@ def run(
     """Run all stages: data, training, export, FP16 and INT8, validation, benchmark, and report.html.
 
     Without options, it generates a synthetic set and uses the shipped weights. FP16 and INT8 are calibrated on the
-    training images, and left out if there are fewer than two. Exit 1 unless every engine is within --budget and ruins no
-    image; `msal-deploy validate --help` says how that is judged.
+    training images, and left out if there are fewer than two. Exit 1 unless every engine is within --budget and ruins
+    no image; `msal-deploy validate --help` says how that is judged.
 
     --also does the same for other weights and shows all engines of all weights in one accuracy × latency table and plot
     with one Pareto front, to choose between accuracy and latency. An engine's ΔDice is relative to PyTorch with the

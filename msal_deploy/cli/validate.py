@@ -63,8 +63,8 @@ def validate(
     """Compare each engine with PyTorch on labelled images: is its loss within the budget?
 
     An engine passes (exit 0) if it is within budget: the one-sided 95% lower bound of its mean ΔDice is at least
-    −budget, no image loses more than --worst-image, and its checks without labels pass. Exit 1 if one is over budget, or
-    undecided because there are too few images; the message says about how many would decide.
+    −budget, no image loses more than --worst-image, and its checks without labels pass. Exit 1 if one is over budget,
+    or undecided because there are too few images; the message says about how many would decide.
 
     Example: msal-deploy validate bundle --data monuseg --engine openvino:int8 --out parity
 

@@ -21,10 +21,11 @@ from msal_deploy.scoring import (
     score_pixels,
 )
 from msal_deploy.spec import ModelSpec
-from msal_deploy.validate.checks import Check, check_engine, check_precision, compare_builds
+from msal_deploy.validate.checks import Check, check_engine, compare_builds
 from msal_deploy.validate.diagnose import diagnose
 from msal_deploy.validate.differences import differences
 from msal_deploy.validate.gate import Judgement, Limits, judge, unjudged
+from msal_deploy.validate.precision_check import check_precision
 from msal_deploy.validate.probe import choose_tiles, probe_reference
 from msal_deploy.validate.report import EngineResult
 

@@ -125,7 +125,7 @@ def differences(
     pairs = [(_scored(patch, p), _scored(patch, e)) for patch, p, e in zip(patches, probability, expected, strict=True)]
     return Differences(
         _flips_by_distance(patches, pairs, threshold, microns_per_pixel),
-        _quantiles(lambda: (np.abs(p - e) for p, e in pairs)),
+        _quantiles(lambda: (_apart(p, e) for p, e in pairs)),
         _calibration(patches, [p for p, _ in pairs]),
     )
 
@@ -179,6 +179,11 @@ def boundary_distance(labels: NDArray[np.int32] | NDArray[np.bool_]) -> NDArray[
 def _scored(patch: Patch, probability: NDArray[np.float32]) -> NDArray[np.float32]:
     height, width = patch.mask.shape
     return probability[:height, :width]
+
+
+def _apart(p: NDArray[np.float32], e: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(invalid="ignore"):  # Inf − Inf
+        return np.abs(p - e)
 
 
 def _flips(p: NDArray[np.float32], e: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
