@@ -144,8 +144,8 @@ def add_precisions(
         progress: Show progress on stderr.
 
     Raises:
-        BadInput: There are too few tiles or images, or too few held-out images for a budget, a test image is among them,
-            or an activation is constant.
+        BadInput: There are too few tiles or images, or too few held-out images for a budget; a test image is among
+            them; or an activation is constant.
         GateFailed: The FP16 graph gives NaN or Inf, or no INT8 graph stays within the budget.
     """
     folder, trial_log = Path(folder), Path(trial_log) if trial_log else None
