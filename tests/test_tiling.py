@@ -109,9 +109,9 @@ def test_padding_mirrors_the_image():
 
 
 def test_tiles_are_computed_in_batches():
-    for batch, expected in ((1, [1] * 9), (4, [4, 4, 1]), (9, [9]), (64, [9])):
+    for batch, expected in ({}, [1] * 9), ({"batch": 4}, [4, 4, 1]), ({"batch": 9}, [9]), ({"batch": 64}, [9]):
         engine = Numbered()
-        segment(engine, noise(80, 80), tile=32, overlap=8, batch=batch)
+        segment(engine, noise(80, 80), tile=32, overlap=8, **batch)
         assert engine.batches == expected
 
 
@@ -204,7 +204,8 @@ def test_values_that_are_not_finite_stay_visible(value: float):
     def sometimes(images: np.ndarray) -> np.ndarray:
         return np.where(images[..., 0] == 255, np.float32(value), pointwise(images)[:, 0])[:, None]
 
-    result = segment(sometimes, image, tile=64, overlap=32)
+    with np.errstate(invalid="raise"):
+        result = segment(sometimes, image, tile=64, overlap=32)
     np.testing.assert_array_equal(np.isfinite(result), image[..., 0] != 255)
 
 
@@ -267,6 +268,17 @@ IMAGE = noise(40, 40)
         (IMAGE[None], {}, "Expected an image uint8[H,W,3], got uint8[1, 40, 40, 3]; pass one RGB image from 0 to 255"),
         (IMAGE[..., 0], {}, "Expected an image uint8[H,W,3], got uint8[40, 40]; pass one RGB image from 0 to 255"),
         (IMAGE[..., :2], {}, "Expected an image uint8[H,W,3], got uint8[40, 40, 2]; pass one RGB image from 0 to 255"),
+        (IMAGE > 0, {}, "Expected an image uint8[H,W,3], got bool[40, 40, 3]; pass one RGB image from 0 to 255"),
+        (
+            np.zeros((40, 40, 4), np.uint8),
+            {},
+            "Expected an image uint8[H,W,3], got uint8[40, 40, 4]; pass one RGB image from 0 to 255",
+        ),
+        (
+            IMAGE[..., None],
+            {},
+            "Expected an image uint8[H,W,3], got uint8[40, 40, 3, 1]; pass one RGB image from 0 to 255",
+        ),
         (IMAGE[:0], {}, "Expected at least one pixel, got an image of 40×0 px; leave it out"),
         (IMAGE[:, :0], {}, "Expected at least one pixel, got an image of 0×40 px; leave it out"),
         (IMAGE, {"tile": 100}, "Expected a tile that is a multiple of 32, got 100; use 96 or 128"),
@@ -274,6 +286,7 @@ IMAGE = noise(40, 40)
         (IMAGE, {"tile": 4128}, "Expected a tile from 32 to 4096, got 4128; use a size in that range"),
         (IMAGE, {"overlap": -1}, "Expected an overlap from 0 to 511, got -1; use one in that range"),
         (IMAGE, {"tile": 96, "overlap": 96}, "Expected an overlap from 0 to 95, got 96; use one in that range"),
+        (IMAGE, {"tile": 96, "overlap": 97}, "Expected an overlap from 0 to 95, got 97; use one in that range"),
         (IMAGE, {"batch": 0}, "Expected a batch from 1 to 64, got 0; use a size in that range"),
         (IMAGE, {"batch": 65}, "Expected a batch from 1 to 64, got 65; use a size in that range"),
     ],

@@ -47,10 +47,10 @@ def segment(
     """
     _check(image, tile, overlap, batch)
     height, width = image.shape[:2]
-    sides = min(tile, HEIGHT.round_up(height)), min(tile, HEIGHT.round_up(width))
-    missing = [(0, max(0, side - extent)) for side, extent in zip(sides, (height, width), strict=True)]
+    sides = [min(tile, HEIGHT.round_up(extent)) for extent in (height, width)]
+    missing = [(0, max(side - extent, 0)) for side, extent in zip(sides, (height, width), strict=True)]
     padded = np.pad(image, [*missing, (0, 0)], mode="reflect")
-    rows, columns = (_spans(extent, side, overlap) for extent, side in zip(padded.shape, sides, strict=False))
+    rows, columns = (_spans(extent, side, tile - overlap) for extent, side in zip(padded.shape, sides, strict=False))
     blended = _Blended(padded.shape[:2])
     tiles = list(product(rows, columns))
     for first in range(0, len(tiles), batch):
@@ -65,19 +65,21 @@ class _Span(NamedTuple):
     """One tile along one axis.
 
     Attributes:
-        tile: Its pixels in the image.
-        kept: Those of them that are not dropped, in the image.
-        weights: float32[K] above 0, the weight of each pixel that is kept.
+        tile: Its pixels, counted in the image.
+        kept: Those that are not dropped, counted in the image.
+        inside: The same, counted in the tile.
+        weights: float32[K] above 0, of the pixels that are kept.
     """
 
     tile: slice
     kept: slice
+    inside: slice
     weights: NDArray[np.float32]
 
 
-def _spans(extent: int, side: int, overlap: int) -> list[_Span]:
-    """Cover `extent` pixels with as few tiles as possible, spread evenly; the first and the last end at the borders."""
-    gaps = -(-(extent - side) // (side - overlap)) if extent > side else 0
+def _spans(extent: int, side: int, step: int) -> list[_Span]:
+    """Cover `extent` pixels with as few tiles as possible, evenly spread, of which neighbours start ≤ `step` apart."""
+    gaps = -(-(extent - side) // step)
     starts = [index * (extent - side) // max(gaps, 1) for index in range(gaps + 1)]
     shared = [0, *(before + side - after for before, after in pairwise(starts)), 0]
     return [_span(start, side, before, after) for start, (before, after) in zip(starts, pairwise(shared), strict=True)]
@@ -87,29 +89,28 @@ def _span(start: int, side: int, before: int, after: int) -> _Span:
     """Return the tile at `start` that shares `before` and `after` pixels with its neighbours."""
     low, high = before // 4, side - after // 4
     rise, fall = _ramp(before, high - low), _ramp(after, high - low)[::-1]
-    return _Span(slice(start, start + side), slice(start + low, start + high), np.minimum(rise, fall))
+    weights = np.minimum(rise, fall)
+    return _Span(slice(start, start + side), slice(start + low, start + high), slice(low, high), weights)
 
 
 def _ramp(shared: int, pixels: int) -> NDArray[np.float32]:
-    """Return the weights from the kept edge on: they rise over half of the shared pixels, and a neighbour's fall."""
-    width = shared - 2 * (shared // 4)
-    ramp: NDArray[np.float32] = (np.arange(pixels, dtype=np.float32) + 0.5) / max(width, 0.5)
-    return np.minimum(ramp, 1)
+    """Return each pixel's distance from an edge. Where two tiles overlap, such weights blend them linearly.
+
+    The edge of a tile without a neighbour is a border of the image, where nothing is blended.
+    """
+    return np.arange(pixels, dtype=np.float32) + 0.5 if shared else np.full(pixels, pixels, np.float32)
 
 
 class _Blended:
     """The weighted mean of tiles, updated tile by tile: where tiles agree, it is their value to the last bit."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.mean, self._total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self.mean = np.zeros(shape, np.float32)
+        self._total = np.zeros_like(self.mean)
 
     def add(self, probability: NDArray[np.float32], row: _Span, column: _Span) -> None:
         """Add a tile, float32[h,w]."""
-        kept = row.kept, column.kept
-        inside = (
-            slice(row.kept.start - row.tile.start, row.kept.stop - row.tile.start),
-            slice(column.kept.start - column.tile.start, column.kept.stop - column.tile.start),
-        )
+        kept, inside = (row.kept, column.kept), (row.inside, column.inside)
         weights = row.weights[:, None] * column.weights
         self._total[kept] += weights
         with np.errstate(invalid="ignore"):  # an engine may return infinity; the caller judges the result
@@ -122,7 +123,7 @@ def _compute(engine: Callable[[UInt8Images], Float32Maps], images: UInt8Images) 
     expected = (len(images), 1, *images.shape[1:3])
     if maps.shape != expected:
         raise BadInput(f"Expected probabilities of shape {expected}, got {maps.shape}", "check the graph")
-    return maps[:, 0]
+    return maps.squeeze(1)
 
 
 def _check(image: NDArray[np.uint8], tile: int, overlap: int, batch: int) -> None:
