@@ -183,7 +183,8 @@ def _scored(patch: Patch, probability: NDArray[np.float32]) -> NDArray[np.float3
 
 def _apart(p: NDArray[np.float32], e: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):  # Inf − Inf
-        return np.abs(p - e)
+        apart: NDArray[np.float32] = np.abs(p - e)
+    return apart
 
 
 def _flips(p: NDArray[np.float32], e: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
