@@ -7,8 +7,6 @@ worked out from them on paper, and no two of them are written alike. Columns are
 import json
 import re
 from fractions import Fraction as F
-from itertools import product
-from math import ceil
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,10 +18,8 @@ from msal_deploy import metrics
 from msal_deploy import validate as stage
 from msal_deploy.data import Patch
 from msal_deploy.errors import BadInput, GateFailed
-from msal_deploy.metrics import clustered_lower_bound
 from msal_deploy.report import plots, write_report
 from msal_deploy.runtimes import Engine
-from msal_deploy.scoring import CONFIDENCE
 from msal_deploy.spec import ModelSpec
 from msal_deploy.validate import validate
 
@@ -436,54 +432,9 @@ def test_the_head_of_the_page(tmp_path):
     assert list(numbers_in(verdict)) == headline + deciding
 
 
-def exact_bound(deltas, confidence):
-    """Count every resample of the images: the largest mean that at most 1 − confidence of them are below."""
-    picks = product(deltas, repeat=len(deltas))
-    means = sorted(sum(sum(deltas[k]) for k in pick) / sum(len(deltas[k]) for k in pick) for pick in picks)
-    return means[ceil((1 - F(str(confidence))) * len(means)) - 1]
-
-
 def mean_of(resample):
     drawn = [delta for image in resample for delta in DELTAS[image]]
     return sum(drawn) / len(drawn)
-
-
-@pytest.mark.parametrize(("confidence", "resample"), BOUNDS.items())
-def test_the_bound_is_that_of_all_resamples_counted_one_by_one(confidence, resample):
-    assert exact_bound(DELTAS, confidence) == mean_of(resample)
-    deltas = [float(delta) for image in DELTAS.values() for delta in image]
-    images = [name for name, image in DELTAS.items() for _ in image]
-    assert clustered_lower_bound(deltas, images, confidence=confidence) == pytest.approx(float(mean_of(resample)))
-
-
-def test_the_bound_is_95_percent_unless_another_confidence_is_asked_for():
-    deltas = [float(delta) for image in DELTAS.values() for delta in image]
-    assert clustered_lower_bound(deltas, list("aabcd")) == pytest.approx(float(mean_of("cccd")))
-    assert CONFIDENCE == 0.95
-
-
-def test_the_bound_of_another_bootstrap_with_the_same_random_numbers():
-    """Numpy alone, over images whose resamples are too many to count."""
-    rng = np.random.default_rng(3)
-    deltas, images = rng.normal(size=30), rng.integers(0, 9, 30)
-    sums = np.array([deltas[images == image].sum() for image in range(9)])
-    sizes = np.array([(images == image).sum() for image in range(9)])
-    drawn = np.random.default_rng(5).integers(0, 9, (2000, 9))
-    means = np.sort(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    bound = clustered_lower_bound(deltas, [str(image) for image in images], resamples=2000, seed=5)
-    assert bound == pytest.approx(np.percentile(means, 5), rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("between", "passes"),
-    [((0.80, 0.90), False), ((0.90, 0.95), False), ((0.95, 0.99), True)],
-)
-def test_the_gate_is_at_95_percent(between, passes):
-    """A budget between two bounds: a gate at another confidence would decide otherwise in one of these."""
-    budget = -float(sum(mean_of(BOUNDS[confidence]) for confidence in between) / 2)
-    report = judge("lossy:fp32", budget=budget)
-    assert report.engines["lossy:fp32"].passed is passes
-    assert report.passed is passes
 
 
 def test_the_refusal_has_the_bound_and_the_budget():
