@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from msal_deploy.data import patches_of
 from msal_deploy.errors import GateFailed
+from msal_deploy.metrics import confusion, dice
 from msal_deploy.precision import search as module
 from msal_deploy.precision.search import Evaluator, Trial, search
+from msal_deploy.runtimes import open_engine
 from msal_deploy.scoring import Difference
 
 COSTS = {"/network/a/Conv": 0.004, "/network/b/Conv": 0.002, "/network/c/Conv": 0.001, "/network/d/Conv": -0.001}
@@ -106,3 +109,13 @@ def test_all_nodes_in_float_equal_fp32(evaluator):
     assert trial.int8_share == 0
     assert trial.delta_dice.mean == pytest.approx(0, abs=1e-4)
     assert np.isfinite(trial.dice)
+
+
+def test_the_padding_of_small_images_is_not_scored(bundle, ranges, patches):
+    small = [replace(patch, mask=patch.mask[:100], instances=None) for patch in patches[::4]]  # of two images
+    evaluator = Evaluator(bundle, ranges, small)
+    trial = evaluator.evaluate(evaluator.nodes)
+    with open_engine(bundle, "openvino:fp32") as engine:
+        maps = [engine(patch.image[None])[0, 0, :100] >= bundle.spec.threshold for patch in small]
+    expected = [dice(confusion(patch.mask, one)) for patch, one in zip(small, maps, strict=True)]
+    assert 0 < trial.dice == pytest.approx(np.mean(expected), abs=1e-3)
