@@ -1,6 +1,6 @@
 """Name the likely cause when an engine's output is far from the reference's: channels, normalisation or a shift.
 
-A cause is named only if undoing it at least halves the difference, and the sentence has both differences.
+A cause is named only if most of the difference is gone without it, and the sentence has both differences.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,11 @@ from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
 from msal_deploy.validate.precision_check import COMPUTED_FROM
 from msal_deploy.validate.probe import Probe, each_alone
 
-EXPLAINED = 0.5  # share of the difference that may remain. Measured: see tests/validate/test_planted_faults.py
+# Share of the difference that may remain. Of the mean |Δp| of MSAL-Net/R34 in INT8 on three MoNuSeg training images,
+# there remained: 0.01 to 0.08 of that of swapped channels; 0.27 to 0.41 of that of an output shifted by half a pixel;
+# 0.54 to 0.66 of that of an image shifted by half a pixel, which also blurs it. Without a fault, shifts multiply it by
+# 3 to 5.
+EXPLAINED = 0.7
 SHIFTS = (0.0, 0.5, -0.5, 1.0, -1.0)  # px
 TILES = 2  # of the probe; each cause costs that many
 
@@ -54,11 +58,11 @@ def _causes(
 ) -> Iterator[tuple[float, str]]:
     """Yield the difference that remains without each cause, and the sentence that names it."""
     swapped = each_alone(engine, np.ascontiguousarray(tiles[..., ::-1]))
-    yield _gap(swapped, expected), "Its output is the reference's when red and blue are swapped"
+    yield _gap(swapped, expected), "Its output agrees with the reference's when red and blue are swapped"
     yield _closest_shift(found, expected)
     for scale, what in ((255.0, "normalised"), (1.0, "normalised by mean and standard deviation")):
         if (output := _normalised_output(engine, tiles, scale)) is not None:
-            yield _gap(output, expected), f"Its output is the reference's when its input is {what} first"
+            yield _gap(output, expected), f"Its output agrees with the reference's when its input is {what} first"
 
 
 def _gap(one: Float32Maps, other: Float32Maps) -> float:
@@ -71,7 +75,7 @@ def _closest_shift(found: Float32Maps, expected: Float32Maps) -> tuple[float, st
     shifts = [(dy, dx) for dy in SHIFTS for dx in SHIFTS if (dy, dx) != (0, 0)]
     gaps = [_gap(found, np.stack([shifted(p, dy, dx) for p in expected])) for dy, dx in shifts]
     best = int(np.argmin(gaps))
-    return gaps[best], f"Its output is the reference's shifted {_direction(*shifts[best])}"
+    return gaps[best], f"Its output is closest to the reference's shifted {_direction(*shifts[best])}"
 
 
 def shifted(image: NDArray[np.float32], dy: float, dx: float) -> NDArray[np.float32]:

@@ -95,7 +95,7 @@ class Differences(msgspec.Struct, frozen=True):
         return {
             "flips_by_distance": [one.to_json() for one in self.flips_by_distance],
             "quantiles": [{"share": share, "delta": _finite(delta)} for share, delta in self.quantiles],
-            "calibration": msgspec.to_builtins(self.calibration),
+            "calibration": [msgspec.to_builtins(one) for one in self.calibration],
             "expected_calibration_error": self.expected_calibration_error,
         }
 

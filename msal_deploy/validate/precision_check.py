@@ -68,7 +68,8 @@ def _check_graph(bundle: Bundle, engine_id: str, precision: str) -> Check:
     if found[wanted] == total or (found[wanted] and wanted != "fp32"):
         return Check("precision", True, f"{path.name}: {found[wanted]} of {total} layers in {wanted.upper()}")
     actual = ", ".join(f"{count} in {name.upper()}" for name, count in found.most_common())
-    text = f"{engine_id} opens {path.name}, of whose {total} layers {found[wanted]} are {wanted.upper()} ({actual})"
+    fault = "layers in another precision" if found[wanted] else f"no {wanted.upper()} layer"
+    text = f"{engine_id} opens {path.name}, which has {fault}: {actual or 'no layers'}"
     return Check("precision", False, text + _copied_from(bundle, path.name))
 
 
