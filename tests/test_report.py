@@ -7,24 +7,15 @@ from html.parser import HTMLParser
 import msgspec
 import numpy as np
 import pytest
+import report_fixture
 
 from msal_deploy.graph import Layer
+from msal_deploy.metrics import Interval
 from msal_deploy.precision import PrecisionReport
 from msal_deploy.precision.run import CalibrationRun, Fp16Report, Int8Report
 from msal_deploy.precision.search import NodeCost, SearchReport, Trial
 from msal_deploy.recipe import PAPER
-from msal_deploy.report import Overlay, plots, write_report
-from msal_deploy.report.overlays import (
-    BACKGROUND,
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    PREDICTION,
-    TRUE_POSITIVE,
-    TRUTH,
-    disagreement,
-    outlines,
-)
-from msal_deploy.scoring import Difference
+from msal_deploy.report import GalleryPatch, drawing, gallery, plots, write_report
 
 MANIFEST = {
     "recipe": msgspec.to_builtins(PAPER),
@@ -37,25 +28,21 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 def score(dice, lower, **changes):
-    per_patch = [{"stem": f"image-{k}", "corner": "top-left", "dice": dice + k / 100, "iou": 0.6} for k in range(2)]
-    return {
-        "pixel_dice_mean": dice, "pixel_dice_pooled": 0.8123, "pixel_iou_mean": 0.6543, "pixel_iou_pooled": 0.6611,
-        "precision": 0.7712, "precision_pooled": 0.77, "recall": 0.8834, "recall_pooled": 0.88,
-        "delta_dice": {"mean": lower / 2, "lower": lower}, "delta_iou": {"mean": 0.0, "lower": 0.0},
+    patch = {"corner": "top-left", "iou": 0.6, "flipped_pixels": 0.01}
+    verdict = "within" if lower >= -0.002 else "over"
+    return report_fixture.score(dice) | {
+        "pixel_dice_pooled": 0.8123, "pixel_iou_mean": 0.6543, "pixel_iou_pooled": 0.6611, "precision": 0.7712,
+        "recall": 0.8834, "delta_dice": {"mean": lower / 2, "lower": lower, "upper": 0.0007},
         "smallest_detectable_drop": -lower / 2, "max_abs_delta_probability": 0.031, "flipped_pixels": 0.0123,
-        "finite": True, "passed": lower >= -0.002, "per_patch": per_patch,
+        "passed": verdict == "within", "verdict": verdict, "verdicts": {"dice": verdict},
+        "per_patch": [patch | {"stem": f"image-{k}", "dice": dice + k / 100} for k in range(2)],
     } | changes  # fmt: skip
 
 
 def validation(**engines):
-    return {
-        "reference": "torch:fp32", "patches": 2, "images": 2, "budget": 0.002, "confidence": 0.95, "threshold": 0.5,
-        "label_convention": "vertices count from 1", "passed": True,
-        "engines": {
-            "torch:fp32": score(0.8, 0.0),
-            **{name.replace("_", ":"): value for name, value in engines.items()},
-        },
-    }  # fmt: skip
+    engines = {name.replace("_", ":"): value for name, value in engines.items()}
+    changes = {"patches": 2, "images": 2, "excludable_share": 0.776, "empty_patches": [], "protocols": []}
+    return report_fixture.validation(engines, **changes) | {"engines": {"torch:fp32": score(0.8, 0.0), **engines}}
 
 
 def bench():
@@ -84,7 +71,9 @@ def node(k):
 
 def trial(number, lower):
     names = tuple(node(k) for k in range(number))
-    return Trial(names, 1 - number / 40, 0.81 + number / 1e4, Difference(number / 1e4 - 0.001, lower), 180.04 + number)
+    return Trial(
+        names, 1 - number / 40, 0.81 + number / 1e4, Interval(number / 1e4 - 0.001, lower, 0.0), 180.04 + number
+    )
 
 
 def precision(*, trials=(), chosen=0, ranked=0, draws=0, fp16=True, int8=True):
@@ -98,7 +87,7 @@ def precision(*, trials=(), chosen=0, ranked=0, draws=0, fp16=True, int8=True):
         Layer(node(10), "Conv", "encoder1", 300_000_000, "int8", 1),
         Layer(node(11), "Conv", "encoder1", 100_000_000, "fp32", 1),
     )
-    sensitivity = tuple(CalibrationRun(0.81 + k / 1e4, Difference(-0.00012, -0.00034)) for k in range(draws))
+    sensitivity = tuple(CalibrationRun(0.81 + k / 1e4, Interval(-0.00012, -0.00034, 0.0001)) for k in range(draws))
     return PrecisionReport(
         "minmax", 40, 21,
         Fp16Report((HOSTILE, node(7)), 60123.4, "/network/add", 0.0038) if fp16 else None,
@@ -114,11 +103,15 @@ SEARCHED = {
 }  # fmt: skip
 
 
-def overlay(stem="image-0", rank="best"):
-    truth, prediction = np.zeros((2, 64, 64), bool)
-    truth[10:30, 10:30] = prediction[15:35, 10:30] = True
-    image = np.full((64, 64, 3), 200, np.uint8)
-    return Overlay(stem, "top-left", rank, 0.75, image, truth, prediction, "openvino:int8")
+def gallery_patch(stem="image-0", reason="best", **changes):
+    truth, expected, predicted = np.zeros((3, 64, 64), bool)
+    truth[10:30, 10:30] = expected[15:35, 10:30] = predicted[20:40, 10:30] = True
+    values = {
+        "stem": stem, "corner": "top-left", "reason": reason, "engine": "openvino:int8", "dice": 0.75,
+        "reference": "torch:fp32", "reference_dice": 0.76, "flipped_pixels": 200 / 64**2,
+        "image": np.full((64, 64, 3), 200, np.uint8), "truth": truth, "expected": expected, "predicted": predicted,
+    }  # fmt: skip
+    return GalleryPatch(**values | changes)
 
 
 class Page(HTMLParser):
@@ -160,7 +153,7 @@ def page(tmp_path_factory):
         bench=bench(),
         precision=precision(**SEARCHED),
         training=history,
-        overlays=[overlay(), overlay(HOSTILE, "worst")],
+        gallery=[gallery_patch(), gallery_patch(HOSTILE, "differs")],
         data="MoNuSeg test",
         command="msal-deploy run --out here",
         notes=["A note & more"],
@@ -180,7 +173,7 @@ def test_page_is_well_formed_and_self_contained(page):
 
 def test_page_pictures_have_alternative_texts(page):
     sources, texts = page.values("img", "src"), page.values("img", "alt")
-    assert len(sources) == len(texts) == 5 + 2 * 3
+    assert len(sources) == len(texts) == 8 + 2 * 4
     assert all(len(text) > 10 for text in texts)
 
 
@@ -192,14 +185,15 @@ def test_page_escapes_hostile_text(page):
 @pytest.mark.parametrize(
     "text",
     [
-        "Passed. 2 engines within 0.002 Dice of torch:fp32 on 2 patches of 2 images",
-        "Dice of torch:fp32: 0.8000. Lowest 95% lower bound",
-        "−0.0011 (openvino:int8); required: at least −0.002",
+        "Passed. Both engines may replace torch:fp32",
+        "Judged on 2 patches of 2 images, where torch:fp32 has a Dice of 0.8000.",
+        "Within budget: with 95% confidence, it loses at most 0.0011 Dice on average.",
         "0.7991", "0.8123", "0.6543", "0.6611", "0.7712", "0.8834", "−0.0011", "−3.1e−06", "5.5e−04",
         "1.230%", "3.1e−02",
         "446.2", "447.2", "448.2", "449.2", "446.7", "2.25", "0.59", "6.26×", "6.33×", "37", "1.3% unstable",
-        "SHA-256 abcdef012345…", "resnet34", "paper", "CC-BY-NC-SA-4.0", "MoNuSeg test", "vertices count from 1",
-        "Some CPU", "Memory GiB", "torch 2.15.0", "msal-deploy run --out here", "A note & more", "Dice 0.7500",
+        "+0.0007", "SHA-256 abcdef012345…", "resnet34", "paper", "CC-BY-NC-SA-4.0", "MoNuSeg test",
+        "vertices count from 1", "Dice 0.7500", "4.883%",
+        "Some CPU", "Memory GiB", "torch 2.15.0", "msal-deploy run --out here", "A note & more",
     ],
 )  # fmt: skip
 def test_page_shows(page, text):
@@ -210,16 +204,15 @@ def test_page_starts_with_a_failed_gate(tmp_path):
     failing = validation(openvino_int8=score(0.79, -0.011), onnxruntime_fp32=score(0.8, 0.0))
     write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, validation=failing)
     page = Page(tmp_path / "r.html")
-    assert "Failed. openvino:int8: not within 0.002 Dice of torch:fp32" in page.text
-    assert "−0.0110 (openvino:int8)" in page.text
-    assert "verdict failed" in page.values("div", "class")
+    assert "Failed. onnxruntime:fp32 may replace torch:fp32; openvino:int8 may not" in page.text
+    assert "verdict failed" in page.values("section", "class")
 
 
 def test_page_starts_with_an_engine_with_nan(tmp_path):
     broken = score(0.8, 0.0, finite=False, passed=False, max_abs_delta_probability=None)
     write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, validation=validation(openvino_fp16=broken))
     text = Page(tmp_path / "r.html").text
-    assert "Probabilities are not finite: openvino:fp16." in text
+    assert "✗ failed openvino:fp16 Its probabilities are not finite." in text
     assert "✗ not finite" in text
 
 
@@ -234,7 +227,7 @@ def test_page_without_reports_claims_nothing(tmp_path):
 def test_page_is_reproducible(tmp_path):
     for name in ("a", "b"):
         parts = {"validation": validation(openvino_int8=score(0.8, 0.0)), "bench": bench()}
-        parts |= {"precision": precision(**SEARCHED), "overlays": [overlay()]}
+        parts |= {"precision": precision(**SEARCHED), "gallery": [gallery_patch()]}
         write_report(tmp_path / name, title="t", manifest=MANIFEST, **parts)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
@@ -250,22 +243,26 @@ def test_write_report_keeps_the_old_file_if_rendering_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_overlay_pictures_have_a_colour_for_each_kind_of_pixel():
-    colours = disagreement(overlay())
-    for pixel, colour in {(12, 20): FALSE_NEGATIVE, (20, 20): TRUE_POSITIVE, (33, 20): FALSE_POSITIVE}.items():
-        assert tuple(colours[pixel]) == colour
-    assert tuple(colours[0, 0]) == BACKGROUND
-    drawn = outlines(overlay())
-    assert tuple(drawn[10, 20]) == TRUTH
-    assert tuple(drawn[35, 20]) == PREDICTION
-    assert tuple(drawn[50, 50]) == (200, 200, 200)
+def test_pictures_of_a_patch_have_a_colour_for_each_kind_of_pixel():
+    colours = gallery.difference(gallery_patch())
+    kinds = {
+        (17, 20): gallery.ONLY_REFERENCE, (25, 20): gallery.BOTH, (37, 20): gallery.ONLY_ENGINE,
+        (0, 0): gallery.NEITHER, (10, 20): gallery.TRUE_OUTLINE, (29, 20): gallery.TRUE_OUTLINE,
+        (19, 10): gallery.ONLY_REFERENCE,  # on the true outline, which must not hide it
+    }  # fmt: skip
+    assert {pixel: tuple(colours[pixel]) for pixel in kinds} == kinds
+    image = np.full((64, 64, 3), 200, np.uint8)
+    drawn = gallery.outline(image, gallery_patch().truth, gallery.TRUTH)
+    assert tuple(drawn[10, 20]) == gallery.TRUTH and tuple(drawn[20, 20]) == (200, 200, 200)
+    assert (image == 200).all()
 
 
 def test_page_pictures_are_small(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)  # noise compresses worst
     masks = image[..., 0] > 128
-    large = Overlay("s", "c", "best", 1.0, image, masks, masks)
-    write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, overlays=[large] * 3)
+    large = gallery_patch(image=image, truth=masks, expected=masks, predicted=masks)
+    parts = {"validation": validation(), "gallery": [large] * 2}
+    write_report(tmp_path / "r.html", title="t", manifest=MANIFEST, **parts)
     assert (tmp_path / "r.html").stat().st_size < 6e6
 
 
@@ -275,9 +272,12 @@ def figures(page):
 
 
 def test_plots_contain_their_text_and_follow_the_colour_scheme(page):
-    delta, latency, tradeoff, search, training = figures(page)
+    intervals, delta, flips, calibration, latency, tradeoff, search, training = figures(page)
     for figure, words in (
+        (intervals, ["openvino:int8", "onnxruntime:fp32", "ΔDice, mean and bounds", "ΔPQ, mean and bounds"]),
         (delta, ["image-0", "openvino:int8"]),
+        (flips, ["distance to the nearest true boundary, µm", "flipped pixels, %"]),
+        (calibration, ["predicted probability", "torch:fp32"]),
         (latency, ["batch 4", "p99"]),
         (tradeoff, ["torch:fp32 − budget", "openvino:int8", "latency p50, ms per batch"]),
         (search, ["FP32 − budget", "chosen", "multiply-accumulates in INT8, %", "latency, ms per patch", "4"]),
@@ -295,7 +295,7 @@ def polylines(svg):
 
 
 def test_search_plot_connects_trials_by_their_nodes_in_float(page):
-    left, right = polylines(figures(page)[3])
+    left, right = polylines(figures(page)[6])
     assert len(left) == len(right) == len(SEARCHED["trials"])
     assert left == sorted(left, reverse=True)  # more nodes in float: a smaller share in INT8
     assert right == sorted(right)  # and slower
@@ -400,7 +400,7 @@ def test_page_marks_a_dominated_engine(tmp_path):
     page = Page(tmp_path / "r.html")
     assert [row[5] for row in rows(page, "<h2>Accuracy × latency")] == ["● yes", "no", "● yes"]
     assert rows(page, "<h2>Accuracy × latency")[1][-1] == "✗ failed"
-    (front,) = polylines(figures(page)[2])
+    (front,) = polylines(figures(page)[5])
     assert len(front) == 2  # the third point is not on the line
 
 
@@ -427,7 +427,7 @@ def test_labels_of_close_points_do_not_overlap():
     axes = figure.add_subplot()
     points = [(x, 0.8155) for x in (322, 330, 372, 452)] + [(0, 0.8)]
     axes.plot(*zip(*points, strict=True), "o")
-    plots._label_points(figure, axes, points, ["onnxruntime:fp32"] * len(points))
+    drawing.label_points(figure, axes, points, ["onnxruntime:fp32"] * len(points))
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == len(points)
     assert not any(box.count_overlaps(boxes[k + 1 :]) for k, box in enumerate(boxes))
@@ -453,7 +453,7 @@ def test_plot_of_several_weights_names_them_and_draws_one_front():
     assert [texts.count(text) for text in ("heavy", "light", "Pareto front", *engines)] == [1, 1, 1, 2, 2]
     (front,) = [line for line in paths(svg, r"var\(--ink\)") if len(line) == 2]
     assert (front[1][0] - front[0][0]) > 0 > (front[1][1] - front[0][1])  # to the right, and up in an SVG
-    for colour in plots.COLOURS[:2]:  # of each weights, a solid line at the reference and a dashed one at the budget
+    for colour in drawing.COLOURS[:2]:  # of each weights, a solid line at the reference and a dashed one at the budget
         flat = [line for line in paths(svg, colour) if len(line) == 2 and line[0][1] == line[1][1]]
         assert len(flat) == 2
 

@@ -1,9 +1,10 @@
 """The tables of the report, read by the headers of their columns; numbers differ, so that none stands for another."""
 
 import pytest
+import report_fixture
 from columns import assert_layout, by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
 
-from msal_deploy.report import accuracy_latency, accuracy_latency_table, plots, write_report
+from msal_deploy.report import accuracy_latency, accuracy_latency_table, evidence_plots, plots, write_report
 from msal_deploy.report.precision import precision_section
 
 NETWORK = {"backbone": "resnet18", "dense_dilated": True, "channel_attention": False, "boundary_refinement": True}
@@ -16,12 +17,17 @@ MANIFEST = {
 
 
 def score(dice, mean, lower, **changes):
-    return {
-        "pixel_dice_mean": dice, "pixel_dice_pooled": dice + 0.01, "pixel_iou_mean": dice - 0.1,
-        "pixel_iou_pooled": dice - 0.11, "precision": dice + 0.02, "recall": dice - 0.02,
-        "delta_dice": {"mean": mean, "lower": lower}, "smallest_detectable_drop": mean - lower,
-        "max_abs_delta_probability": 0.03125, "flipped_pixels": 0.0123, "finite": True, "passed": True,
-        "per_patch": [{"stem": stem, "corner": "top-left", "dice": dice, "iou": dice - 0.1} for stem in "ab"],
+    upper = mean + 2 * (mean - lower)
+    verdict = "within" if changes.get("passed", True) else "over"
+    return report_fixture.score(dice) | {
+        "pixel_dice_pooled": dice + 0.01, "pixel_iou_mean": dice - 0.1, "pixel_iou_pooled": dice - 0.11,
+        "precision": dice + 0.02, "recall": dice - 0.02,
+        "delta_dice": {"mean": mean, "lower": lower, "upper": upper}, "smallest_detectable_drop": mean - lower,
+        "max_abs_delta_probability": 0.03125, "flipped_pixels": 0.0123, "verdict": verdict,
+        "verdicts": {"dice": verdict},
+        "per_patch": [
+            {"stem": stem, "corner": "top-left", "dice": dice, "iou": dice - 0.1, "flipped_pixels": 0} for stem in "ab"
+        ],
     } | changes  # fmt: skip
 
 
@@ -36,7 +42,8 @@ def timed(engine, batch, p50, **setting):
 
 VALIDATION = {
     "reference": "torch:fp32", "patches": 9, "images": 3, "budget": 0.0025, "confidence": 0.95, "threshold": 0.4,
-    "label_convention": "drawn by hand", "passed": False,
+    "label_convention": "drawn by hand", "passed": False, "worst_image": 0.02, "budget_aji": None, "budget_pq": None,
+    "excludable_share": 0.632, "protocol": "corners", "patch": 384, "empty_patches": [], "protocols": [],
     "engines": {
         "torch:fp32": score(0.82, 0, 0),
         "openvino:int8": score(0.8172, -0.0011, -0.0021),
@@ -69,6 +76,8 @@ TRADEOFF = {
 def page(tmp_path, monkeypatch):
     for plot in ("delta_plot", "latency_plot", "search_plot", "tradeoff_plot"):
         monkeypatch.setattr(plots, plot, lambda *_: "data:")  # the tables are what is read here
+    for plot in ("interval_plot", "flips_plot", "calibration_plot"):
+        monkeypatch.setattr(evidence_plots, plot, lambda *_: "data:")
 
     def page(**parts):
         write_report(tmp_path / "report.html", title="t", **{"manifest": MANIFEST} | parts)
@@ -114,7 +123,7 @@ def test_the_tradeoff_as_json():
     assert list(rows) == list(TRADEOFF)
     assert rows["openvino:int8"] == {
         "batch": 2, "threads": 3, "streams": 2, "pixel_dice_mean": 0.8172, "delta_dice_lower": -0.0021,
-        "latency_ms_p50": 50, "speed_up": 8, "finite": True, "passed": True, "pareto_optimal": True,
+        "latency_ms_p50": 50, "speed_up": 8, "finite": True, "passed": True, "state": "passed", "pareto_optimal": True,
     }  # fmt: skip
     assert (rows["tensorrt:fp16"]["finite"], rows["tensorrt:fp16"]["passed"]) == (False, False)
     assert [row["pareto_optimal"] for row in rows.values()] == [False, True, False, True]
@@ -154,7 +163,7 @@ def test_what_was_run_and_where(page):
     assert (facts["Recipe"], facts["Licence of the weights"]) == ("my recipe", "CC0-1.0")
     assert (facts["Test data"], facts["Labels"]) == ("Some images", "drawn by hand")
     assert facts["Checkpoint"] == "SHA-256 0123456789ab…"
-    assert list(numbers_in(facts["Scored"])) == ["9", "3", "0.4"]
+    assert list(numbers_in(facts["Scored"])) == ["9", "3", "384", "0.4"]
     assert (facts["Processor"], facts["Memory GiB"], facts["Load average"]) == ("Some CPU", "15.6", "0.5, 0.25")
     assert facts["Versions"] == "numpy 2"
     assert facts["Versions that exported the bundle"] == "torch 2.15.0, onnx 1.20"
@@ -364,7 +373,7 @@ def test_several_weights_on_the_page(page):
     rows = table_with(text, "Pareto- optimal")
     assert rows == [dict(zip(headers, (*names, *cells), strict=True)) for names, cells in BOTH.items()]
     facts = page_facts(text)
-    assert facts["Weights"] == "heavy" and next(iter(facts)) == "Weights"
+    assert facts["Weights"] == "heavy" and list(facts).index("Weights") + 1 == list(facts).index("Network")
     assert facts["Also light"] == (
         "MSAL-Net, resnet10 with dense dilated convolutions, boundary refinement; SHA-256 fedcba987654…; CC0-1.0"
     )
@@ -423,7 +432,7 @@ def test_several_weights_as_json():
     assert rows[2] == {
         "weights": "light", "engine": "openvino:int8", "batch": 2, "threads": None, "streams": 1,
         "pixel_dice_mean": 0.8160, "delta_dice_lower": -0.0012, "latency_ms_p50": 25, "speed_up": 16, "finite": True,
-        "passed": True, "pareto_optimal": True,
+        "passed": True, "state": "passed", "pareto_optimal": True,
     }  # fmt: skip
     assert [row["pareto_optimal"] for row in rows] == [cells[4] == "● yes" for cells in BOTH.values()]
     alone = {row["engine"]: row["pareto_optimal"] for row in accuracy_latency(LIGHT, LIGHT_BENCH)}

@@ -46,6 +46,7 @@ def validation(**engines):
         delta = {"mean": dice - 0.8, "lower": dice - 0.8 - 0.0003}
         scores[name.replace("_", ":")] = {
             "pixel_dice_mean": dice, "delta_dice": delta, "finite": True, "passed": delta["lower"] >= -0.002,
+            "verdicts": {"dice": "within" if delta["lower"] >= -0.002 else "over"}, "ruined_images": [], "checks": [],
         } | changes  # fmt: skip
     return {"reference": "torch:fp32", "budget": 0.002, "engines": scores}
 
@@ -61,7 +62,7 @@ def test_rows_join_scores_and_latencies_with_the_fastest_first():
     assert [row["engine"] for row in rows] == ["openvino:int8", "torch:fp32"]
     assert rows[0] | {"delta_dice_lower": None} == {
         "engine": "openvino:int8", "batch": 1, "pixel_dice_mean": 0.7991, "delta_dice_lower": None,
-        "latency_ms_p50": 55.0, "speed_up": 8.0, "finite": True, "passed": True, "pareto_optimal": True,
+        "latency_ms_p50": 55.0, "speed_up": 8.0, "finite": True, "passed": True, "state": "passed", "pareto_optimal": True,
         "threads": None, "streams": 1,
     }  # fmt: skip
     assert rows[0]["delta_dice_lower"] == pytest.approx(-0.0012)

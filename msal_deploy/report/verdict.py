@@ -89,7 +89,7 @@ def _headline(validation: Json) -> str:
     if not engines:
         return f"{reference} was scored alone"
     if len(passed) == len(engines) > 1:
-        return f"All {len(passed)} engines may replace {reference}"
+        return f"{'Both' if len(passed) == 2 else f'All {len(passed)}'} engines may replace {reference}"
     parts = [f"{listed(passed)} may replace {reference}"] if passed else []
     parts += [f"{listed(failed)} may not{'' if passed else f' replace {reference}'}"] if failed else []
     parts += [f"undecided: {listed(undecided)}"] if undecided else []
