@@ -28,7 +28,8 @@ class Separation(msgspec.Struct, frozen=True):
         min_area: Smallest nucleus, in µm².
         max_hole: Largest hole that is filled, in µm². Larger ones, and those at the border of the image, stay.
         smoothing: Standard deviation of the Gaussian that smooths the depth, in µm.
-        levels: Probabilities whose edges count in the depth besides that of the threshold. Those below it have no effect.
+        levels: Probabilities whose edges count in the depth besides that of the threshold. One below it counts as
+            the threshold again.
         saddle: From 0 to 1. Two basins are one nucleus if the saddle between them has at least this share of the lower
             peak's depth. Smaller values merge more.
     """
@@ -77,8 +78,8 @@ def separate(
         parameters: Another choice than the default.
 
     Returns:
-        int32[H,W], 0 for background and 1 to N for the nuclei, numbered by their first pixel in scan order. Each nucleus
-        is 4-connected.
+        int32[H,W], 0 for background and 1 to N for the nuclei, numbered by their first pixel in scan order. Each
+        nucleus is 4-connected.
 
     Raises:
         ValueError: The map is not two-dimensional, or the resolution is not positive.
@@ -126,7 +127,8 @@ def _field(depth: NDArray[np.float32], foreground: NDArray[np.bool_]) -> _Field:
 def _basins(field: _Field) -> Indices:
     """Return int[F]: for each foreground pixel the index of the peak that steepest ascent leads to.
 
-    Of neighbours of equal depth, the one with the lower index is higher. So no two pixels are equal, and no path is a loop.
+    Of neighbours of equal depth, the one with the lower index is higher. So no two pixels are equal and no path is a
+    loop.
     """
     depth, pixels = field.depth, field.pixels
     highest, goal = depth[pixels], pixels
@@ -150,7 +152,7 @@ def _ends(field: _Field, goal: Indices) -> Indices:
 
 
 def _merged(field: _Field, peaks: Indices, saddle: float) -> Indices:
-    """Return int[F], the region of each foreground pixel, after merging basins across shallow saddles, highest first."""
+    """Return int[F], the region of each foreground pixel. Basins are merged across shallow saddles, highest first."""
     roots = field.pixels[peaks == field.pixels]
     basin_at = np.full(field.depth.size, -1, np.int64)
     basin_at[roots] = np.arange(len(roots))
