@@ -2,8 +2,8 @@
 
 1. Foreground: pixels at or above the threshold, and small holes in it.
 2. Depth: how far a pixel is inside a nucleus. The distances to the edge of the foreground and to the edges of several
-   higher probability levels are averaged: between touching nuclei the probability dips, which the foreground alone does
-   not show. Then they are smoothed.
+   higher probability levels are summed: between touching nuclei the probability dips, which the foreground alone does
+   not show. Then the sum is smoothed.
 3. Basins: every pixel belongs to the peak of depth that steepest ascent leads to, as in a watershed.
 4. Basins with a shallow saddle between them are one nucleus: merged.
 5. Nuclei below the minimum area are removed.
@@ -111,12 +111,12 @@ def _without_holes(foreground: NDArray[np.bool_], max_pixels: float) -> NDArray[
 def _depth(
     probability: NDArray[np.float32], foreground: NDArray[np.bool_], levels: tuple[float, ...], sigma: float
 ) -> NDArray[np.float32]:
-    """Return float32[H,W]: the mean distance to the edges of the foreground and of the levels in it, in pixels."""
-    masks = [foreground, *(foreground & (probability >= level) for level in levels)]
+    """Return float32[H,W]: the sum of the distances to the edges of the foreground and of the levels in it, smoothed."""
     depth = np.zeros(foreground.shape, np.float32)
-    for mask in masks:
-        depth += cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    return np.asarray(cv2.GaussianBlur(depth / len(masks), (0, 0), sigma), np.float32)
+    for mask in (foreground, *(foreground & (probability >= level) for level in levels)):
+        if not mask.all():  # without an edge there is no distance to it
+            depth += cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    return np.asarray(cv2.GaussianBlur(depth, (0, 0), sigma), np.float32)
 
 
 def _field(depth: NDArray[np.float32], foreground: NDArray[np.bool_]) -> _Field:
