@@ -9,7 +9,7 @@ def neighbours(y, x):
 
 
 def slow_depth(foreground, probability, levels, sigma):
-    """The distances to the edges of the foreground and of the levels in it, where there are edges: summed and blurred."""
+    """Distances to the edges of the foreground and of the levels in it, where there are edges: summed and blurred."""
     masks = [foreground, *(foreground & (probability >= level) for level in levels)]
     total = np.zeros(foreground.shape, np.float32)
     for mask in masks:

@@ -111,7 +111,7 @@ def _without_holes(foreground: NDArray[np.bool_], max_pixels: float) -> NDArray[
 def _depth(
     probability: NDArray[np.float32], foreground: NDArray[np.bool_], levels: tuple[float, ...], sigma: float
 ) -> NDArray[np.float32]:
-    """Return float32[H,W]: the sum of the distances to the edges of the foreground and of the levels in it, smoothed."""
+    """Return float32[H,W]: distances to the edges of the foreground and of the levels in it, summed and smoothed."""
     depth = np.zeros(foreground.shape, np.float32)
     for mask in (foreground, *(foreground & (probability >= level) for level in levels)):
         if not mask.all():  # without an edge there is no distance to it
