@@ -7,6 +7,7 @@ import pytest
 from brute_force_nuclei import changed, counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from msal_deploy.metrics.nuclei import (
     NUCLEI_METRICS,
@@ -77,6 +78,8 @@ def test_label_maps_of_different_shape_are_refused():
     for function in (count_nuclei, changes):
         with pytest.raises(ValueError, match=r"same shape, got \(1, 2\) and \(1, 3\)"):
             function(strip("1."), strip("1.."))
+        with pytest.raises(ValueError, match=r"same shape, got \(1, 3\) and \(1, 2\)"):
+            function(strip("1.."), strip("1."))
 
 
 def test_scores_by_hand():
@@ -97,7 +100,15 @@ BY_HAND = {  # of FIRST, of SECOND, pooled: 35 of 63 pixels, 6 matches with 4.35
 def test_counts_and_changes_add_up():
     assert pooled_nuclei([FIRST, SECOND]) == FIRST + SECOND == NucleiCounts(35, 63, 6, 4.35, 10, 10)
     assert pooled_nuclei([]) == NOTHING
+    assert [type(value) for value in astuple(pooled_nuclei([]))] == [int, int, int, float, int, int]
     assert Changes(1, 2, 3, 4) + Changes(10, 20, 30, 40) == Changes(11, 22, 33, 44)
+
+
+def test_counts_and_changes_cannot_be_altered():
+    with pytest.raises(AttributeError):
+        NucleiCounts(1, 2, 3, 0.5, 4, 5).true = 0
+    with pytest.raises(AttributeError):
+        Changes(1, 2, 3, 4).lost = 0
 
 
 @pytest.mark.parametrize("metric", NUCLEI_METRICS, ids=lambda metric: metric.name)
@@ -116,6 +127,7 @@ def test_list_of_metrics():
         ("dq", "DQ", detection_quality, "dq_mean", "dq_pooled"),
         ("f1", "F1", f1, "f1_mean", "f1_pooled"),
     ]
+    assert len({one.meaning for one in NUCLEI_METRICS}) == 5 and all(one.meaning for one in NUCLEI_METRICS)
     assert [one.page for one in NUCLEI_METRICS] == [("mean", "pooled")] * 2 + [("mean",)] * 2 + [()]
     assert [one.terminal for one in NUCLEI_METRICS] == [True, True, False, False, False]
     assert averages(aji, [FIRST, SECOND]) == {"mean": pytest.approx(23 / 48), "pooled": pytest.approx(35 / 63)}
