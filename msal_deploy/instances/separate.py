@@ -2,8 +2,8 @@
 
 1. Foreground: pixels at or above the threshold, and small holes in it.
 2. Depth: how far a pixel is inside a nucleus. The distances to the edge of the foreground and to the edges of several
-   higher probability levels are averaged: between touching nuclei the probability dips, which the foreground alone does
-   not show. Then they are smoothed.
+   higher probability levels are summed: between touching nuclei the probability dips, which the foreground alone does
+   not show. Then the sum is smoothed.
 3. Basins: every pixel belongs to the peak of depth that steepest ascent leads to, as in a watershed.
 4. Basins with a shallow saddle between them are one nucleus: merged.
 5. Nuclei below the minimum area are removed.
@@ -28,7 +28,8 @@ class Separation(msgspec.Struct, frozen=True):
         min_area: Smallest nucleus, in µm².
         max_hole: Largest hole that is filled, in µm². Larger ones, and those at the border of the image, stay.
         smoothing: Standard deviation of the Gaussian that smooths the depth, in µm.
-        levels: Probabilities whose edges count in the depth besides that of the threshold. Those below it have no effect.
+        levels: Probabilities whose edges count in the depth besides that of the threshold. One below it counts as
+            the threshold again.
         saddle: From 0 to 1. Two basins are one nucleus if the saddle between them has at least this share of the lower
             peak's depth. Smaller values merge more.
     """
@@ -77,8 +78,8 @@ def separate(
         parameters: Another choice than the default.
 
     Returns:
-        int32[H,W], 0 for background and 1 to N for the nuclei, numbered by their first pixel in scan order. Each nucleus
-        is 4-connected.
+        int32[H,W], 0 for background and 1 to N for the nuclei, numbered by their first pixel in scan order. Each
+        nucleus is 4-connected.
 
     Raises:
         ValueError: The map is not two-dimensional, or the resolution is not positive.
@@ -110,12 +111,12 @@ def _without_holes(foreground: NDArray[np.bool_], max_pixels: float) -> NDArray[
 def _depth(
     probability: NDArray[np.float32], foreground: NDArray[np.bool_], levels: tuple[float, ...], sigma: float
 ) -> NDArray[np.float32]:
-    """Return float32[H,W]: the mean distance to the edges of the foreground and of the levels in it, in pixels."""
-    masks = [foreground, *(foreground & (probability >= level) for level in levels)]
+    """Return float32[H,W]: distances to the edges of the foreground and of the levels in it, summed and smoothed."""
     depth = np.zeros(foreground.shape, np.float32)
-    for mask in masks:
-        depth += cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    return np.asarray(cv2.GaussianBlur(depth / len(masks), (0, 0), sigma), np.float32)
+    for mask in (foreground, *(foreground & (probability >= level) for level in levels)):
+        if not mask.all():  # without an edge there is no distance to it
+            depth += cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    return np.asarray(cv2.GaussianBlur(depth, (0, 0), sigma), np.float32)
 
 
 def _field(depth: NDArray[np.float32], foreground: NDArray[np.bool_]) -> _Field:
@@ -126,7 +127,8 @@ def _field(depth: NDArray[np.float32], foreground: NDArray[np.bool_]) -> _Field:
 def _basins(field: _Field) -> Indices:
     """Return int[F]: for each foreground pixel the index of the peak that steepest ascent leads to.
 
-    Of neighbours of equal depth, the one with the lower index is higher. So no two pixels are equal, and no path is a loop.
+    Of neighbours of equal depth, the one with the lower index is higher. So no two pixels are equal and no path is a
+    loop.
     """
     depth, pixels = field.depth, field.pixels
     highest, goal = depth[pixels], pixels
@@ -150,7 +152,7 @@ def _ends(field: _Field, goal: Indices) -> Indices:
 
 
 def _merged(field: _Field, peaks: Indices, saddle: float) -> Indices:
-    """Return int[F], the region of each foreground pixel, after merging basins across shallow saddles, highest first."""
+    """Return int[F], the region of each foreground pixel. Basins are merged across shallow saddles, highest first."""
     roots = field.pixels[peaks == field.pixels]
     basin_at = np.full(field.depth.size, -1, np.int64)
     basin_at[roots] = np.arange(len(roots))

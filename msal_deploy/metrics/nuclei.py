@@ -47,7 +47,14 @@ class NucleiCounts(msgspec.Struct, frozen=True):
     found: int
 
     def __add__(self, other: "NucleiCounts") -> "NucleiCounts":
-        return NucleiCounts(*map(sum, zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)))
+        return NucleiCounts(
+            self.intersection + other.intersection,
+            self.union + other.union,
+            self.matched + other.matched,
+            self.matched_iou + other.matched_iou,
+            self.true + other.true,
+            self.found + other.found,
+        )
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -66,7 +73,12 @@ class Changes(msgspec.Struct, frozen=True):
     gained: int
 
     def __add__(self, other: "Changes") -> "Changes":
-        return Changes(*map(sum, zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)))
+        return Changes(
+            self.split + other.split,
+            self.merged + other.merged,
+            self.lost + other.lost,
+            self.gained + other.gained,
+        )
 
 
 class _Overlaps(msgspec.Struct, frozen=True):
@@ -214,7 +226,7 @@ def changes(reference: LabelMap, found: LabelMap) -> Changes:
 
 def _aggregated(table: _Overlaps, ious: NDArray[np.float64]) -> tuple[int, int]:
     """Return the AJI's intersection and union."""
-    order = np.lexsort((table.second, -ious, table.first))  # the best partner of each true nucleus comes first
+    order = np.lexsort((-ious, table.first))  # best partner first; of equals, the lower label, as in the table
     paired, position = np.unique(table.first[order], return_index=True)
     best = order[position]
     union = table.unions[best].sum()
@@ -229,7 +241,7 @@ def _overlaps(first: LabelMap, second: LabelMap) -> _Overlaps:
     rows, columns, pixels = _pairs(first, second)
     row_labels, i = np.unique(rows, return_inverse=True)
     column_labels, j = np.unique(columns, return_inverse=True)
-    first_nuclei, second_nuclei = row_labels > 0, column_labels > 0
+    first_nuclei, second_nuclei = row_labels.astype(bool), column_labels.astype(bool)  # all but the background
     both = first_nuclei[i] & second_nuclei[j]
     return _Overlaps(
         first=(np.cumsum(first_nuclei) - 1)[i[both]],
@@ -244,7 +256,7 @@ def _pairs(first: LabelMap, second: LabelMap) -> tuple[NDArray[np.int64], NDArra
     """Return the pairs of labels that occur at a pixel, each once, and the pixels of each."""
     codes = first.ravel().astype(np.int64) << 32 | second.ravel()
     # Neighbours mostly have the same labels: sorting runs of equal pixels is ten times as fast as sorting pixels.
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
     lengths = np.diff(starts, append=len(codes))
     pairs, run = np.unique(codes[starts], return_inverse=True)
     return pairs >> 32, pairs & 0xFFFFFFFF, _sums(run, lengths)
@@ -308,4 +320,4 @@ NUCLEI_METRICS: tuple[Metric[NucleiCounts], ...] = (
 def _ratio(counts: NucleiCounts, numerator: float, denominator: float) -> float:
     if denominator:
         return numerator / denominator
-    return 1.0 if counts.true == counts.found == 0 else 0.0
+    return 0.0 if counts.true or counts.found else 1.0
