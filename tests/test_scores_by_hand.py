@@ -1,8 +1,8 @@
 """Every number that validate reports, counted by hand: in its JSON and in the terminal.
 
 Five images, seven patches, one of which has no true nucleus. The counts of pixels below are all that goes in; the
-expected scores are fractions that were worked out from them on paper. Columns are read by their headers. Bounds are those of
-`clustered_interval`, which has its own tests, for the differences and images below.
+expected scores are fractions that were worked out from them on paper. Columns are read by their headers. Bounds are
+those of `clustered_interval`, which has its own tests, for the differences and images below.
 """
 
 import json
