@@ -245,7 +245,7 @@ def _export(
             return
         _heading(f"Precision: FP16 and INT8, calibrated on training images{of}")
         _, held_out = validation_split(dataset.train, weights.recipe.train.validation)
-        # With few images no bound is conclusive: then all layers are quantised, and validation decides.
+        # With few images, bounds are too wide to search by: all layers are quantised, and validation decides.
         search_budget = budget if len(held_out) >= MIN_IMAGES else None
         train, test = dataset.train, dataset.test
         reports.append(add_precisions(bundle, train, test, fp16=fp16, int8=int8, budget=search_budget, progress=True))

@@ -19,10 +19,10 @@ from msal_deploy.bundle import (
     write_manifest,
 )
 from msal_deploy.data import AnnotatedImage, patches_of, validation_split
-from msal_deploy.errors import BadInput, GateFailed
+from msal_deploy.errors import GateFailed
 from msal_deploy.files import StrPath, write_json
 from msal_deploy.graph import Layer, check_graph, int8_share, layers, load_graph
-from msal_deploy.metrics import MIN_IMAGES, Interval
+from msal_deploy.metrics import Interval
 from msal_deploy.precision.calibrate import Method, calibrate, max_abs_values
 from msal_deploy.precision.calibration_tiles import (
     Tile,
@@ -144,18 +144,12 @@ def add_precisions(
         progress: Show progress on stderr.
 
     Raises:
-        BadInput: There are too few tiles or images, or too few held-out images for a budget; a test image is among
-            them; or an activation is constant.
+        BadInput: There are too few tiles or images, a test image is among them, or an activation is constant.
         GateFailed: The FP16 graph gives NaN or Inf, or no INT8 graph stays within the budget.
     """
     folder, trial_log = Path(folder), Path(trial_log) if trial_log else None
     bundle = Bundle(folder)
     training, validation = validation_split(train, bundle.manifest.recipe.train.validation)
-    if budget is not None and len(validation) < MIN_IMAGES:
-        raise BadInput(
-            f"Expected at least {MIN_IMAGES} held-out training images to keep within --budget, got {len(validation)}",
-            "leave --budget out, or add training images",
-        )
     pool = tissue_tiles(training, test)
     tiles = tiles or min(TILES, len(pool))
     selected = select_tiles(pool, tiles)
