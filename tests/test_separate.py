@@ -5,13 +5,14 @@ import msgspec
 import numpy as np
 import pytest
 from brute_force_separation import EIGHT, FOUR, filled, flood, slow_separate
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from msal_deploy.instances import Separation, separate
 from msal_deploy.metrics import changes, count_nuclei, panoptic_quality
 
 DEFAULTS = Separation(min_area=4.0, max_hole=30.0, smoothing=0.4, levels=(0.9, 0.95, 0.98), saddle=0.95)
+QUICK = settings(max_examples=30, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 ANY_AREA = Separation(min_area=0.0)
 
 
@@ -27,6 +28,19 @@ def rectangle(height, width, shape=(60, 90), corner=(10, 10)):
     image = np.zeros(shape, np.float32)
     image[corner[0] : corner[0] + height, corner[1] : corner[1] + width] = 1
     return image
+
+
+def noise(seed, shape, blur=2.0):
+    """A probability map with blobs of all shapes, saturated as a network's."""
+    field = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal(shape, np.float32), (0, 0), blur)
+    return (0.5 + 0.5 * np.tanh(2 * field / max(float(field.std()), 1e-6))).astype(np.float32)
+
+
+def test_default_parameters_as_the_slow_way():
+    probability = noise(1, (64, 80), 4.0)
+    expected = slow_separate(probability, 0.5, 480, (0.9, 0.95, 0.98), 1.6, 0.95, 64)
+    assert expected.max() >= 5
+    assert np.array_equal(separate(probability), expected)
 
 
 def test_defaults():
@@ -171,12 +185,6 @@ def test_bad_input(shape, microns):
         separate(np.zeros(shape, np.float32), microns_per_pixel=microns)
 
 
-def noise(seed, shape, blur=2.0):
-    """A probability map with blobs of all shapes, saturated as a network's."""
-    field = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal(shape, np.float32), (0, 0), blur)
-    return (0.5 + 0.5 * np.tanh(2 * field / max(float(field.std()), 1e-6))).astype(np.float32)
-
-
 maps = st.builds(
     noise,
     st.integers(0, 2**32 - 1),
@@ -185,7 +193,7 @@ maps = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@QUICK
 @given(maps, st.sampled_from([0.3, 0.5, 0.7]), st.sampled_from([0.2, 0.25, 0.5]), st.sampled_from([0.8, 0.95, 1.0]))
 def test_same_labels_as_the_slow_way(probability, threshold, microns, saddle):
     chosen = msgspec.structs.replace(DEFAULTS, saddle=saddle, min_area=1.0, max_hole=2.0)
@@ -195,14 +203,7 @@ def test_same_labels_as_the_slow_way(probability, threshold, microns, saddle):
     assert np.array_equal(labels, expected)
 
 
-def test_default_parameters_as_the_slow_way():
-    probability = noise(1, (64, 80), 4.0)
-    expected = slow_separate(probability, 0.5, 480, (0.9, 0.95, 0.98), 1.6, 0.95, 64)
-    assert expected.max() >= 5
-    assert np.array_equal(separate(probability), expected)
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
+@QUICK
 @given(maps)
 def test_labels_are_connected_consecutive_and_cover_the_foreground(probability):
     before = probability.copy()
@@ -218,7 +219,7 @@ def test_labels_are_connected_consecutive_and_cover_the_foreground(probability):
         assert len(flood(where, start, FOUR)) == where.sum()
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@QUICK
 @given(maps)
 def test_a_minimum_area_only_removes_nuclei(probability):
     every, large = separate(probability, parameters=ANY_AREA), separate(probability)
@@ -227,7 +228,7 @@ def test_a_minimum_area_only_removes_nuclei(probability):
     assert changes(every, large).gained == changes(every, large).merged == changes(every, large).split == 0
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@QUICK
 @given(st.integers(0, 2**32 - 1))
 def test_turned_and_mirrored_images_have_the_same_nuclei(seed):
     """Up to ties, which scan order decides: a few pixels, or a merge at the limit."""
