@@ -125,6 +125,7 @@ def test_tiles_are_computed_in_batches():
         (47, 15, 19, 9),  # 17 are shared: 4, 9, 4
         (46, 0, 18, 10),  # 18 are shared, although none would do: 4, 10, 4
         (45, 19, 17, 11),  # 19 are shared: 4, 11, 4
+        (33, 31, 8, 17),  # 31 are shared: 7, 17, 7; more than half of a tile
         (61, 3, 29, 3),  # 3 are shared: none is dropped
         (63, 1, 31, 1),
         (64, 0, 32, 0),
