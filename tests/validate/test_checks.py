@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from fakes import Fake, first_channel, noise
+from fake_engine import Fake, first_channel, noise
 from msgspec.structs import replace
 from pytest import approx
 

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from fakes import Fake, first_channel
+from fake_engine import Fake, first_channel
 from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
