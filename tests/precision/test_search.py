@@ -8,11 +8,10 @@ from msgspec.structs import replace
 
 from msal_deploy.data import patches_of
 from msal_deploy.errors import GateFailed
-from msal_deploy.metrics import confusion, dice
+from msal_deploy.metrics import Interval, confusion, dice
 from msal_deploy.precision import search as module
 from msal_deploy.precision.search import Evaluator, Trial, search
 from msal_deploy.runtimes import open_engine
-from msal_deploy.scoring import Difference
 
 COSTS = {"/network/a/Conv": 0.004, "/network/b/Conv": 0.002, "/network/c/Conv": 0.001, "/network/d/Conv": -0.001}
 SPREAD = 0.0005
@@ -30,7 +29,13 @@ class KnownCosts:
     def evaluate(self, float_nodes, *, one_each=False):
         self.asked.append((tuple(float_nodes), one_each))
         loss = sum(cost for node, cost in COSTS.items() if node not in float_nodes)
-        return Trial(tuple(float_nodes), 1 - len(float_nodes) / 4, 0.8 - loss, Difference(-loss, -loss - SPREAD), 1.0)
+        return Trial(
+            tuple(float_nodes),
+            1 - len(float_nodes) / 4,
+            0.8 - loss,
+            Interval(-loss, -loss - SPREAD, -loss + SPREAD),
+            1.0,
+        )
 
 
 def test_search_needs_one_trial_if_full_int8_is_within_the_budget():

@@ -56,7 +56,9 @@ class BisectReport(msgspec.Struct, frozen=True):
         images: Number of images that they were cut from.
         delta_dice: Interval of the engine as it is.
         candidates: Number of nodes that can be returned to float.
-        nodes: Those that were returned one by one, by gain; empty if the engine is within its budget.
+        nodes: Those that were returned one by one: by gain, then, within the noise, by rounding error. Empty if the
+            engine is within its budget.
+        noise: Gain of a node up to which it may be chance.
         float_nodes: The cheapest set found that brings the engine within its budget.
         within_budget: Interval with this set in float.
         cost: Share of the multiply-accumulates that the set returns to float, from 0 to 1.
@@ -73,6 +75,7 @@ class BisectReport(msgspec.Struct, frozen=True):
     delta_dice: Interval
     candidates: int
     nodes: tuple[NodeGain, ...]
+    noise: float
     float_nodes: tuple[str, ...]
     within_budget: Interval
     cost: float
@@ -99,8 +102,8 @@ class BisectReport(msgspec.Struct, frozen=True):
         """Return a table for an 80-column terminal, with the largest gains first."""
         table = Table(
             title=f"Nodes of {self.engine} returned to float, one by one",
-            caption=f"{self.sentence}\nΔDice: gain of the lower bound. Rounding: relative RMS error of its operands.\n"
-            "Scale: relative to the smallest that clips nothing. ● in the cheapest set.",
+            caption=f"{self.sentence}\nΔDice: gain of the lower bound; up to {self.noise:.4f} may be chance. Rounding: "
+            "relative RMS error of the operands. Scale: relative to the smallest that clips nothing. ● in the set.",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,

@@ -21,7 +21,7 @@ from msal_deploy.validate.bisect.fp16 import Fp16Graph
 from msal_deploy.validate.bisect.graphs import LowPrecisionGraph
 from msal_deploy.validate.bisect.int8 import Int8Graph
 from msal_deploy.validate.bisect.report import BisectReport, NodeGain
-from msal_deploy.validate.bisect.search import candidates, cheapest, order, rank, spread, within
+from msal_deploy.validate.bisect.search import candidates, cheapest, noise, order, rank, spread, within
 from msal_deploy.validate.bisect.tensors import compare_tensors, crops
 
 GRAPHS: dict[str, type[LowPrecisionGraph]] = {"fp16": Fp16Graph, "int8": Int8Graph}
@@ -187,6 +187,7 @@ class _Bisection:
             delta_dice=delta_dice,
             candidates=len(self.graph.nodes),
             nodes=ranking,
+            noise=noise(ranking),
             float_nodes=chosen,
             within_budget=reached,
             cost=sum(self.shares.get(node, 0.0) for node in chosen),

@@ -1,7 +1,8 @@
 """Rank nodes by what their return to float gains, and find a cheap set that brings the graph within the budget.
 
 1. The tensors name the candidates: nodes whose operands lose most by rounding, and nodes that add most error.
-2. Each candidate alone is returned to float. The gain of the lower bound of ΔDice ranks them.
+2. Each candidate alone is returned to float. The gain of the lower bound of ΔDice ranks them; among gains that are
+   within the noise, rounding errors do.
 3. The first 1, 2, 4, 8, … nodes of the ranking are returned until the graph is within the budget; then the smallest
    number is found by bisection.
 4. Each node of that set, the most expensive first, is rounded again if the graph stays within the budget without it.
@@ -22,6 +23,7 @@ from msal_deploy.validate.bisect.tensors import NodeError
 CANDIDATES = 24  # nodes returned one by one
 RANKED_PATCHES = 16  # patches on which they are; only their order matters
 PRUNED = 12  # nodes of the set that are tried without
+NOISE_FACTOR = 2.0
 
 
 class Scorer(Protocol):
@@ -62,7 +64,7 @@ def rank(
     shares: Mapping[str, float],
     advance: Callable[[str], None],
 ) -> tuple[NodeGain, ...]:
-    """Return each suspect to float alone, and order them by the gain.
+    """Return each suspect to float alone, and order them as `ranked` does.
 
     Args:
         scorer: Scores the graphs.
@@ -78,7 +80,23 @@ def rank(
         interval = scorer.evaluate((error.node,), indices).delta_dice
         gains = interval.lower - base.lower, interval.mean - base.mean
         rows.append(_gain(error, *gains, shares.get(error.node, 0.0)))
-    return tuple(sorted(rows, key=lambda row: (-row.delta_dice, -row.rounding_error)))
+    return ranked(rows)
+
+
+def noise(ranking: Sequence[NodeGain]) -> float:
+    """Return the gain up to which a gain may be chance: twice the largest loss.
+
+    Float cannot make a graph worse but by chance, so the losses show how much chance there is.
+    """
+    return NOISE_FACTOR * max((-row.delta_dice for row in ranking if row.delta_dice < 0), default=0.0)
+
+
+def ranked(rows: Sequence[NodeGain]) -> tuple[NodeGain, ...]:
+    """Return rows by gain, highest first; then those within the noise by rounding error."""
+    limit = noise(rows)
+    return tuple(
+        sorted(rows, key=lambda row: (-row.delta_dice if row.delta_dice > limit else 0.0, -row.rounding_error))
+    )
 
 
 def _gain(error: NodeError, lower: float, mean: float, share: float) -> NodeGain:
@@ -101,7 +119,8 @@ def order(ranking: Sequence[NodeGain], errors: Sequence[NodeError]) -> tuple[str
 
     A node without a gain of its own can still be needed together with another: the reader of a tensor that overflows.
     """
-    gaining = [row.node for row in ranking if row.delta_dice > 0]
+    limit = noise(ranking)
+    gaining = [row.node for row in ranking if row.delta_dice > limit]
     return tuple(dict.fromkeys([*gaining, *(error.node for error in candidates(errors, len(errors)))]))
 
 

@@ -83,8 +83,10 @@ def crops(patches: Sequence[Patch], images: int = COMPARED_IMAGES, size: int = C
     >>> crops([patch, patch]).shape
     (1, 256, 256, 3)
     """
-    first = {patch.stem: patch for patch in reversed(patches)}
-    chosen = [patch for patch in patches if first[patch.stem] is patch][:images]
+    first: dict[str, Patch] = {}
+    for patch in patches:
+        first.setdefault(patch.stem, patch)
+    chosen = list(first.values())[:images]
     height, width = (min(size, *extents) for extents in zip(*(p.image.shape[:2] for p in chosen), strict=True))
     return np.stack([patch.image[:height, :width] for patch in chosen])
 
