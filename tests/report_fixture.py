@@ -13,7 +13,9 @@ MANIFEST = {
     "versions": {"torch": "2.15.0", "onnx": "1.20"},
     "artifacts": {"checkpoint.safetensors": {"sha256": "0123456789abcdef" * 4, "made_from": []}},
 }
-STEMS = [f"TCGA-{name}-01A" for name in ("2Z-A9J9", "44-2665", "69-7764", "A6-6782", "AC-A2FO", "AO-A0J2", "CU-A0YN")]
+STEMS = [
+    f"TCGA-{name}-01A-01-TS1" for name in ("2Z-A9J9", "44-2665", "69-7764", "A6-6782", "AC-A2FO", "AO-A0J2", "CU-A0YN")
+]
 CORNERS = ("top-left", "bottom-right")
 EMPTY = (STEMS[3], "bottom-right")  # a patch without a true nucleus
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
