@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from PIL import Image
-from report_fixture import gallery_patch, tissue, validation
+from report_fixture import gallery, patches, tissue, validation
 
 from msal_deploy.errors import BadInput
-from msal_deploy.report import Choice, choose_patches
+from msal_deploy.report import choose_patches, make_gallery
 from msal_deploy.report.gallery import ENGINE, MAX_SIDE, REFERENCE, TRUTH, as_jpeg, as_png, outline, panels
 
 
@@ -65,12 +65,29 @@ def test_two_patches_of_each_engine_by_default():
     assert ("openvino:fp32", "differs") not in reasons  # no pixel differs
 
 
+def test_the_gallery_has_the_pixels_and_the_numbers_of_the_chosen_patches():
+    values = validation()
+    cut, masks = patches(values)
+    shown, chosen = make_gallery(values, cut, masks, weights="heavy", differing=1), choose_patches(values, differing=1)
+    assert [(one.engine, one.reason) for one in shown] == [(one.engine, one.reason) for one in chosen]
+    assert len(shown) == 6
+    one, index = shown[3], chosen[3].index
+    row = values["engines"]["openvino:int8"]["per_patch"][index]
+    reference = values["engines"]["torch:fp32"]["per_patch"][index]
+    assert (one.stem, one.corner, one.weights, one.reference) == (row["stem"], row["corner"], "heavy", "torch:fp32")
+    assert (one.dice, one.reference_dice) == (row["dice"], reference["dice"])
+    assert one.dice < one.reference_dice and one.flipped_pixels == row["flipped_pixels"] > 0
+    image, truth, expected, predicted = tissue(index)
+    for found, drawn in ((one.image, image), (one.truth, truth), (one.expected, expected), (one.predicted, predicted)):
+        assert np.array_equal(found, drawn)
+
+
 def pixels(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
 
 def a_patch(**changes):
-    return replace(gallery_patch(validation(), Choice("openvino:int8", 3, "differs")), **changes)
+    return replace(gallery(validation())[3], **changes)
 
 
 def test_the_four_panels_of_a_patch():
@@ -87,7 +104,7 @@ def test_the_four_panels_of_a_patch():
     assert reference["alt"] == f"H&E {where}, with the outlines of what torch:fp32 found"
     assert engine["alt"] == f"H&E {where}, with the outlines of what openvino:int8 found"
     assert difference["alt"] == (
-        f"Map of {where}: the pixels that only openvino:int8 or only torch:fp32 takes for nucleus: 0.060% of all"
+        f"Map of {where}: the pixels that only openvino:int8 or only torch:fp32 takes for nucleus: 0.210% of all"
     )
     assert difference["source"].startswith("data:image/png;base64,")
 

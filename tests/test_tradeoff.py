@@ -62,8 +62,8 @@ def test_rows_join_scores_and_latencies_with_the_fastest_first():
     assert [row["engine"] for row in rows] == ["openvino:int8", "torch:fp32"]
     assert rows[0] | {"delta_dice_lower": None} == {
         "engine": "openvino:int8", "batch": 1, "pixel_dice_mean": 0.7991, "delta_dice_lower": None,
-        "latency_ms_p50": 55.0, "speed_up": 8.0, "finite": True, "passed": True, "state": "passed", "pareto_optimal": True,
-        "threads": None, "streams": 1,
+        "latency_ms_p50": 55.0, "speed_up": 8.0, "finite": True, "passed": True, "state": "passed",
+        "pareto_optimal": True, "threads": None, "streams": 1,
     }  # fmt: skip
     assert rows[0]["delta_dice_lower"] == pytest.approx(-0.0012)
     assert rows[1]["speed_up"] == 1.0
