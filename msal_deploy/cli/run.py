@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from msal_deploy.data import Dataset, Patch
     from msal_deploy.precision import PrecisionReport
     from msal_deploy.recipe import Recipe
-    from msal_deploy.report import Overlay
+    from msal_deploy.report import GalleryPatch
     from msal_deploy.train import Epoch
     from msal_deploy.validate import ValidationReport
 
@@ -118,13 +118,17 @@ def run(
     compared = [{"weights": name, **reports[name]} for name in others]
     both = reports[first]["validate"], reports[first]["bench"]
     Console().print(accuracy_latency_table(*both, weights=first, also=compared))
-    overlays = _overlays(validations[first], patches)
-    _report(out / "report.html", bundles, reports, history, overlays, source)
+    gallery = [
+        patch
+        for name, validation in validations.items()
+        for patch in _gallery(validation, patches, name if others else "")
+    ]
+    page = _report(out, bundles, reports, history, gallery, source)
     if json:
         rows = accuracy_latency(*both, weights=first, also=compared)
         more = {"also": compared} if compared else {}
         write_json(json, {**reports[first], **more, "accuracy_latency": rows})
-    typer.echo(f"Report: {out / 'report.html'}")
+    typer.echo(f"Report: {page}")
     _require_passed(validations)
 
 
@@ -260,51 +264,37 @@ def _print(table: "Table", of: str) -> None:
 
 
 def _report(
-    path: Path,
+    out: Path,
     bundles: dict[str, "Bundle"],
     reports: dict[str, dict[str, Any]],
     history: tuple["Epoch", ...],
-    overlays: "list[Overlay]",
+    gallery: "list[GalleryPatch]",
     source: str,
-) -> None:
+) -> Path:
     import msgspec
 
-    from msal_deploy.report import write_report
+    from msal_deploy.report import Report, save_report
 
     manifests = {name: msgspec.to_builtins(bundle.manifest) for name, bundle in bundles.items()}
     first, *others = reports
-    write_report(
-        path,
+    report = Report(
         title="Parity and latency",
         manifest=manifests[first],
         validation=reports[first]["validate"],
         bench=reports[first]["bench"],
         precision=reports[first]["precision"],
-        training=msgspec.to_builtins(history) or None,
-        overlays=overlays,
+        training=tuple(msgspec.to_builtins(history)),
+        gallery=tuple(gallery),
         data=source,
         command=shlex.join(["msal-deploy", *sys.argv[1:]]),
         weights=first,
-        also=[{"weights": name, "manifest": manifests[name], **reports[name]} for name in others],
+        also=tuple({"weights": name, "manifest": manifests[name], **reports[name]} for name in others),
     )
+    return save_report(out, report)
 
 
-def _overlays(validation: "ValidationReport", patches: "tuple[Patch, ...]") -> "list[Overlay]":
-    from msal_deploy.metrics import dice
-    from msal_deploy.report import Overlay
+def _gallery(validation: "ValidationReport", patches: "tuple[Patch, ...]", weights: str) -> "tuple[GalleryPatch, ...]":
+    from msal_deploy.report import make_gallery
 
-    engine = validation.example_engine
-    score = validation.engines[engine]
-    return [
-        Overlay(
-            stem=patches[index].stem,
-            corner=patches[index].corner,
-            rank=rank,
-            dice=dice(score.confusions[index]),
-            image=patches[index].image,
-            truth=patches[index].mask,
-            prediction=score.predictions[index],
-            engine=engine,
-        )
-        for rank, index in validation.pick().items()
-    ]
+    masks = {engine: list(score.predictions) for engine, score in validation.engines.items()}
+    return make_gallery(validation.to_json(), patches, masks, weights=weights)
