@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CPP_PACKAGES := g++ libcli11-dev libpng-dev libssl-dev
 
-.PHONY: demo test check mutants cpp-needs .venv-triton .venv-bioimageio clean
+.PHONY: demo test check mutants cpp-needs browser-needs .venv-triton .venv-bioimageio clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready
@@ -11,7 +11,7 @@ demo: .venv/.ready
 
 # Two workers share the cores, so torch's idle threads must sleep instead of spinning. A worker that crashes ends the run:
 # pytest-xdist hands a new worker what the old one had finished, and then waits for it forever.
-test: .venv/.ready check cpp-needs .venv-triton .venv-bioimageio
+test: .venv/.ready check cpp-needs browser-needs .venv-triton .venv-bioimageio
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
 
 check: .venv/.ready
@@ -52,6 +52,12 @@ cpp-needs:
 	@printf '#include <CLI/CLI.hpp>\n#include <png.h>\n#include <openssl/evp.h>\n' | g++ -E -x c++ - >/dev/null 2>&1 \
 	|| { SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -qq --yes $(CPP_PACKAGES) >/dev/null; } \
 	|| { echo "The C++ tests need a C++17 compiler, CLI11, libpng and OpenSSL; on Debian: apt install $(CPP_PACKAGES)" >&2; exit 3; }
+
+# A browser, in which the tests open the report. Any Chromium will do.
+browser-needs:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit 0; done; \
+	{ SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -qq --yes chromium >/dev/null; } \
+	|| { echo "The test of the report needs Chromium or Chrome; on Debian: apt install chromium" >&2; exit 3; }
 
 clean:
 	rm -rf .venv .venv-triton .venv-bioimageio runs build dist

@@ -4,7 +4,8 @@ stands for another. Its pictures are drawn here: pink tissue with round nuclei.
 
 import numpy as np
 
-from msal_deploy.report import GalleryPatch, Report, choose_patches
+from msal_deploy.data import Patch
+from msal_deploy.report import Report, make_gallery
 
 NETWORK = {"backbone": "resnet18", "dense_dilated": True, "channel_attention": True, "boundary_refinement": True}
 MANIFEST = {
@@ -13,7 +14,9 @@ MANIFEST = {
     "versions": {"torch": "2.15.0", "onnx": "1.20"},
     "artifacts": {"checkpoint.safetensors": {"sha256": "0123456789abcdef" * 4, "made_from": []}},
 }
-STEMS = [f"TCGA-{name}-01A" for name in ("2Z-A9J9", "44-2665", "69-7764", "A6-6782", "AC-A2FO", "AO-A0J2", "CU-A0YN")]
+STEMS = [
+    f"TCGA-{name}-01A-01-TS1" for name in ("2Z-A9J9", "44-2665", "69-7764", "A6-6782", "AC-A2FO", "AO-A0J2", "CU-A0YN")
+]
 CORNERS = ("top-left", "bottom-right")
 EMPTY = (STEMS[3], "bottom-right")  # a patch without a true nucleus
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
@@ -232,19 +235,21 @@ def tissue(seed=0, side=160):
     return image.clip(0, 255).astype(np.uint8), truth, expected, predicted
 
 
-def gallery_patch(values, choice, weights=""):
-    row = values["engines"][choice.engine]["per_patch"][choice.index]
-    reference = values["engines"][values["reference"]]["per_patch"][choice.index]
-    image, truth, expected, predicted = tissue(choice.index)
-    return GalleryPatch(
-        stem=row["stem"], corner=row["corner"], reason=choice.reason, engine=choice.engine, dice=row["dice"],
-        reference=values["reference"], reference_dice=reference["dice"], flipped_pixels=row["flipped_pixels"],
-        image=image, truth=truth, expected=expected, predicted=predicted, weights=weights,
-    )  # fmt: skip
+def patches(values):
+    """Return the patches of a validation and the masks of its engines. Images are padded, as those of small images."""
+    rows = values["engines"][values["reference"]]["per_patch"]
+    drawn = [tissue(index) for index in range(len(rows))]
+    padding = ((0, 32), (0, 32), (0, 0))
+    cut = [
+        Patch(row["stem"], row["corner"], np.pad(image, padding), truth)
+        for row, (image, truth, _, _) in zip(rows, drawn, strict=True)
+    ]
+    masks = {name: [predicted for _, _, _, predicted in drawn] for name in values["engines"]}
+    return cut, masks | {values["reference"]: [expected for _, _, expected, _ in drawn]}
 
 
 def gallery(values, weights=""):
-    return tuple(gallery_patch(values, choice, weights) for choice in choose_patches(values))
+    return make_gallery(values, *patches(values), weights=weights)
 
 
 def full_report(**changes):

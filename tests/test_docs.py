@@ -25,6 +25,7 @@ import torch
 import typer
 from msgspec.structs import replace
 from PIL import Image
+from report_fixture import MANIFEST
 from safetensors.torch import load_file
 from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner, Result
@@ -36,6 +37,7 @@ from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 from msal_deploy.export import example_images
 from msal_deploy.network import MSALNet
 from msal_deploy.recipe import BUILT_IN, NetworkRecipe, Recipe
+from msal_deploy.report import Report, save_report
 from msal_deploy.train.patch_dataset import check_mixture
 from msal_deploy.trt.local_gpu import current_gpu
 from msal_deploy.weights import DEFAULT, find_weights
@@ -220,6 +222,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs" / "r18").mkdir()
     save_checkpoint(folder / "runs" / "r18" / "msal-net-r18.safetensors", small_checkpoint(seed=1))
     (folder / "mine.toml").write_text(SMALL_RECIPE)
+    save_report(folder / "runs" / "shipped", Report(title="A run", manifest=MANIFEST))
     torch.save(small_checkpoint().weights, folder / "weights.pt")
     unet = Recipe(name="unet", network=NetworkRecipe(model="unet", weights="random"))
     torch.save({"state_dict": untrained(unet).weights}, folder / "unet.pt")

@@ -143,9 +143,9 @@ def run(
         for name, validation in validations.items()
         for shown in gallery(validation, patches, name if others else "")
     )
-    _report(out, bundles, reports, history, pictures, source)
+    page = _report(out, bundles, reports, history, pictures, source)
     Console().print(accuracy_latency_table(*both, weights=first, also=compared))
-    typer.echo(f"Report: {out / 'report.html'}")
+    typer.echo(f"Report: {page}")
     _require_passed(validations)
 
 
@@ -288,26 +288,24 @@ def _report(
     history: tuple["Epoch", ...],
     pictures: "tuple[GalleryPatch, ...]",
     source: str,
-) -> None:
+) -> Path:
     import msgspec
 
     from msal_deploy.report import Report, save_report
 
     manifests = {name: msgspec.to_builtins(bundle.manifest) for name, bundle in bundles.items()}
     first, *others = reports
-    save_report(
-        folder,
-        Report(
-            title="Parity and latency",
-            manifest=manifests[first],
-            validation=reports[first]["validate"],
-            bench=reports[first]["bench"],
-            precision=reports[first]["precision"],
-            training=tuple(msgspec.to_builtins(history)),
-            gallery=pictures,
-            data=source,
-            command=shlex.join(["msal-deploy", *sys.argv[1:]]),
-            weights=first,
-            also=tuple({"weights": name, "manifest": manifests[name], **reports[name]} for name in others),
-        ),
+    report = Report(
+        title="Parity and latency",
+        manifest=manifests[first],
+        validation=reports[first]["validate"],
+        bench=reports[first]["bench"],
+        precision=reports[first]["precision"],
+        training=tuple(msgspec.to_builtins(history)),
+        gallery=pictures,
+        data=source,
+        command=shlex.join(["msal-deploy", *sys.argv[1:]]),
+        weights=first,
+        also=tuple({"weights": name, "manifest": manifests[name], **reports[name]} for name in others),
     )
+    return save_report(folder, report)

@@ -6,7 +6,7 @@
 `save_report`       writes a folder with the page, its JSON and its pictures
 `rebuild_report`    writes the page of such a folder again
 `GalleryPatch`      pictures of a patch with the masks of truth, reference and engine
-`choose_patches`    says which patches are worth showing
+`make_gallery`      those of the patches that are worth showing
 `accuracy_latency`  the accuracy and latency of each engine, and which are Pareto-optimal
 `verdict`           the verdict on each engine in words
 `evidence`          parity, nuclei, checks, differences
@@ -16,7 +16,7 @@
 """
 
 from msal_deploy.report.folder import load_report, rebuild_report, save_report
-from msal_deploy.report.gallery import Choice, GalleryPatch, choose_patches
+from msal_deploy.report.gallery import Choice, GalleryPatch, choose_patches, make_gallery
 from msal_deploy.report.inputs import Report
 from msal_deploy.report.run import write_report
 from msal_deploy.report.tradeoff import accuracy_latency, accuracy_latency_table, pareto_front
@@ -29,6 +29,7 @@ __all__ = [
     "accuracy_latency_table",
     "choose_patches",
     "load_report",
+    "make_gallery",
     "pareto_front",
     "rebuild_report",
     "save_report",

@@ -26,6 +26,7 @@ from msal_deploy.report.inputs import Report
 
 REPORT_JSON, REPORT_PAGE, PICTURES = "report.json", "report.html", "pictures"
 FORMAT_VERSION = 1
+OLD_FILES = ("validation.json", "bench.json")  # what run wrote before there was a report.json
 PICTURE_NAME = re.compile(r"[0-9a-f]{32}\.png")  # the SHA-256 of its bytes, shortened
 LAYERS = ("image", *MASKS)
 REMEDY = "write it again with msal-deploy run or msal-deploy validate --out"
@@ -119,7 +120,8 @@ def load_report(folder: StrPath) -> Report:
         content = msgspec.json.decode(path.read_bytes(), type=_File)
         report = msgspec.convert(content.report, type=Report)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadInput(f"{folder} has no {REPORT_JSON}", REMEDY) from error
+        earlier = ": an earlier version wrote it" if any((folder / name).exists() for name in OLD_FILES) else ""
+        raise BadInput(f"{folder} has no {REPORT_JSON}{earlier}", REMEDY) from error
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse(path, str(error), error)
     if content.format_version != FORMAT_VERSION:

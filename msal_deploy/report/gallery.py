@@ -1,9 +1,11 @@
 """Pictures of patches: the tissue with the outlines of truth, reference and engine, and a map of their difference."""
 
+from __future__ import annotations
+
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput
 from msal_deploy.report.formatting import Json
+
+if TYPE_CHECKING:
+    from msal_deploy.data import Patch
 
 RGB = tuple[int, int, int]
 Reason = Literal["best", "median", "worst", "differs"]
@@ -156,6 +161,59 @@ def _differing(rows: Sequence[Json], expected: Sequence[Json]) -> list[int]:
         return gain, -rows[index]["flipped_pixels"]
 
     return sorted((index for index, row in enumerate(rows) if row["flipped_pixels"] > 0), key=rank)
+
+
+def make_gallery(
+    validation: Json,
+    patches: Sequence[Patch],
+    masks: Mapping[str, Sequence[NDArray[np.bool_]]],
+    *,
+    weights: str = "",
+    differing: int = DIFFERING_PATCHES,
+) -> tuple[GalleryPatch, ...]:
+    """Return the patches that `choose_patches` chooses, with their pictures.
+
+    >>> from msal_deploy.data import Patch
+    >>> mask = np.zeros((64, 64), bool)
+    >>> patch = Patch("TCGA-1", "whole", np.zeros((96, 96, 3), np.uint8), mask)
+    >>> row = {"stem": "TCGA-1", "corner": "whole", "dice": 0.9, "flipped_pixels": 0.0}
+    >>> validation = {"reference": "torch:fp32", "engines": {"torch:fp32": {"per_patch": [row]}}}
+    >>> (shown,) = make_gallery(validation, [patch], {"torch:fp32": [mask]})
+    >>> shown.reason, shown.image.shape
+    ('best', (64, 64, 3))
+
+    Args:
+        validation: The value of `ValidationReport.to_json`.
+        patches: The patches that were scored, in the order of ``per_patch``. Padding of an image is left out.
+        masks: Engine id -> its mask of each patch, bool[h,w] as the true mask.
+        weights: Name of the weights, if the page compares several.
+        differing: Largest number of differing patches of an engine.
+    """
+    chosen = choose_patches(validation, differing=differing)
+    return tuple(_gallery_patch(validation, one, patches[one.index], masks, weights) for one in chosen)
+
+
+def _gallery_patch(
+    validation: Json, choice: Choice, patch: Patch, masks: Mapping[str, Sequence[NDArray[np.bool_]]], weights: str
+) -> GalleryPatch:
+    reference = validation["reference"]
+    row, expected = (validation["engines"][name]["per_patch"][choice.index] for name in (choice.engine, reference))
+    height, width = patch.mask.shape
+    return GalleryPatch(
+        stem=patch.stem,
+        corner=patch.corner,
+        reason=choice.reason,
+        engine=choice.engine,
+        dice=row["dice"],
+        reference=reference,
+        reference_dice=expected["dice"],
+        flipped_pixels=row["flipped_pixels"],
+        image=patch.image[:height, :width],
+        truth=patch.mask,
+        expected=masks[reference][choice.index],
+        predicted=masks[choice.engine][choice.index],
+        weights=weights,
+    )
 
 
 def panels(patch: GalleryPatch) -> list[dict[str, str]]:

@@ -176,3 +176,10 @@ def test_run_says_what_is_wrong_before_it_reads_any_data(tmp_path: Path) -> None
     assert_refused(msal_deploy("run", *out, "--epochs", 3), 2, "add --recipe")
     assert_refused(msal_deploy("run", *out, "--recipe", "robust"), 2, "trains on several data sets, and run on one")
     assert not (tmp_path / "out").exists()
+
+
+def test_report_of_a_folder_that_is_none(tmp_path: Path) -> None:
+    assert_refused(msal_deploy("report", tmp_path), 2, "has no report.json")
+    (tmp_path / "report.json").write_text('{"format_version": 1, "report": {"title": "t"}}')
+    assert_refused(msal_deploy("report", tmp_path), 2, "manifest")
+    assert not (tmp_path / "report.html").exists()

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from msal_deploy import __version__
 from msal_deploy.cli import app
 
-VERBS = ["run", "train", "export", "build-trt", "validate", "bench", "package", "doctor"]
+VERBS = ["run", "train", "export", "build-trt", "validate", "bench", "package", "report", "doctor"]
 VERBS += ["data verify", "data synthesize"]
 HEAVY = ["torch", "torchvision", "onnx", "onnxruntime", "openvino", "scipy", "numpy", "skimage", "PIL", "matplotlib"]
 
