@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from msal_deploy.validate import ValidationReport
 
 
-def gallery(validation: "ValidationReport", patches: "Sequence[Patch]", weights: str = "") -> "tuple[GalleryPatch, ...]":
+def gallery(
+    validation: "ValidationReport", patches: "Sequence[Patch]", weights: str = ""
+) -> "tuple[GalleryPatch, ...]":
     """Return the patches that are worth showing, with the masks of truth, reference and engine.
 
     Args:

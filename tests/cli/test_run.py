@@ -232,7 +232,9 @@ def test_run_fails_if_only_the_other_weights_exceed_the_budget(
     arguments += ["--no-fp16", "--no-int8", "--engine", "onnxruntime:fp32", "--seconds", 0.1]
     result = run("run", *arguments, "--out", out)
     assert_refused(
-        result, 1, "Error: light: Not within budget of torch:fp32: onnxruntime:fp32: it loses Dice; use a higher precision"
+        result,
+        1,
+        "Error: light: Not within budget of torch:fp32: onnxruntime:fp32: it loses Dice; use a higher precision",
     )
     assert "light: onnxruntime:fp32: not within" in (out / "report.html").read_text(encoding="utf-8")
 
