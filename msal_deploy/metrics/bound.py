@@ -3,7 +3,7 @@
 A bound is Student's t over images, moved further out on the side of the longer tail in proportion to the skewness of
 the images. The form of that correction is Johnson's. Its size was chosen by simulation (``benchmarks/gate``), because
 his own is meant for many images. Of engines whose loss equals the budget, at most 5% pass with normal or heavy-tailed
-differences, and 7% with exponential ones at 14 images. By the percentile bootstrap that this replaces, 7% and 14% pass.
+differences, and 7% with exponential ones at 14 images. By the percentile bootstrap that this replaces, 7% and 13% pass.
 A studentized bootstrap passes 5 to 8%, and has no finite bound if few images differ, because many of its resamples then
 have no spread.
 
