@@ -296,6 +296,11 @@ def test_no_spread_decides_at_once():
     assert needed([0.0] * 3) == needed([-0.002] * 3) == needed([-0.5] * 7) == 5
 
 
+def test_no_spread_decides_at_once_even_if_one_of_many_images_has_nearly_all_patches():
+    names = ["large"] * 1000 + [f"small {k}" for k in range(50)]
+    assert images_to_decide([0.0] * 1050, names, 0.002) == 5
+
+
 def test_a_small_spread_needs_the_fewest_images():
     assert needed([delta / 100 for delta in SPREAD]) == needed([delta / 100 for delta in SPREAD[:3]]) == 5
 

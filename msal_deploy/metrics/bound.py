@@ -162,7 +162,8 @@ def images_to_decide(deltas: ArrayLike, clusters: Sequence[str], budget: float) 
     """
     spread = _spread(deltas, clusters)
     images = np.arange(MIN_IMAGES, MAX_IMAGES + 1)
-    lower, upper = _bounds(spread, images * spread.effective / spread.images, CONFIDENCE)
+    effective = np.maximum(images * spread.effective / spread.images, MIN_EFFECTIVE_IMAGES)
+    lower, upper = _bounds(spread, effective, CONFIDENCE)
     decides = lower >= -budget if spread.mean >= -budget else upper < -budget
     return int(images[decides.argmax()]) if decides.any() else None
 
