@@ -281,20 +281,24 @@ def test_at_the_present_number_of_images_it_agrees_with_the_verdict():
 
 
 def test_images_with_unequal_numbers_of_patches_are_worth_less():
-    equal, names = [-0.0015 + delta for delta in SPREAD for _ in range(2)], [name for name in "abcde" for _ in range(2)]
-    assert images_to_decide(equal, names, 0.002) == 13
-    # Without the second patch of the middle image, shares are 2/9 and 1/9: worth 81/17 = 4.76 images of five.
-    unequal, names = equal[:4] + equal[5:], names[:4] + names[5:]
-    parts = [2 / 9 * delta for delta in SPREAD if delta]  # the middle image is at the mean
-    squares = 4 * (2 / 9) ** 2 + (1 / 9) ** 2
-    deviation = sqrt(sum(part**2 for part in parts) / (1 - 4 / 9 + squares) / squares)
-    worth = 81 / 17 / 5
-    reached = [stats.t.ppf(0.95, n * worth - 1) * deviation / sqrt(n * worth) <= 0.0005 for n in range(5, 40)]
-    assert images_to_decide(unequal, names, 0.002) == 5 + reached.index(True) == 16
+    """Eight patches of one image and one each of four: shares 2/3 and 1/12, worth 36/17 = 2.12 images of five."""
+    shares, deltas = [2 / 3, *[1 / 12] * 4], [0.0, 0.001, -0.001, 0.001, -0.001]
+    squares = 17 / 36
+    deviation = sqrt(4 * (0.001 / 12) ** 2 / (1 - 2 / 12 + squares) / squares)
+    margin, worth = 0.0002, 1 / squares / 5
+    decided = [stats.t.ppf(0.95, n * worth - 1) * deviation / sqrt(n * worth) <= margin for n in range(5, 60)]
+    names = [name for name, share in zip("abcde", shares, strict=True) for _ in range(round(12 * share))]
+    given = [-0.002 + margin + delta for delta in [0.0] * 7 + deltas]
+    assert images_to_decide(given, names, 0.002) == 5 + decided.index(True) == 12
 
 
 def test_no_spread_decides_at_once():
     assert needed([0.0] * 3) == needed([-0.002] * 3) == needed([-0.5] * 7) == 5
+
+
+def test_no_spread_decides_at_once_even_if_one_of_many_images_has_nearly_all_patches():
+    names = ["large"] * 1000 + [f"small {k}" for k in range(50)]
+    assert images_to_decide([0.0] * 1050, names, 0.002) == 5
 
 
 def test_a_small_spread_needs_the_fewest_images():
@@ -307,11 +311,18 @@ def test_a_mean_at_the_budget_is_never_decided():
 
 @pytest.mark.parametrize("side", [1, -1])
 def test_more_than_ten_thousand_images_are_none(side):
-    """1.645006 is t at 9,999 degrees of freedom: the mean must be 1.645006 · 0.001 / 100 from the budget."""
-    nearest = 1.645006e-5
-    assert needed([side * 1.0001 * nearest - 0.002 + delta for delta in SPREAD]) in (9998, 9999)
-    assert needed([side * 0.9999 * nearest - 0.002 + delta for delta in SPREAD]) is None
+    """With n images, the mean must be t · 0.001 / √n from the budget; t is 1.645006 at 9,998 to 10,000 degrees."""
+    for images, expected in ((9_999, 9_999), (10_000, 10_000), (10_001, None)):
+        enough = 1.645006 * 0.001 / sqrt(images - 0.5)  # but not for one image less
+        assert needed([side * enough - 0.002 + delta for delta in SPREAD]) == expected
     assert MAX_IMAGES == 10_000
+
+
+def test_a_bound_equal_to_the_budget_decides_that_it_is_within_but_not_that_it_is_over():
+    deltas = [-0.004, -0.001, 0.0005, -0.002, -0.003]
+    one = clustered_interval(deltas, list("abcde"))
+    assert (verdict(one, -one.lower, 5), needed(deltas, -one.lower)) == ("within", 5)
+    assert (verdict(one, -one.upper, 5), needed(deltas, -one.upper)) == ("undecided", 6)
 
 
 # --- what none of n images excludes ----------------------------------------------------------------------------------

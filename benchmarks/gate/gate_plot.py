@@ -19,9 +19,9 @@ BOUNDS = {
 IMAGES = {5: ("#cc79a7", "v", ":"), 14: ("#0072b2", "o", "-"), 60: ("#009e73", "D", "--")}
 KINDS = (("#d55e00", "s"), ("#0072b2", "o"), ("#009e73", "D"))
 FAMILIES = {
-    "normal": "At the budget, normal differences",
-    "skewed": "…, skewed: a few images lose much",
-    "heavy-tailed": "…, heavy-tailed: t with 3 degrees",
+    "normal": "Loss = budget, normal differences",
+    "skewed": "Loss = budget, skewed: a few lose much",
+    "heavy-tailed": "Loss = budget, heavy-tailed",
 }
 
 
@@ -35,6 +35,7 @@ def save_plot(results: Mapping[str, Any], path: Path) -> None:
         _errors(axes, results, family)
     above[0].set_ylabel("engines that pass wrongly", fontsize=9)
     above[0].set_ylim(0, 22)
+    above[0].set_yticks(range(0, 21, 5))
     above[0].legend(frameon=False, fontsize=9, loc="upper right")
     for axes, (name, spread) in zip(below, results["spreads"].items(), strict=False):
         _power(axes, results, name, spread)
@@ -55,7 +56,7 @@ def _errors(axes: Any, results: Mapping[str, Any], family: str) -> None:
 
 
 def _power(axes: Any, results: Mapping[str, Any], name: str, spread: float) -> None:
-    _style(axes, f"Spread {spread:.4f} ({name})")
+    _style(axes, f"Any loss, spread {spread:.4f} ({name})")
     budget = results["budget"]
     axes.axvline(budget, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
     axes.annotate("budget", (budget, 50), (4, 0), textcoords="offset points", fontsize=8.5, color=INK)
@@ -79,7 +80,7 @@ def _catastrophes(axes: Any, results: Mapping[str, Any]) -> None:
         for key, line, name in (("passed_before", ":", None), ("passes_with_the_worst_image", "-", label)):
             shares = [100 * row[key] for row in found]
             axes.plot(range(len(found)), shares, color=colour, marker=marker, ls=line, lw=1.8, ms=5, label=name)
-    axes.plot([], [], color=INK, ls=":", lw=1.8, label="before")
+    axes.plot([], [], color=INK, ls=":", lw=1.8, label="… before")
     _image_axis(axes, [row["images"] for row in found])
     axes.set_ylim(0, 138)
     axes.set_yticks(range(0, 101, 20))

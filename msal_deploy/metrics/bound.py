@@ -3,7 +3,7 @@
 A bound is Student's t over images, moved further out on the side of the longer tail in proportion to the skewness of
 the images. The form of that correction is Johnson's. Its size was chosen by simulation (``benchmarks/gate``), because
 his own is meant for many images. Of engines whose loss equals the budget, at most 5% pass with normal or heavy-tailed
-differences, and 7% with exponential ones at 14 images. By the percentile bootstrap that this replaces, 7% and 14% pass.
+differences, and 7% with exponential ones at 14 images. By the percentile bootstrap that this replaces, 7% and 13% pass.
 A studentized bootstrap passes 5 to 8%, and has no finite bound if few images differ, because many of its resamples then
 have no spread.
 
@@ -162,7 +162,8 @@ def images_to_decide(deltas: ArrayLike, clusters: Sequence[str], budget: float) 
     """
     spread = _spread(deltas, clusters)
     images = np.arange(MIN_IMAGES, MAX_IMAGES + 1)
-    lower, upper = _bounds(spread, images * spread.effective / spread.images, CONFIDENCE)
+    effective = np.maximum(images * spread.effective / spread.images, MIN_EFFECTIVE_IMAGES)
+    lower, upper = _bounds(spread, effective, CONFIDENCE)
     decides = lower >= -budget if spread.mean >= -budget else upper < -budget
     return int(images[decides.argmax()]) if decides.any() else None
 
