@@ -1,5 +1,7 @@
 """`separate` the slow way: pixel by pixel, with dictionaries for arrays. Only the distances and the blur are shared."""
 
+from collections import Counter
+
 import cv2
 import numpy as np
 
@@ -9,12 +11,16 @@ def neighbours(y, x):
 
 
 def slow_depth(foreground, probability, levels, sigma):
-    """Distances to the edges of the foreground and of the levels in it, where there are edges: summed and blurred."""
+    """Distances to the edges of the foreground and of the levels in it, summed and blurred."""
     masks = [foreground, *(foreground & (probability >= level) for level in levels)]
     total = np.zeros(foreground.shape, np.float32)
     for mask in masks:
         if (~mask).any():
             total = total + cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+        else:  # no edge but that of the image
+            framed = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.uint8)
+            framed[1:-1, 1:-1] = 1
+            total = total + cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1]
     return cv2.GaussianBlur(total, (0, 0), sigma)
 
 
@@ -68,8 +74,12 @@ def slow_separate(probability, threshold, largest_hole, levels, sigma, saddle, s
 
 
 def climb(height, at):
+    """Go to the highest neighbour, the first of equals, until none is higher."""
     while True:
-        best = max((at, *(n for n in neighbours(*at) if n in height)), key=lambda n: (height[n], -n[0], -n[1]))
+        best = at
+        for other in neighbours(*at):
+            if other in height and height[other] > height[best]:
+                best = other
         if best == at:
             return at
         at = best
@@ -85,7 +95,7 @@ def passes(height, peak):
 
 def numbered(shape, nucleus_of, smallest):
     labels, numbers = np.zeros(shape, np.int32), {}
-    sizes = {nucleus: list(nucleus_of.values()).count(nucleus) for nucleus in set(nucleus_of.values())}
+    sizes = Counter(nucleus_of.values())
     for at in sorted(nucleus_of):
         if sizes[nucleus_of[at]] >= smallest:
             labels[at] = numbers.setdefault(nucleus_of[at], len(numbers) + 1)

@@ -43,6 +43,20 @@ def test_default_parameters_as_the_slow_way():
     assert np.array_equal(separate(probability), expected)
 
 
+def test_many_merges_as_the_slow_way():
+    probability = noise(5, (70, 90), 1.5)
+    expected = slow_separate(probability, 0.3, 480, (0.9, 0.95, 0.98), 0.8, 0.3, 1)
+    chosen = Separation(min_area=0.25, max_hole=120.0, saddle=0.3)
+    found = separate(probability, threshold=0.3, microns_per_pixel=0.5, parameters=chosen)
+    assert expected.max() >= 3
+    assert np.array_equal(found, expected)
+
+
+def test_parameters_cannot_be_altered():
+    with pytest.raises(AttributeError):
+        DEFAULTS.saddle = 0.5
+
+
 def test_defaults():
     assert Separation() == DEFAULTS
     image = noise(3, (40, 50))
@@ -90,6 +104,13 @@ def test_a_dip_in_probability_separates_what_the_outline_does_not():
     assert separate(image, parameters=msgspec.structs.replace(DEFAULTS, levels=())).max() == 1
 
 
+def test_a_pixel_at_a_level_is_inside_it():
+    image = rectangle(20, 40)
+    image[10:30, 28:32] = 0.75
+    found = [separate(image, parameters=Separation(levels=(level,))).max() for level in (0.75, 0.76)]
+    assert found == [1, 2]
+
+
 def test_saddle_decides_what_is_merged():
     image = disc(disc(canvas(), 28, 30, 12), 44, 30, 12)
     found = [separate(image, parameters=Separation(saddle=saddle)).max() for saddle in (0.5, 0.8, 0.95, 1.0)]
@@ -126,6 +147,19 @@ def test_specks_below_four_square_microns_are_removed(microns_per_pixel, pixels)
     assert np.count_nonzero(labels) == pixels
     image[10, 10] = 0
     assert not separate(image, microns_per_pixel=microns_per_pixel).any()
+
+
+def test_minimum_area_is_not_rounded_down():
+    image = rectangle(4, 11)  # 44 of at least 44.4 pixels
+    assert not separate(image, microns_per_pixel=0.3).any()
+    image[14, 10] = 1
+    assert np.count_nonzero(separate(image, microns_per_pixel=0.3)) == 45
+
+
+def test_a_single_pixel_can_be_a_nucleus():
+    image = canvas(9, 9)
+    image[4, 4] = image[0, 8] = 1
+    assert separate(image, parameters=ANY_AREA).sum() == 1 + 2
 
 
 def test_removed_specks_leave_no_gap_in_the_numbers():

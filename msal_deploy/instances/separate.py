@@ -45,7 +45,7 @@ class _Field(msgspec.Struct, frozen=True):
     """The depth of an image with a border of one pixel, flattened: neighbours are at ±1 and ±stride.
 
     Attributes:
-        depth: float32[(H+2)·(W+2)], −1 in the background.
+        depth: float32[(H+2)·(W+2)], more than 0 in the foreground and 0 in the background.
         pixels: int[F], the indices of the foreground, in scan order.
         stride: W + 2.
     """
@@ -68,8 +68,8 @@ def separate(
     >>> for x in (20, 38):  # two touching discs
     ...     _ = cv2.circle(probability, (x, 20), 10, 1.0, cv2.FILLED)
     >>> labels = separate(probability)
-    >>> labels.max(), labels[20, 15], labels[20, 43], labels[0, 0]
-    (np.int32(2), np.int32(1), np.int32(2), np.int32(0))
+    >>> labels[20, [0, 15, 43]].tolist()
+    [0, 1, 2]
 
     Args:
         probability: float32[H,W], without NaN, of any size from 1×1.
@@ -89,7 +89,8 @@ def separate(
     chosen, pixel = parameters or Separation(), microns_per_pixel**2
     foreground = _without_holes(probability >= threshold, chosen.max_hole / pixel)
     depth = _depth(probability, foreground, chosen.levels, chosen.smoothing / microns_per_pixel)
-    field = _field(depth, foreground)
+    padded = np.pad(depth * foreground, 1)
+    field = _Field(padded.ravel(), np.flatnonzero(padded), padded.shape[1])
     nuclei = _merged(field, _basins(field), chosen.saddle)
     numbers = _numbered(nuclei, chosen.min_area / pixel)
     labels = np.zeros(probability.shape, np.int32)
@@ -98,45 +99,42 @@ def separate(
 
 
 def _without_holes(foreground: NDArray[np.bool_], max_pixels: float) -> NDArray[np.bool_]:
-    """Fill background regions of at most `max_pixels` that do not touch the border of the image."""
-    height, width = foreground.shape
-    _, regions, stats, _ = cv2.connectedComponentsWithStats((~foreground).astype(np.uint8), connectivity=8)
-    left, top, wide, high, area = stats.T
-    inside = (left > 0) & (top > 0) & (left + wide < width) & (top + high < height)
-    holes = inside & (area <= max_pixels)
-    holes[0] = False  # the foreground
-    return foreground | holes[regions] if holes.any() else foreground
+    """Fill 8-connected background regions of at most `max_pixels` that do not touch the border of the image."""
+    background = np.pad(~foreground, 1, constant_values=True)  # all that touches the border is one region, the first
+    _, regions, stats, _ = cv2.connectedComponentsWithStats(background.astype(np.uint8))
+    holes = stats[:, cv2.CC_STAT_AREA] <= max_pixels
+    holes[1] = False
+    return np.asarray(foreground | holes[regions[1:-1, 1:-1]])
 
 
 def _depth(
     probability: NDArray[np.float32], foreground: NDArray[np.bool_], levels: tuple[float, ...], sigma: float
 ) -> NDArray[np.float32]:
     """Return float32[H,W]: distances to the edges of the foreground and of the levels in it, summed and smoothed."""
-    depth = np.zeros(foreground.shape, np.float32)
-    for mask in (foreground, *(foreground & (probability >= level) for level in levels)):
-        if not mask.all():  # without an edge there is no distance to it
-            depth += cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    return np.asarray(cv2.GaussianBlur(depth, (0, 0), sigma), np.float32)
+    depth = _distance(foreground)
+    for level in levels:
+        depth = depth + _distance(foreground & (probability >= level))
+    return cv2.GaussianBlur(depth, (0, 0), sigma)  # type: ignore[return-value]
 
 
-def _field(depth: NDArray[np.float32], foreground: NDArray[np.bool_]) -> _Field:
-    padded = np.pad(np.where(foreground, depth, np.float32(-1)), 1, constant_values=-1)
-    return _Field(padded.ravel(), np.flatnonzero(padded >= 0), padded.shape[1])
+def _distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return float32[H,W]: the distance to the nearest pixel outside the mask, or to the image's border without one."""
+    if mask.all():
+        return _distance(np.pad(mask, 1))[1:-1, 1:-1]
+    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)  # type: ignore[return-value]
 
 
 def _basins(field: _Field) -> Indices:
     """Return int[F]: for each foreground pixel the index of the peak that steepest ascent leads to.
 
-    Of neighbours of equal depth, the one with the lower index is higher. So no two pixels are equal and no path is a
-    loop.
+    Each pixel of a plateau is a peak. Merging makes one of them.
     """
-    depth, pixels = field.depth, field.pixels
-    highest, goal = depth[pixels], pixels
+    highest, goal = field.depth[field.pixels], field.pixels
     for offset in (-field.stride, -1, 1, field.stride):
-        neighbours = pixels + offset
-        there = depth[neighbours]
-        higher = (there > highest) | ((there == highest) & (neighbours < goal))
-        highest, goal = np.where(higher, there, highest), np.where(higher, neighbours, goal)
+        neighbours = field.pixels + offset
+        higher = field.depth[neighbours] > highest
+        goal = np.where(higher, neighbours, goal)
+        highest = field.depth[goal]
     return _ends(field, goal)
 
 
@@ -146,24 +144,25 @@ def _ends(field: _Field, goal: Indices) -> Indices:
     while True:
         following[field.pixels] = goal
         further = following[goal]
-        if np.array_equal(further, goal):
+        if (further == goal).all():
             return goal
         goal = further
 
 
 def _merged(field: _Field, peaks: Indices, saddle: float) -> Indices:
     """Return int[F], the region of each foreground pixel. Basins are merged across shallow saddles, highest first."""
-    roots = field.pixels[peaks == field.pixels]
-    basin_at = np.full(field.depth.size, -1, np.int64)
-    basin_at[roots] = np.arange(len(roots))
-    basins = basin_at[peaks]
-    basin_at[field.pixels] = basins
-    parents, heights = list(range(len(roots))), field.depth[roots].tolist()
+    basin_at = np.zeros(field.depth.size, np.int64)
+    basin_at[peaks] = True
+    roots = np.flatnonzero(basin_at)
+    basin_at[roots] = np.arange(1, len(roots) + 1)  # 0 is the background
+    basin_at[field.pixels] = basin_at[peaks]
+    parents, heights = list(range(len(roots) + 1)), [0.0, *field.depth[roots].tolist()]
     for first, second, height in _saddles(field, basin_at):
         a, b = _root(parents, first), _root(parents, second)
-        if a != b and height >= saddle * min(heights[a], heights[b]):
-            parents[b], heights[a] = a, max(heights[a], heights[b])
-    return np.array([_root(parents, basin) for basin in parents], np.int64)[basins]
+        low, high = sorted((heights[a], heights[b]))
+        if a != b and height >= saddle * low:
+            parents[b], heights[a] = a, high
+    return np.array([_root(parents, basin) for basin in parents])[basin_at[peaks]]
 
 
 def _root(parents: list[int], basin: int) -> int:
@@ -173,23 +172,21 @@ def _root(parents: list[int], basin: int) -> int:
 
 
 def _saddles(field: _Field, basin_at: Indices) -> list[tuple[int, int, float]]:
-    """Return the pairs of adjacent basins with the depth of the highest saddle between them, highest first."""
+    """Return the pairs of adjacent basins with the depth of each saddle between them, highest first, then by basin."""
     here = np.concatenate([field.pixels, field.pixels])
     there = np.concatenate([field.pixels + 1, field.pixels + field.stride])
-    between = (basin_at[there] >= 0) & (basin_at[there] != basin_at[here])
-    here, there = here[between], there[between]
-    height = np.minimum(field.depth[here], field.depth[there])
-    pairs = np.sort([basin_at[here], basin_at[there]], axis=0)
-    order = np.lexsort((*pairs, -height))  # by height, then by pair; a pair's lower saddles change nothing
+    between = basin_at[there].astype(bool) & (basin_at[there] != basin_at[here])
+    ends = np.stack([here[between], there[between]])
+    height, pairs = field.depth[ends].min(axis=0), np.sort(basin_at[ends], axis=0)
+    order = np.lexsort((*pairs, -height))
     return list(zip(*pairs[:, order].tolist(), height[order].tolist(), strict=True))
 
 
-def _numbered(regions: Indices, min_pixels: float) -> NDArray[np.int32]:
+def _numbered(regions: Indices, min_pixels: float) -> Indices:
     """Number the regions 1 to N by their first pixel; 0 for those below the minimum area."""
     areas = np.bincount(regions)
-    first = np.zeros(len(areas), np.int64)
+    first, numbers = np.zeros_like(areas), np.zeros_like(areas)
     first[regions[::-1]] = np.arange(len(regions))[::-1]  # the last assignment counts
-    kept = np.flatnonzero((areas > 0) & (areas >= min_pixels))
-    numbers = np.zeros(len(areas), np.int32)
+    kept = np.flatnonzero(areas >= max(min_pixels, 1))
     numbers[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1)
     return numbers[regions]
