@@ -28,6 +28,9 @@ def segment(
     blended linearly. The result is therefore exact up to a receptive field of ``overlap // 4`` pixels to each side,
     and has no seams beyond. An image that is lower or narrower than a tile is padded by reflection.
 
+    The default overlap was chosen on 12 MoNuSeg training images, each in 2 × 2 tiles of 512 px: within 32 px of the
+    joints, ``openvino:int8`` reaches Dice 0.8549, 0.8547, 0.8558 and 0.8559 if tiles share 24, 32, 64 and 128 px.
+
     >>> brightness = lambda images: images.mean(axis=3, dtype=np.float32)[:, None] / 255
     >>> segment(brightness, np.full((700, 50, 3), 51, np.uint8))[[0, -1], [0, -1]]
     array([0.2, 0.2], dtype=float32)
