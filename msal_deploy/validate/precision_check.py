@@ -53,7 +53,7 @@ def layer_precisions(graph: GraphIndex) -> Counter[str]:
 
 def _float_type(graph: GraphIndex, weight: str) -> str:
     """Return the precision of stored weights; FP32 if they come from another node, such as DequantizeLinear."""
-    return PRECISION_OF_TYPE.get(graph.types.get(weight, "float"), "fp32")
+    return PRECISION_OF_TYPE.get(graph.types.get(weight, ""), "fp32")
 
 
 def _check_graph(bundle: Bundle, engine_id: str, precision: str) -> Check:
