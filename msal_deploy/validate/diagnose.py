@@ -48,7 +48,7 @@ def diagnose(engine: Engine, probe: Probe) -> str | None:
     found = each_alone(engine, tiles)
     before = _gap(found, expected)
     for after, sentence in _causes(engine, tiles, found, expected):
-        if after <= EXPLAINED * before and before > 0:
+        if after < EXPLAINED * before:
             return f"{sentence} (mean |Δp| {after:.2g} instead of {before:.2g})"
     return None
 
@@ -107,8 +107,8 @@ def _normalised_output(engine: Engine, tiles: UInt8Images, scale: float) -> Floa
     if model is None or not prepend_normalisation(model, engine.spec, scale):
         return None
     session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    outputs = [session.run([engine.spec.probability.name], {engine.spec.image.name: tile[None]})[0] for tile in tiles]
-    return np.concatenate(outputs)[:, 0]
+    outputs = (session.run([engine.spec.probability.name], {engine.spec.image.name: tile[None]}) for tile in tiles)
+    return np.concatenate([probability for (probability,) in outputs])[:, 0]
 
 
 def _graph_of(engine: Engine) -> onnx.ModelProto | None:
@@ -142,9 +142,10 @@ def prepend_normalisation(model: onnx.ModelProto, spec: ModelSpec, scale: float 
     if index is None:
         return False
     cast = nodes[index]
-    kind = np.float16 if helper.get_node_attr_value(cast, "to") == onnx.TensorProto.FLOAT16 else np.float32
+    kind = helper.tensor_dtype_to_np_dtype(helper.get_node_attr_value(cast, "to"))
     mean, spread = (np.array(values) * factor for values, factor in ((spec.mean, 255), (spec.std, scale)))
-    output, cast.output[0] = cast.output[0], "diagnose/cast"
+    output = cast.output.pop()
+    cast.output.append("diagnose/cast")
     added: list[Any] = [
         helper.make_node("Sub", ["diagnose/cast", "diagnose/mean"], ["diagnose/centred"]),
         helper.make_node("Div", ["diagnose/centred", "diagnose/std"], [output]),

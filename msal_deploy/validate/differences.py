@@ -18,6 +18,7 @@ from msal_deploy.data import Patch
 EDGES_UM = (0.0, 0.5, 1.0, 2.0, 4.0, math.inf)  # of the bins of distance
 SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)  # of the quantiles of |Δp|
 BINS = 10  # of the calibration curve
+HALF = 1 << 16  # values of the upper, or of the lower, 16 bits of a float32
 
 Maps = Sequence[NDArray[np.float32]]
 
@@ -216,17 +217,17 @@ def _quantiles(deltas: Callable[[], Iterator[NDArray[np.float32]]]) -> tuple[tup
     one the lower bits of those that share the upper bits of a quantile. A quantile is the smallest number that is at
     least as large as that share of the numbers. NaN is larger than all numbers.
     """
-    upper = sum((np.bincount(_bits(delta) >> 16, minlength=1 << 16) for delta in deltas()), np.zeros(1 << 16, np.int64))
+    upper = sum((np.bincount(_bits(delta) >> 16, minlength=HALF) for delta in deltas()), np.zeros(HALF, np.int64))
     below = np.concatenate([[0], np.cumsum(upper)])
     if not (total := int(below[-1])):
         return tuple((share, math.nan) for share in SHARES)
-    ranks = [max(math.ceil(share * total), 1) for share in SHARES]
+    ranks = [math.ceil(share * total) for share in SHARES]
     prefixes = [int(np.searchsorted(below, rank)) - 1 for rank in ranks]
-    lower = {prefix: np.zeros(1 << 16, np.int64) for prefix in prefixes}
+    lower = {prefix: np.zeros(HALF, np.int64) for prefix in prefixes}
     for delta in deltas():
         bits = _bits(delta)
         for prefix, counts in lower.items():
-            counts += np.bincount(bits[bits >> 16 == prefix] & 0xFFFF, minlength=1 << 16)
+            counts += np.bincount(bits[bits >> 16 == prefix] & (HALF - 1), minlength=HALF)
     found = [
         prefix << 16 | int(np.searchsorted(np.cumsum(lower[prefix]), rank - below[prefix]))
         for rank, prefix in zip(ranks, prefixes, strict=True)

@@ -45,18 +45,15 @@ def layer_precisions(graph: GraphIndex) -> Counter[str]:
     Counter({'fp16': 3})
     """
     return Counter(
-        "int8" if all(map(graph.is_dequantised, node.input[:2])) else _weight_type(graph, node.input[1])
+        "int8" if all(map(graph.is_dequantised, node.input[:2])) else _float_type(graph, node.input[1])
         for node in graph.nodes
         if node.op_type in ARITHMETIC
     )
 
 
-def _weight_type(graph: GraphIndex, tensor: str) -> str:
-    """Return the precision of a layer's weights; behind DequantizeLinear or Cast, that of the scale or the result."""
-    maker = graph.producers.get(tensor)
-    if maker is not None and maker.op_type == "DequantizeLinear":
-        return _weight_type(graph, maker.input[1])
-    return PRECISION_OF_TYPE.get(graph.types.get(tensor, "float"), "int8")
+def _float_type(graph: GraphIndex, weight: str) -> str:
+    """Return the precision of stored weights; FP32 if they come from another node, such as DequantizeLinear."""
+    return PRECISION_OF_TYPE.get(graph.types.get(weight, ""), "fp32")
 
 
 def _check_graph(bundle: Bundle, engine_id: str, precision: str) -> Check:
@@ -64,9 +61,8 @@ def _check_graph(bundle: Bundle, engine_id: str, precision: str) -> Check:
     wanted = COMPUTED_FROM.get(precision, precision)
     path = bundle.graph(wanted, runtime)
     found = layer_precisions(GraphIndex(load_graph(path)))
-    total = found.total()
-    if found[wanted] == total or (found[wanted] and wanted != "fp32"):
-        return Check("precision", True, f"{path.name}: {found[wanted]} of {total} layers in {wanted.upper()}")
+    if found[wanted] and (wanted != "fp32" or found.keys() == {wanted}):
+        return Check("precision", True, f"{path.name}: {found[wanted]} of {found.total()} layers in {wanted.upper()}")
     actual = ", ".join(f"{count} in {name.upper()}" for name, count in found.most_common())
     fault = "layers in another precision" if found[wanted] else f"no {wanted.upper()} layer"
     text = f"{engine_id} opens {path.name}, which has {fault}: {actual or 'no layers'}"

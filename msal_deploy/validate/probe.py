@@ -52,13 +52,19 @@ def choose_tiles(patches: Sequence[Patch], size: int = 512) -> UInt8Images:
         groups.setdefault(patch.stem, []).append(patch.image)
     complete = [images[:TILES] for images in groups.values() if len(images) >= TILES]
     candidates = complete or [[patch.image] for patch in patches]
-    images = max(candidates, key=lambda images: sum(float(image[::8, ::8].std()) for image in images))
+    images = max(candidates, key=_contrast)
     height, width = (min(image.shape[axis] for image in images) for axis in (0, 1))
     if complete:
         return rows(images, (TILES, _multiple(height, size), _multiple(width, size)))
     whole = (1, 2 * _multiple(height // 2, size), 2 * _multiple(width // 2, size))
-    tiles: UInt8Images = quadrants(rows(images, whole)[0])
+    (image,) = rows(images, whole)
+    tiles: UInt8Images = quadrants(image)
     return tiles
+
+
+def _contrast(images: list[UInt8Images]) -> float:
+    """Return the sum of the images' standard deviations, from every eighth pixel of a row and column."""
+    return sum(float(image[::8, ::8].std()) for image in images)
 
 
 def _multiple(extent: int, size: int) -> int:

@@ -1,6 +1,7 @@
 """The checks without labels, on fake engines with known faults."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -312,6 +313,7 @@ def test_the_change_may_be_twice_the_smaller_difference(large, passes):
     assert one.passed is passes
     assert one.mean_tolerance == 0.25
     assert one.mean_abs_difference == large - 0.125
+    assert f"changes by {large - 0.125:.2g} in the mean (tolerance 0.25)" in one.text
     assert only(Fake(by_size(large, 0.125)), "crop").passed is passes
 
 
@@ -366,6 +368,15 @@ def test_tiles_need_not_be_square():
     assert "Tiles of 64×32 px against the same pixels in an image of 128×64 px" in only(Fake(), "crop", given).text
 
 
+def test_infinite_probabilities_fail_without_a_warning():
+    infinite = np.float32("inf")
+    given = replace(probe(), expected=np.full((4, SIDE, SIDE), infinite))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = check(Fake(lambda images: first_channel(images) + infinite), given)
+    assert [one.passed for checks in found.values() for one in checks] == [False, False, False]
+
+
 # Repeat and rebuild
 
 
@@ -413,5 +424,7 @@ def test_a_graph_opened_twice():
     assert not second.is_open
 
 
-def test_probe_holds_what_it_is_given():
-    assert Probe(TILES, TILES[..., 0], TILES[0]).expected is not None
+@pytest.mark.parametrize("result", [Check("batch", True, ""), Probe(TILES, TILES[..., 0], TILES[0])])
+def test_results_do_not_change(result):
+    with pytest.raises(AttributeError, match="immutable"):
+        setattr(result, result.__struct_fields__[0], None)

@@ -1,5 +1,7 @@
 """The likely cause of a large difference, on fake engines and tiny graphs."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -71,6 +73,8 @@ def test_swapped_channels():
         (0, 0.5, "0.5 px to the right"),
         (0, -0.5, "0.5 px to the left"),
         (1, 0, "1 px down"),
+        (-1, 0, "1 px up"),
+        (0, 1, "1 px to the right"),
         (0, -1, "1 px to the left"),
         (0.5, -0.5, "0.5 px down and 0.5 px to the left"),
         (-1, 1, "1 px up and 1 px to the right"),
@@ -201,11 +205,16 @@ def diagnose_graph(compute, model, tmp_path, engine_id="openvino:fp32"):
         return diagnose(engine, probe_reference(reference, TILES)), engine.bundle.asked
 
 
+def remaining_of(sentence):
+    return float(re.search(r"mean .Δp. (\S+) instead", sentence).group(1))
+
+
 def test_normalisation_left_out(tmp_path):
     sentence, asked = diagnose_graph(raw, identity(), tmp_path)
     before = np.abs(raw(TILES[:2]) - normalised(TILES[:2])).mean()
     assert sentence.startswith("Its output agrees with the reference's when its input is normalised first (mean |Δp| ")
     assert sentence.endswith(f" instead of {before:.2g})")
+    assert remaining_of(sentence) < 1e-5
     assert asked == [("fp32", "openvino")]
 
 
@@ -213,6 +222,7 @@ def test_only_the_scale_is_left_in(tmp_path):
     model = graph(helper.make_node("Div", ["x", "white"], ["y"]), constants=[("white", 255)])
     sentence, _ = diagnose_graph(lambda images: raw(images) / 255, model, tmp_path)
     assert "when its input is normalised by mean and standard deviation first" in sentence
+    assert remaining_of(sentence) < 1e-5
 
 
 @pytest.mark.parametrize(

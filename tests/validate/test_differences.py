@@ -60,6 +60,7 @@ def test_without_a_boundary_every_distance_is_infinite():
     for labels in (np.zeros((2, 3), np.int32), np.ones((2, 3), bool)):
         assert np.isinf(boundary_distance(labels)).all()
         assert boundary_distance(labels).shape == (2, 3)
+        assert boundary_distance(labels).dtype == np.float32
 
 
 def test_flips_by_distance_at_a_straight_boundary():
@@ -224,3 +225,11 @@ def test_flips_in_the_padding_do_not_make_a_patch_worse():
     patches = [patch_of([0, 0], padded=1), patch_of([0, 0], padded=1)]
     probability = [np.float32([[0, 0, 1], [1, 1, 1]]), np.float32([[1, 0, 0], [0, 0, 0]])]
     assert worst_patches(patches, probability, np.zeros((2, 2, 3), np.float32), THRESHOLD) == (1,)
+
+
+@pytest.mark.parametrize(
+    "result", [compare([0, 1], [0, 1], [0, 1]), DistanceBin(0.0, 0.5, 1, 0), CalibrationBin(0.0, 0.1, 0, None, None)]
+)
+def test_results_do_not_change(result):
+    with pytest.raises(AttributeError, match="immutable"):
+        setattr(result, result.__struct_fields__[0], None)

@@ -67,3 +67,8 @@ def test_another_shape_or_type_is_refused(output, expected, got):
 def test_the_engine_need_not_be_named():
     with pytest.raises(BadInput, match="from the engine, got"):
         check_output(np.zeros(1, np.float32), IMAGES)
+
+
+def test_findings_do_not_change():
+    with pytest.raises(AttributeError, match="immutable"):
+        OutputFindings().pixels = 1

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from onnx import numpy_helper
 from tiny_bundle import put_graph, tiny_graph, write_tiny_bundle
 
 from msal_deploy.graph import GraphIndex
@@ -66,6 +67,29 @@ def test_int8_graphs_may_keep_layers_in_fp32_and_fp32_graphs_may_not_have_others
         "openvino:fp32 opens model.fp32.onnx, which has layers in another precision: 2 in INT8, 1 in FP32; "
         "it is a copy of model.int8.onnx"
     )
+
+
+def test_fp16_graphs_may_keep_layers_in_fp32(tiny):
+    model = tiny_graph("fp16")
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == "w1")
+    stored.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(stored).astype("float32"), "w1"))
+    check = check_precision(put_graph(tiny, "model.fp16.onnx", model), "onnxruntime:fp16")
+    assert (check.passed, check.text) == (True, "model.fp16.onnx: 2 of 3 layers in FP16")
+
+
+def test_each_runtime_is_checked_with_its_own_graph(tiny):
+    bundle = put_graph(tiny, "model.int8.u8s8.onnx", half_quantised())
+    assert check_precision(bundle, "onnxruntime:int8").text == "model.int8.u8s8.onnx: 2 of 3 layers in INT8"
+    assert check_precision(bundle, "openvino:int8").text == "model.int8.onnx: 3 of 3 layers in INT8"
+
+
+def test_a_graph_without_layers_has_none_of_its_precision(tiny):
+    model = tiny_graph("fp32")
+    for node in model.graph.node:
+        node.op_type = "Relu" if node.op_type == "Conv" else node.op_type
+    check = check_precision(put_graph(tiny, "model.fp32.onnx", model), "openvino:fp32")
+    assert not check.passed
+    assert check.text == "openvino:fp32 opens model.fp32.onnx, which has no FP32 layer: no layers"
 
 
 def test_a_layer_needs_both_operands_in_int8():
