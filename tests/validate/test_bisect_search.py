@@ -108,7 +108,8 @@ def test_gains_within_the_noise_are_ordered_by_rounding_error():
 
 def test_order_is_by_gain_then_by_error():
     errors = [error("a", 0.1, 0.4), error("b", 0.4, 0.1), error("c", 0.3, 0.2), error("d", 0.2, 0.3)]
-    ranking = ranked([row("d", 0.003), row("a", 0.005), row("b", 0.0004), row("c", -0.0002)])
+    ranking = ranked([row("d", 0.0003, 0.2), row("a", 0.005), row("b", 0.0), row("c", -0.0002, 0.3)])
+    assert [one.node for one in ranking] == ["a", "c", "d", "b"]  # d is within the noise
     assert order(ranking, errors) == ("a", "d", "b", "c")
 
 
