@@ -119,9 +119,10 @@ def order(ranking: Sequence[NodeGain], errors: Sequence[NodeError]) -> tuple[str
 
     A node without a gain of its own can still be needed together with another: the reader of a tensor that overflows.
     """
-    limit = noise(ranking)
-    gaining = [row.node for row in ranking if row.delta_dice > limit]
-    return tuple(dict.fromkeys([*gaining, *(error.node for error in candidates(errors, len(errors)))]))
+    gaining = sorted((row for row in ranking if row.delta_dice > 0), key=lambda row: -row.delta_dice)
+    return tuple(
+        dict.fromkeys([*(row.node for row in gaining), *(error.node for error in candidates(errors, len(errors)))])
+    )
 
 
 def cheapest(
