@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from msal_deploy.bundle import Bundle
     from msal_deploy.checkpoint import load_checkpoint
-    from msal_deploy.data import corner_patches, open_dataset, patches_of
+    from msal_deploy.data import corner_patches, open_dataset, patches_of, protocol_patches
     from msal_deploy.errors import BadInput, DeployError, GateFailed, MissingExtra, MissingRequirement
     from msal_deploy.recipe import Recipe
     from msal_deploy.runtimes import Engine, available_engines, open_engine
@@ -57,6 +57,7 @@ __all__ = [
     "open_dataset",
     "open_engine",
     "patches_of",
+    "protocol_patches",
 ]
 
 _MODULES = {
@@ -78,6 +79,7 @@ _MODULES = {
     "open_dataset": "data",
     "open_engine": "runtimes",
     "patches_of": "data",
+    "protocol_patches": "data",
 }
 
 if not TYPE_CHECKING:  # type checkers read the imports above, and report any other name

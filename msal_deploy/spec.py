@@ -20,6 +20,14 @@ class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maximum: Annotated[int, msgspec.Meta(ge=1)]
     multiple: Annotated[int, msgspec.Meta(ge=1)] = 1
 
+    def round_up(self, extent: int) -> int:
+        """Return the smallest multiple that is at least `extent`.
+
+        >>> HEIGHT.round_up(100), HEIGHT.round_up(128)
+        (128, 128)
+        """
+        return -(-extent // self.multiple) * self.multiple
+
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name, dtype and axes of a graph's input or output. A fixed axis is an integer."""

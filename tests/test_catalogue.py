@@ -133,7 +133,7 @@ def test_bench_times_a_new_runtime_by_default(dummy, tiny):
 
 
 def test_validate_scores_a_new_runtime_by_default(dummy, tiny, tmp_path):
-    synthesize(tmp_path / "monuseg", train=1, test=2, size=512)
+    synthesize(tmp_path / "monuseg", train=1, test=5, size=256)
     data = ("--data", tmp_path / "monuseg", "--reference", "onnxruntime:fp32", "--budget", 1)  # its weights are random
     assert "dummy:fp32" in run("validate", tiny.path, *data)
 

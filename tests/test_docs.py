@@ -211,10 +211,10 @@ def linked_copy(source: Path, target: Path) -> Path:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder without a bundle: data sets, checkpoints, recipes."""
     folder = tmp_path_factory.mktemp("docs")
-    synthesize(folder / "monuseg", train=8, test=2, size=256)
+    synthesize(folder / "monuseg", train=8, test=5, size=256)
     _write_my_data(folder / "my-data", folder / "monuseg")
     for seed, name in enumerate(("consep", "nuinsseg", "mine"), 1):
-        synthesize(folder / name, train=IMAGES.get(name, 0), test=2 if name == "mine" else 0, size=256, seed=seed)
+        synthesize(folder / name, train=IMAGES.get(name, 0), test=5 if name == "mine" else 0, size=256, seed=seed)
     _write_my_data(folder / "my-images", folder / "mine")
     for name in ("r34", "mine"):
         (folder / "runs" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and their identities; the bootstrap bound against simulated data with a known mean."""
+"""Metrics against scikit-learn, and their identities."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
-from msal_deploy.errors import BadInput
 from msal_deploy.metrics import (
     METRICS,
     Confusion,
     averages,
-    clustered_lower_bound,
     confusion,
     dice,
     iou,
@@ -104,52 +102,6 @@ def test_confusion_rejects_masks_of_different_shapes():
         confusion(np.zeros((2, 2), bool), np.zeros((1, 2), bool))
 
 
-def simulated(images, rng):
-    """Four correlated patches per image; the true mean is 0."""
-    deltas = np.repeat(rng.normal(size=images), 4) + 0.5 * rng.normal(size=4 * images)
-    return deltas, np.repeat([f"image {k}" for k in range(images)], 4)
-
-
-def test_bound_has_its_nominal_coverage():
-    rng = np.random.default_rng(7)
-    clustered, unclustered = [], []
-    for seed in range(250):
-        deltas, images = simulated(20, rng)
-        clustered.append(clustered_lower_bound(deltas, images, resamples=499, seed=seed) <= 0)
-        patches = [str(k) for k in range(len(deltas))]
-        unclustered.append(clustered_lower_bound(deltas, patches, resamples=499, seed=seed) <= 0)
-    assert 0.90 <= np.mean(clustered) <= 0.985
-    assert np.mean(unclustered) < 0.88  # without clusters the coverage is too low
-
-
-def test_bound_is_lower_with_clusters():
-    deltas, images = simulated(14, np.random.default_rng(0))
-    assert clustered_lower_bound(deltas, images) < clustered_lower_bound(deltas, [str(k) for k in range(56)])
-
-
-def test_bound_is_between_the_worst_image_and_the_mean():
-    deltas, images = [0.0, 0.0, 0.0, -0.4], ["a", "a", "a", "b"]  # a different number of patches per image
-    assert -0.4 <= clustered_lower_bound(deltas, images) <= -0.1
-
-
-@pytest.mark.parametrize("value", [0.0, -0.25])
-def test_bound_of_identical_deltas_is_that_value(value):
-    assert clustered_lower_bound([value] * 8, list("aabbccdd")) == value
-
-
-def test_bound_is_reproducible_and_decreases_with_confidence():
-    deltas, images = simulated(14, np.random.default_rng(1))
-    assert clustered_lower_bound(deltas, images) == clustered_lower_bound(deltas, images)
-    assert clustered_lower_bound(deltas, images, confidence=0.99) < clustered_lower_bound(deltas, images)
-
-
-def test_bound_is_the_fifth_percentile_of_9999_resamples_of_one_seed():
-    deltas, images = simulated(14, np.random.default_rng(2))
-    means = np.array([deltas[images == image].mean() for image in sorted(set(images))])
-    drawn = np.random.default_rng(0).integers(0, 14, (9999, 14))
-    assert clustered_lower_bound(deltas, images) == pytest.approx(np.percentile(means[drawn].mean(1), 5), rel=1e-9)
-
-
 def test_metrics_are_immutable():
     for frozen, name in ((Confusion(1, 2, 3), "tp"), (METRICS[0], "name")):
         with pytest.raises(AttributeError):
@@ -173,12 +125,6 @@ def test_names_of_the_metrics_in_files_and_tables():
 def test_masks_must_not_be_stretched_to_each_other(truth, prediction):
     with pytest.raises(ValueError):
         confusion(np.zeros(truth, bool), np.zeros(prediction, bool))
-
-
-def test_bound_needs_two_images():
-    with pytest.raises(BadInput, match="at least two images") as caught:
-        clustered_lower_bound([0.1, 0.2], ["a", "a"])
-    assert "at least two images" in caught.value.cause and caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_an_image_of_63_px_is_refused(make_annotated_image, shape):
 
 
 def test_corner_patches_need_images_of_their_size(sets):
-    with pytest.raises(BadInput, match="smaller than a patch of 256"):
+    with pytest.raises(BadInput, match=r"is 64×64 px, smaller than 256 px; remove it"):
         PatchDataset(sets, plain(patch=256))
 
 

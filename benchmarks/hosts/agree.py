@@ -99,7 +99,7 @@ def _scores(
     """Add the score of each integration on the patches, compared with the first integration."""
     import numpy as np
 
-    from msal_deploy.scoring import score_engine
+    from msal_deploy.scoring import score_pixels
 
     images = np.stack([patch.image for patch in patches])
     parts = [images[start : start + PATCHES_PER_CALL] for start in range(0, len(images), PATCHES_PER_CALL)]
@@ -107,7 +107,7 @@ def _scores(
     for name, integration in integrations.items():
         probability = np.concatenate([integration(part)[:, 0] for part in parts])
         first = probability if first is None else first
-        score = score_engine(patches, probability, first, bundle.spec.threshold, budget=0.0).to_json()
+        score = score_pixels(patches, probability, first, bundle.spec.threshold).to_json()
         kept = ("pixel_dice_mean", "pixel_iou_mean", "max_abs_delta_probability", "flipped_pixels")
         results[name] |= {key: score[key] for key in kept} | {"bit_exact": bool(np.array_equal(probability, first))}
     return results

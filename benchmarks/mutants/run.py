@@ -1,6 +1,6 @@
 """Do the tests notice a fault in a reported number? Mutants of the modules that compute, judge and show them.
 
-Example: python benchmarks/mutants/run.py msal_deploy/metrics.py
+Example: python benchmarks/mutants/run.py msal_deploy/metrics/pixels.py
 """
 
 import ast
@@ -80,7 +80,7 @@ def run(
 ) -> None:
     """Mutate each module in memory, run its tests on each mutant, and list those that no test notices.
 
-    Example: python benchmarks/mutants/run.py msal_deploy/metrics.py
+    Example: python benchmarks/mutants/run.py msal_deploy/metrics/pixels.py
     """
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]

@@ -41,14 +41,14 @@ def synthesize(
     out: Annotated[
         Path, typer.Argument(metavar="DIR", help="The folder to write; an older synthetic data set is replaced.")
     ],
-    train: Annotated[int, typer.Option(min=0, help="Number of training images.")] = 8,
-    test: Annotated[int, typer.Option(min=0, help="Number of test images.")] = 4,
-    size: Annotated[int, typer.Option(min=256, help="Height and width of an image in pixels.")] = 1000,
+    train: Annotated[int, typer.Option(min=0, help="Number of training images.")] = 23,
+    test: Annotated[int, typer.Option(min=0, help="Number of test images.")] = 8,
+    size: Annotated[int, typer.Option(min=256, help="Height and width of an image in pixels.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same files.")] = 0,
 ) -> None:
     """Write synthetic H&E-like images with exactly known nuclei, in MoNuSeg's layout. Licence: CC0.
 
-    Example: msal-deploy data synthesize demo-data --train 8 --test 4
+    Example: msal-deploy data synthesize demo-data --train 8 --test 8
     """
     from rich.console import Console
 

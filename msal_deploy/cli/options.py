@@ -29,6 +29,14 @@ Encoder = Annotated[
     typer.Option(help="Initial encoder weights: imagenet, random, or a torchvision ResNet's state dict."),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Number of epochs. Default: the recipe's.")]
+Budget = Annotated[float, typer.Option(min=0, help="Largest acceptable loss of mean Dice.")]
+WorstImage = Annotated[float, typer.Option(min=0, help="Largest acceptable loss of Dice of a single image.")]
+AjiBudget = Annotated[
+    float | None, typer.Option(min=0, help="Largest acceptable loss of mean AJI. Default: AJI is reported only.")
+]
+PqBudget = Annotated[
+    float | None, typer.Option(min=0, help="Largest acceptable loss of mean PQ. Default: PQ is reported only.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: the runtime's choice.")]
 
 

@@ -2,10 +2,10 @@
 
 ===============  ==================================================================================
 `dataset`        `open_dataset` finds the annotated images in a folder or zip
-`training_sets`  `open_training_sets` opens several data sets by name, for one training
+`training_sets`  `open_training_sets` opens several data sets by name, `open_scored_images` the images to score
 `images`         `read_image` and `read_label` read files into arrays
 `annotations`    `read_xml`, `write_xml` and `rasterise`: outlines of nuclei in Aperio XML
-`patches`        `corner_patches` and `validation_split`
+`patches`        `corner_patches`, `protocol_patches` and `validation_split`
 `verify`         `verify` checks a whole data set; `verify_report` holds the result
 `synthesize`     `synthesize` writes a synthetic data set in MoNuSeg's layout; `tissue` draws its images
 `archive`        unpacks zips safely
@@ -22,9 +22,17 @@
 from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, rasterise, read_xml, write_xml
 from msal_deploy.data.dataset import AnnotatedImage, Dataset, find_dataset, label_convention, open_dataset
 from msal_deploy.data.images import image_size, read_image, read_label
-from msal_deploy.data.patches import Patch, corner_patches, patches_of, validation_split
+from msal_deploy.data.patches import (
+    Patch,
+    Protocol,
+    corner_patches,
+    parse_protocol,
+    patches_of,
+    protocol_patches,
+    validation_split,
+)
 from msal_deploy.data.synthesize import synthesize
-from msal_deploy.data.training_sets import open_training_sets
+from msal_deploy.data.training_sets import open_scored_images, open_training_sets, scored_images
 from msal_deploy.data.verify import verify
 from msal_deploy.data.verify_report import VerifyReport
 
@@ -34,18 +42,23 @@ __all__ = [
     "Annotation",
     "Dataset",
     "Patch",
+    "Protocol",
     "VerifyReport",
     "corner_patches",
     "find_dataset",
     "image_size",
     "label_convention",
     "open_dataset",
+    "open_scored_images",
     "open_training_sets",
+    "parse_protocol",
     "patches_of",
+    "protocol_patches",
     "rasterise",
     "read_image",
     "read_label",
     "read_xml",
+    "scored_images",
     "synthesize",
     "validation_split",
     "verify",

@@ -1,4 +1,4 @@
-"""Several data sets for one training: each has a name, and no image is in two of them."""
+"""Data sets given as PATH or NAME=PATH: several for one training, and the images to score of one of them."""
 
 import hashlib
 import os
@@ -60,6 +60,36 @@ def open_training_sets(sources: Iterable[str]) -> Iterator[dict[str, tuple[Annot
 def training_images(dataset: Dataset) -> tuple[AnnotatedImage, ...]:
     """Return the training images, or all images if the names of the folders separate no test images from them."""
     return dataset.train if dataset.has_split else dataset.test
+
+
+@contextmanager
+def open_scored_images(source: str) -> Iterator[tuple[AnnotatedImage, ...]]:
+    """Open a data set that `open_training_sets` accepts, and return the images to score.
+
+    >>> with open_scored_images("lab=monuseg") as images:
+    ...     [annotated.stem for annotated in images]
+    ['SYNTH-TEST-000', 'SYNTH-TEST-001']
+
+    Args:
+        source: Folder or zip, as PATH or NAME=PATH.
+
+    Raises:
+        BadInput: The set cannot be opened (`open_dataset`), or has no test images (`scored_images`).
+    """
+    with open_dataset(split_name(source)[1]) as dataset:
+        yield scored_images(dataset)
+
+
+def scored_images(dataset: Dataset) -> tuple[AnnotatedImage, ...]:
+    """Return the test images, or all images if the names of the folders separate no training images from them.
+
+    Raises:
+        BadInput: All images are training images.
+    """
+    if not dataset.test:
+        cause = f"{dataset.root.name} has no test images: all {len(dataset.train)} are in folders named train or val"
+        raise BadInput(cause, "put those to score in a folder named test")
+    return dataset.test
 
 
 def check_distinct(sets: TrainingSets) -> None:

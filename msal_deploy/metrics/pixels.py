@@ -13,8 +13,10 @@ every metric is 0.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import add
 from statistics import fmean
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 BoolMask = NDArray[np.bool_]
 Average = Literal["mean", "pooled"]
+Counts = TypeVar("Counts")  # of a patch: `Confusion`, or `NucleiCounts` in the module `nuclei`; + adds those of patches
 
 
 class Confusion(msgspec.Struct, frozen=True):
@@ -114,13 +117,13 @@ def _ratio(counts: Confusion, numerator: int, denominator: int) -> float:
     return 1.0 if counts == Confusion(0, 0, 0) else 0.0
 
 
-class Metric(msgspec.Struct, frozen=True):
-    """An entry of `METRICS`: how to compute a metric, and how reports show it.
+class Metric(msgspec.Struct, Generic[Counts], frozen=True):
+    """An entry of `METRICS` or `NUCLEI_METRICS`: how to compute a metric, and how reports show it.
 
     Attributes:
         name: Stem of the JSON keys in the results of ``benchmarks/paper``.
         label: Table header.
-        score: Function of the pixel counts, larger is better.
+        score: Function of the counts of pixels or nuclei, larger is better.
         mean_key: JSON key of the mean over patches.
         pooled_key: JSON key of the score of the pooled counts.
         meaning: One sentence for the legend of the HTML page.
@@ -130,7 +133,7 @@ class Metric(msgspec.Struct, frozen=True):
 
     name: str
     label: str
-    score: Callable[[Confusion], float]
+    score: Callable[[Counts], float]
     mean_key: str
     pooled_key: str
     meaning: str
@@ -144,7 +147,7 @@ class Metric(msgspec.Struct, frozen=True):
 
 # A new metric needs a function above and an entry here. The mean keys of precision and recall have no _mean because
 # the JSON of released versions has none.
-METRICS: tuple[Metric, ...] = (
+METRICS: tuple[Metric[Confusion], ...] = (
     Metric(
         "pixel_dice",
         "Dice",
@@ -169,6 +172,7 @@ METRICS: tuple[Metric, ...] = (
         "precision_pooled",
         "Share of the predicted pixels that are correct; mean over patches.",
         page=("mean",),
+        terminal=False,
     ),
     Metric(
         "recall",
@@ -178,17 +182,18 @@ METRICS: tuple[Metric, ...] = (
         "recall_pooled",
         "Share of the true pixels that are predicted; mean over patches.",
         page=("mean",),
+        terminal=False,
     ),
 )
 
 
-def averages(score: Callable[[Confusion], float], confusions: Sequence[Confusion]) -> dict[Average, float]:
-    """Return both averages of a metric over patches.
+def averages(score: Callable[[Counts], float], counts: Sequence[Counts]) -> dict[Average, float]:
+    """Return both averages of a metric over patches, at least one.
 
     >>> averages(dice, [Confusion(tp=6, fp=2, fn=4), Confusion(tp=0, fp=0, fn=0)])
     {'mean': 0.8333333333333333, 'pooled': 0.6666666666666666}
     """
-    return {"mean": fmean(map(score, confusions)), "pooled": score(pooled(confusions))}
+    return {"mean": fmean(map(score, counts)), "pooled": score(reduce(add, counts))}
 
 
 def signed(value: float) -> str:

@@ -18,20 +18,19 @@ from time import perf_counter_ns
 from typing import Any, Self
 
 import msgspec
-import numpy as np
 import onnx
-from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import Progress
 
-from msal_deploy.bundle import Bundle, artifact, graph_name, write_manifest
+from msal_deploy.bundle import Bundle, graph_name
 from msal_deploy.data import Patch
 from msal_deploy.errors import GateFailed
 from msal_deploy.graph import int8_share, layers, module_of
 from msal_deploy.metrics import Interval, dice, signed
 from msal_deploy.precision.int8 import quantisable, to_int8
 from msal_deploy.runtimes import open_engine
-from msal_deploy.scoring import probabilities, score_engine
+from msal_deploy.scoring import run_engine, score_pixels
+from msal_deploy.scoring.trials import TrialLog, candidate_bundle, fewest
 
 REFERENCE, ENGINE, GRAPH = "openvino:fp32", "openvino:int8", graph_name("int8")
 SOURCE = graph_name("fp32")
@@ -102,9 +101,9 @@ class Evaluator:
     def __init__(self, bundle: Bundle, ranges: Any, patches: Sequence[Patch], trial_log: Path | None = None) -> None:
         self.source, self.ranges, self.patches = bundle.file(SOURCE), ranges, patches
         self.nodes = quantisable(self.source)
-        self._bundle, self._trial_log = bundle, trial_log
-        self._known = dict(_read(trial_log)) if trial_log else {}
-        self._expected = probabilities(open_engine(bundle, REFERENCE), patches, 1, progress=False)
+        self._bundle, self._log = bundle, TrialLog(trial_log, Trial)
+        with open_engine(bundle, REFERENCE) as engine:
+            self._expected = run_engine(engine, patches).maps
 
     def calibrated(self, ranges: Any) -> Self:
         """Return a copy of this evaluator with other ranges."""
@@ -115,10 +114,11 @@ class Evaluator:
     def evaluate(self, float_nodes: Sequence[str], *, one_each: bool = False) -> Trial:
         """Quantise all nodes except `float_nodes`, and score the graph on all patches, or on one patch per image."""
         key = self._key(float_nodes, one_each)
-        if key not in self._known:
-            self._known[key] = self._scored(float_nodes, one_each)
-            _append(self._trial_log, key, self._known[key])
-        return self._known[key]
+        trial = self._log.get(key)
+        if trial is None:
+            trial = self._scored(float_nodes, one_each)
+            self._log.add(key, trial)
+        return trial
 
     def _key(self, float_nodes: Sequence[str], one_each: bool) -> str:
         ranges = sorted(f"{tensor} {data.range_value}" for tensor, data in self.ranges.items())
@@ -134,30 +134,25 @@ class Evaluator:
     def _scored(self, float_nodes: Sequence[str], one_each: bool) -> Trial:
         first = {patch.stem: index for index, patch in reversed(list(enumerate(self.patches)))}
         indices = sorted(first.values()) if one_each else range(len(self.patches))
-        model, patches, expected = self.graph(float_nodes), [self.patches[k] for k in indices], self._expected[indices]
+        model, patches = self.graph(float_nodes), [self.patches[k] for k in indices]
+        expected = [self._expected[k] for k in indices]
         with tempfile.TemporaryDirectory() as folder:
-            actual, times = _run(_candidate(self._bundle, model, Path(folder)), patches)
-        score = score_engine(patches, actual, expected, self._bundle.spec.threshold, 0)
-        mean = fmean(dice(counts) for counts in score.confusions)
+            actual, times = _run(candidate_bundle(self._bundle, model, GRAPH, Path(folder)), patches)
+        score = score_pixels(patches, actual, expected, self._bundle.spec.threshold)
+        mean = fmean(dice(score.confusions[k]) for k in score.scored)
         return Trial(tuple(float_nodes), int8_share(layers(model)), mean, score.delta_dice, median(times))
 
 
-def _candidate(bundle: Bundle, model: onnx.ModelProto, folder: Path) -> Bundle:
-    """Write a bundle that holds only `model`, which `open_engine` can open."""
-    onnx.save(model, folder / GRAPH)
-    write_manifest(folder, replace(bundle.manifest, artifacts={GRAPH: artifact(folder, GRAPH)}))
-    return Bundle(folder)
-
-
-def _run(bundle: Bundle, patches: Sequence[Patch]) -> tuple[Any, list[float]]:
+def _run(bundle: Bundle, patches: Sequence[Patch]) -> tuple[list[Any], list[float]]:
     probability, times = [], []
     with open_engine(bundle, ENGINE) as engine:
         engine(patches[0].image[None])  # the first call compiles
         for patch in patches:
             start = perf_counter_ns()
-            probability.append(engine(patch.image[None])[0])
+            (one,) = run_engine(engine, [patch]).maps
             times.append((perf_counter_ns() - start) / 1e6)
-    return np.concatenate(probability), times
+            probability.append(one)
+    return probability, times
 
 
 def search(evaluator: Evaluator, budget: float, *, progress: bool = False) -> SearchReport:
@@ -207,24 +202,14 @@ def _rank(evaluator: Evaluator, bar: Progress, task: Any) -> tuple[NodeCost, ...
 
 def _fewest(evaluator: Evaluator, order: Sequence[str], budget: float, bar: Progress, task: Any) -> list[Trial]:
     trials: list[Trial] = []
-    failed, count = 0, 1
-    while order:
-        trials.append(_keep_in_float(evaluator, order, count, bar, task))
-        if _within(trials[-1], budget):
-            break
-        if count == len(order):
-            return trials
-        failed, count = count, min(2 * count, len(order))
-    while count - failed > 1:
-        middle = (failed + count) // 2
-        trials.append(_keep_in_float(evaluator, order, middle, bar, task))
-        failed, count = (failed, middle) if _within(trials[-1], budget) else (middle, count)
+
+    def passes(count: int) -> bool:
+        bar.update(task, description=f"INT8: {count} nodes in float", total=None)
+        trials.append(evaluator.evaluate(order[:count]))
+        return _within(trials[-1], budget)
+
+    fewest(len(order), passes)
     return trials
-
-
-def _keep_in_float(evaluator: Evaluator, order: Sequence[str], count: int, bar: Progress, task: Any) -> Trial:
-    bar.update(task, description=f"INT8: {count} nodes in float", total=None)
-    return evaluator.evaluate(order[:count])
 
 
 def _over_budget(trials: Sequence[Trial], budget: float) -> GateFailed:
@@ -235,22 +220,3 @@ def _over_budget(trials: Sequence[Trial], budget: float) -> GateFailed:
         f"{signed(best.delta_dice.lower)}",
         "allow a larger --budget, use more training images, or use --fp16 alone",
     )
-
-
-def _read(trial_log: Path) -> list[tuple[str, Trial]]:
-    if not trial_log.exists():
-        return []
-    trials = []
-    for line in trial_log.read_bytes().splitlines():
-        try:
-            trials.append(msgspec.json.decode(line, type=tuple[str, Trial]))
-        except msgspec.DecodeError:  # a killed process leaves an incomplete last line
-            continue
-    return trials
-
-
-def _append(trial_log: Path | None, key: str, trial: Trial) -> None:
-    if trial_log is not None:
-        trial_log.parent.mkdir(parents=True, exist_ok=True)
-        with trial_log.open("ab") as stream:
-            stream.write(msgspec.json.encode((key, trial)) + b"\n")

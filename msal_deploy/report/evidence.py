@@ -38,7 +38,7 @@ def evidence(weights: str, validation: Json) -> dict[str, Any]:
     }
 
 
-def metric_columns(registry: Sequence[metrics.Metric]) -> list[dict[str, str]]:
+def metric_columns(registry: Sequence[metrics.Metric[Any]]) -> list[dict[str, str]]:
     """Return the columns of a registry of metrics: label, JSON key, and average if there are two."""
     return [
         {"label": metric.label, "key": metric.key(average), "average": average if len(metric.page) > 1 else ""}

@@ -3,6 +3,7 @@
 ===========  ==========================================================
 `catalogue`  `CATALOGUE`: every runtime; `open_engine`, `available_engines`
 `base`       `Engine`, which every runtime implements
+`tiling`     `segment`: an image of any size, in overlapping tiles
 ===========  ==========================================================
 """
 
@@ -15,5 +16,15 @@ from msal_deploy.runtimes.catalogue import (
     open_engine,
     runtime_packages,
 )
+from msal_deploy.runtimes.tiling import segment
 
-__all__ = ["CATALOGUE", "Engine", "Runtime", "available_engines", "find_runtime", "open_engine", "runtime_packages"]
+__all__ = [
+    "CATALOGUE",
+    "Engine",
+    "Runtime",
+    "available_engines",
+    "find_runtime",
+    "open_engine",
+    "runtime_packages",
+    "segment",
+]

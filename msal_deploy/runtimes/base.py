@@ -7,11 +7,14 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, DeployError, suggest, translate_missing_extra
 from msal_deploy.runtimes.catalogue import CATALOGUE, extras
+from msal_deploy.runtimes.tiling import segment
 from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
+from msal_deploy.trt.plan_metadata import Profile
 
 MAX_THREADS = 1024
 
@@ -74,6 +77,11 @@ class Engine(ABC):
         """Input and output of the engine."""
         return self.bundle.spec
 
+    @property
+    def profile(self) -> Profile | None:
+        """Shapes that the open engine accepts; None if only the specification limits them."""
+        return None
+
     def __enter__(self) -> Self:
         if self.is_open:
             raise RuntimeError(f"{self.id} is already open: use one with statement for each engine")
@@ -116,6 +124,33 @@ class Engine(ABC):
             if not self.is_open:
                 raise RuntimeError(f"{self.id} was closed while this call waited for another")
             return self._infer(np.ascontiguousarray(images))
+
+    def segment(
+        self, image: NDArray[np.uint8], *, tile: int = 512, overlap: int = 64, batch: int = 1
+    ) -> NDArray[np.float32]:
+        """Return the probability that each pixel of one image of any size belongs to a nucleus.
+
+        Large images are computed in overlapping tiles, small ones are padded; see `msal_deploy.runtimes.tiling`.
+
+        >>> from msal_deploy.runtimes import open_engine
+        >>> with open_engine(Bundle("bundle"), "openvino:fp32") as engine:
+        ...     engine.segment(np.zeros((601, 70, 3), np.uint8)).shape
+        (601, 70)
+
+        Args:
+            image: uint8[H,W,3], RGB, H and W at least 1.
+            tile: Largest height and width of a tile in pixels, a multiple of 32.
+            overlap: Least number of pixels that neighbouring tiles share, below `tile`.
+            batch: Tiles in each call.
+
+        Returns:
+            float32[H,W], a new array.
+
+        Raises:
+            BadInput: An argument is out of range, or the engine cannot take the tiles.
+            RuntimeError: The engine is not open.
+        """
+        return segment(self, image, tile=tile, overlap=overlap, batch=batch)
 
     def _check_names(self, inputs: Iterable[str], outputs: Iterable[str]) -> None:
         """Raise `BadInput` unless the graph has the input and the output of the specification."""

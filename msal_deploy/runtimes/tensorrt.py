@@ -44,6 +44,11 @@ class TensorRtEngine(Engine):
         """Why the open engine does not use CUDA graphs; None if it does."""
         return self._execution.no_graph
 
+    @property
+    def profile(self) -> Profile:
+        """Optimization profile of the open engine's plan."""
+        return self._plan.profile
+
     def _open(self) -> None:
         backend = load_backend(self.runtime)
         self._cuda = open_cuda()

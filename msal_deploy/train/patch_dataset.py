@@ -55,6 +55,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _sources(self, annotated: AnnotatedImage) -> Iterator[tuple[tv_tensors.Image, tv_tensors.Mask]]:
         if self.recipe.augment.crop == "corners":
+            check_side(annotated, self.recipe.patch)
             for patch in corner_patches(annotated, self.recipe.patch):
                 yield as_tensors(patch.image, patch.mask)
         else:
@@ -140,11 +141,11 @@ class _Batches:
                 yield mine[step * size : (step + 1) * size]
 
 
-def check_side(annotated: AnnotatedImage) -> None:
-    """Raise `BadInput` if an image is lower or narrower than `MIN_SIDE`."""
+def check_side(annotated: AnnotatedImage, least: int = MIN_SIDE) -> None:
+    """Raise `BadInput` if an image is lower or narrower than `least` pixels."""
     height, width = image_size(annotated.image_path)
-    if min(height, width) < MIN_SIDE:
-        raise BadInput(f"{annotated.image_path} is {width}×{height} px, smaller than {MIN_SIDE} px", "remove it")
+    if min(height, width) < least:
+        raise BadInput(f"{annotated.image_path} is {width}×{height} px, smaller than {least} px", "remove it")
 
 
 def check_mixture(recipe: TrainRecipe, names: Mapping[str, Any]) -> None:

@@ -64,7 +64,8 @@ def _patches(annotated: AnnotatedImage) -> tuple[Patch, ...]:
     check_side(annotated)
     # 512 px as in the test, or less for smaller images.
     side = min(512, *(extent // 32 * 32 for extent in image_size(annotated.image_path)))
-    return corner_patches(annotated, side)
+    # Only pixels are scored here, and instances would double the memory.
+    return tuple(msgspec.structs.replace(patch, instances=None) for patch in corner_patches(annotated, side))
 
 
 def score_view(network: nn.Module, view: View, device: torch.device) -> ViewScore:

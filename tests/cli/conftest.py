@@ -34,9 +34,9 @@ zoom = [0.8, 1.25]
 
 @pytest.fixture(scope="session")
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three training and two test images of 544×544 px in MoNuSeg's layout."""
+    """Three training and five test images of 512×512 px in MoNuSeg's layout, each one patch."""
     folder = tmp_path_factory.mktemp("set") / "monuseg"
-    synthesize(folder, train=3, test=2, size=544, seed=1)
+    synthesize(folder, train=3, test=5, size=512, seed=1)
     return folder
 
 

@@ -23,7 +23,7 @@ def run(*arguments: object) -> Result:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight training images, of which two are held out, and two test images."""
     folder = tmp_path_factory.mktemp("images") / "monuseg"
-    synthesize(folder, train=8, test=2, size=512, seed=5)
+    synthesize(folder, train=8, test=5, size=512, seed=5)
     return folder
 
 

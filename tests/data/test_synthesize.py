@@ -1,12 +1,17 @@
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from msal_deploy.data import open_dataset, read_label, read_xml, synthesize
+from msal_deploy.cli.data import app
+from msal_deploy.data import open_dataset, read_label, read_xml, synthesize, validation_split
 from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256
+from msal_deploy.metrics import MIN_IMAGES
+from msal_deploy.recipe import TrainRecipe
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -74,6 +79,22 @@ def test_same_seed_gives_the_same_files(official: Path, tmp_path: Path) -> None:
     shared = (first.keys() & again.keys()) - {"README.txt", "SHA256SUMS"}
     assert len(shared) == 5
     assert {name: first[name] for name in shared} == {name: again[name] for name in shared}
+
+
+def test_by_default_there_are_enough_images_for_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = np.zeros((512, 512, 3), np.uint8), (np.array([[1.0, 1.0], [9.0, 1.0], [9.0, 9.0]]),)
+    module = importlib.import_module("msal_deploy.data.synthesize")  # the function has the same name
+    monkeypatch.setattr(module, "draw_tissue", lambda rng, size: blank)
+    for name, make in {"function": synthesize, "command": _run_synthesize}.items():
+        make(tmp_path / name)
+        with open_dataset(tmp_path / name) as dataset:
+            _, held_out = validation_split(dataset.train, TrainRecipe().validation)
+            assert [len(dataset.train), len(dataset.test), len(held_out)] == [23, 8, 5]
+            assert min(len(dataset.test), len(held_out)) >= MIN_IMAGES
+
+
+def _run_synthesize(folder: Path) -> None:
+    assert CliRunner().invoke(app, ["synthesize", str(folder)]).exit_code == 0
 
 
 def test_another_seed_gives_other_images_and_replaces_the_old_ones(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msal_deploy.data import open_training_sets
+from msal_deploy.data import open_scored_images, open_training_sets
 from msal_deploy.data.training_sets import split_name
 from msal_deploy.errors import BadInput
 
@@ -163,3 +163,36 @@ def test_images_that_differ_in_one_value_or_in_shape_are_distinct(tmp_path: Path
         Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(folder / "images" / f"{index}.png")
         Image.fromarray(np.ones(shape, np.uint8)).save(folder / "labels" / f"{index}.png")
     assert stems(folder) == {"set": ["0", "1", "2", "3"]}
+
+
+# --- the images to score ---------------------------------------------------------------------------------------------
+
+
+def scored(source: object) -> list[str]:
+    with open_scored_images(str(source)) as images:
+        return [image.stem for image in images]
+
+
+def test_only_test_images_are_scored(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "lab", 0, split="train")
+    write_set(folder, 1, count=3, split="test")
+    assert scored(folder) == ["test0", "test1", "test2"]
+    assert scored(f"mine={folder}") == scored(folder)
+    assert scored(shutil.make_archive(str(tmp_path / "zipped"), "zip", folder)) == scored(folder)
+
+
+def test_without_folders_named_train_or_test_all_images_are_scored(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "lab", 0)
+    assert scored(folder) == ["0", "1"]
+    assert stems(folder) == {"lab": ["0", "1"]}  # and `train` accepts them
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_training_images_are_not_scored(tmp_path: Path, split: str) -> None:
+    folder = write_set(tmp_path / "lab", 0, count=3, split=split)
+    with pytest.raises(BadInput) as error:
+        scored(folder)
+    message = (
+        "lab has no test images: all 3 are in folders named train or val; put those to score in a folder named test"
+    )
+    assert str(error.value) == message

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from msal_deploy.data import patches_of
 from msal_deploy.errors import GateFailed
+from msal_deploy.metrics import Interval, confusion, dice
 from msal_deploy.precision import search as module
 from msal_deploy.precision.search import Evaluator, Trial, search
-from msal_deploy.scoring import Difference
+from msal_deploy.runtimes import open_engine
 
 COSTS = {"/network/a/Conv": 0.004, "/network/b/Conv": 0.002, "/network/c/Conv": 0.001, "/network/d/Conv": -0.001}
 SPREAD = 0.0005
@@ -27,7 +29,13 @@ class KnownCosts:
     def evaluate(self, float_nodes, *, one_each=False):
         self.asked.append((tuple(float_nodes), one_each))
         loss = sum(cost for node, cost in COSTS.items() if node not in float_nodes)
-        return Trial(tuple(float_nodes), 1 - len(float_nodes) / 4, 0.8 - loss, Difference(-loss, -loss - SPREAD), 1.0)
+        return Trial(
+            tuple(float_nodes),
+            1 - len(float_nodes) / 4,
+            0.8 - loss,
+            Interval(-loss, -loss - SPREAD, -loss + SPREAD),
+            1.0,
+        )
 
 
 def test_search_needs_one_trial_if_full_int8_is_within_the_budget():
@@ -93,11 +101,12 @@ def test_trials_depend_on_calibration_and_patches(evaluator, bundle, ranges, pat
     assert evaluator._key((), False) != Evaluator(bundle, ranges, patches[:5])._key((), False)
 
 
-def test_incomplete_last_line_of_the_trial_log_is_ignored(evaluator, tmp_path):
+def test_incomplete_last_line_of_the_trial_log_is_ignored(evaluator, bundle, ranges, patches, tmp_path, monkeypatch):
     trial = evaluator.evaluate(())
     trial_log: Path = tmp_path / "trial_log" / "trials.jsonl"
     trial_log.write_bytes(trial_log.read_bytes() + b'["cut of')
-    assert list(dict(module._read(trial_log)).values()) == [trial]
+    monkeypatch.setattr(module, "_run", lambda *_: pytest.fail("it was scored again"))
+    assert Evaluator(bundle, ranges, patches, trial_log).evaluate(()) == trial
 
 
 def test_all_nodes_in_float_equal_fp32(evaluator):
@@ -105,3 +114,13 @@ def test_all_nodes_in_float_equal_fp32(evaluator):
     assert trial.int8_share == 0
     assert trial.delta_dice.mean == pytest.approx(0, abs=1e-4)
     assert np.isfinite(trial.dice)
+
+
+def test_the_padding_of_small_images_is_not_scored(bundle, ranges, patches):
+    small = [replace(patch, mask=patch.mask[:100], instances=None) for patch in patches[::4]]  # of two images
+    evaluator = Evaluator(bundle, ranges, small)
+    trial = evaluator.evaluate(evaluator.nodes)
+    with open_engine(bundle, "openvino:fp32") as engine:
+        maps = [engine(patch.image[None])[0, 0, :100] >= bundle.spec.threshold for patch in small]
+    expected = [dice(confusion(patch.mask, one)) for patch, one in zip(small, maps, strict=True)]
+    assert 0 < trial.dice == pytest.approx(np.mean(expected), abs=1e-3)

@@ -1,0 +1,1 @@
+"""The ranking and the search for the cheapest set, with graphs of known losses."""
