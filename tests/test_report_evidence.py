@@ -41,10 +41,16 @@ def test_the_bounds_of_dice(page):
     assert [rows["onnxruntime:int8"][bound] for bound in bounds] == ["−0.0136", "−0.0200", "−0.0072"]
     assert [rows["openvino:int8"][bound] for bound in bounds] == ["−0.0004", "−0.0011", "+0.0003"]
     assert [rows["torch:fp32"][bound] for bound in bounds] == ["–", "–", "–"]
+    assert rows["torch:fp32"]["Dice mean"] == "0.8118" and "AJI mean" not in rows["torch:fp32"]
     assert {name: row["Verdict"] for name, row in rows.items()} == {
         "torch:fp32": "reference", "openvino:fp32": "✓ passed", "openvino:int8": "✓ passed",
         "onnxruntime:fp16": "? undecided", "onnxruntime:int8": "✗ failed",
     }  # fmt: skip
+
+
+def test_an_engine_is_the_reference_by_its_name_alone(page):
+    rows = by_name(tables(page({"a:fp32": PASSED, "z:fp32": PASSED}), "Parity with torch:fp32"))
+    assert [row["Verdict"] for row in rows.values()] == ["reference", "✓ passed", "✓ passed"]
 
 
 def test_the_worst_image_of_each_engine(page):
@@ -188,9 +194,9 @@ def test_how_much_the_protocol_moves_dice():
     def one(protocol, **dice):
         return {"protocol": protocol, "engines": {name: {"pixel_dice_mean": value} for name, value in dice.items()}}
 
-    protocols = [one("corners", a=0.81, b=0.1), one("tiles", a=0.83, b=0.9), one("resize", a=0.80, b=0.5)]
+    protocols = [one("resize", a=0.81, b=0.1), one("corners", b=0.9, a=0.83), one("tiles", a=0.80, b=0.5)]
     text = protocol_range([*protocols, one("other", b=0.0)])
-    assert text == "The protocol alone moves the Dice of a by 0.0300: lowest with resize, highest with tiles."
+    assert text == "The protocol alone moves the Dice of a by 0.0300: lowest with tiles, highest with corners."
 
 
 def test_the_bisection(page):
@@ -213,6 +219,11 @@ def test_the_bisection(page):
         "With 1 node in float (/network/decoder/up1/Conv), 3.1% of the multiply-accumulates, it is within budget: "
         "ΔDice −0.0007, at least −0.0013." in text
     )
+
+
+def test_a_bisection_on_one_patch():
+    facts = bisect_section(BISECT | {"patches": 1, "images": 1, "evaluations": 1})["facts"]
+    assert facts["Measured on"] == "1 patch of 1 image, 1 evaluation"
 
 
 def test_a_bisection_that_finds_no_cure():

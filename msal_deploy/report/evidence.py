@@ -7,6 +7,7 @@ from msal_deploy import metrics
 from msal_deploy.report.formatting import Json, count, other_engines, share, signed
 from msal_deploy.report.verdict import engine_state, mark
 
+BUDGET_MARKS = {"within": "✓ within", "over": "✗ over", "undecided": "? undecided"}
 NEAR_UM = 1.0  # a pixel this close to a true boundary may be drawn either way by an annotator
 
 

@@ -9,14 +9,14 @@ from msal_deploy import __version__, metrics
 from msal_deploy.files import StrPath, atomic_file
 from msal_deploy.report import evidence_plots, formatting, plots
 from msal_deploy.report import gallery as pictures
-from msal_deploy.report.evidence import bisect_section, evidence, protocol_range, protocol_rows
+from msal_deploy.report.evidence import BUDGET_MARKS, bisect_section, evidence, protocol_range, protocol_rows
 from msal_deploy.report.facts import environment, facts
 from msal_deploy.report.formatting import Json
 from msal_deploy.report.gallery import GalleryPatch
 from msal_deploy.report.inputs import JsonObject, Report
 from msal_deploy.report.precision import precision_section
 from msal_deploy.report.tradeoff import PARETO_OPTIMAL, accuracy_latency, references_text
-from msal_deploy.report.verdict import BUDGET_MARKS, mark, verdict
+from msal_deploy.report.verdict import mark, verdict
 
 
 def write_report(

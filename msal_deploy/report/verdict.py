@@ -7,7 +7,6 @@ from msal_deploy.report.formatting import Json, count, listed, patches_of_images
 
 State = Literal["passed", "failed", "undecided"]
 MARKS = {"passed": "✓ passed", "failed": "✗ failed", "undecided": "? undecided"}
-BUDGET_MARKS = {"within": "✓ within", "over": "✗ over", "undecided": "? undecided"}
 NOT_VALIDATED = "No engine was compared with a reference."
 MEASURES = {"delta_dice": "Dice", "delta_aji": "AJI", "delta_pq": "PQ"}
 
@@ -77,8 +76,9 @@ def verdict(validations: Mapping[str, Json], rows: Sequence[Json] = ()) -> dict[
 
 def _worst_state(validations: Mapping[str, Json]) -> str:
     states = [engine_state(score) for one in validations.values() for score in compared(one).values()]
-    order = ("failed", "undecided", "passed")
-    return next((state for state in order if state in states), "passed" if validations else "none")
+    if not validations:
+        return "none"
+    return next((state for state in ("failed", "undecided") if state in states), "passed")
 
 
 def _headline(validation: Json) -> str:
