@@ -134,7 +134,7 @@ def unjudged(pixels: PixelScore) -> Judgement:
 
 def _largest(numbers: Sequence[int | None]) -> int | None:
     known = [number for number in numbers if number is not None]
-    return max(known) if known and len(known) == len(numbers) else None
+    return None if None in numbers else max(known, default=None)
 
 
 def _loss(name: Budgeted, one: Verdict, interval: Interval, budget: float, images: int, needed: int | None) -> str:

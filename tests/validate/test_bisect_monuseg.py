@@ -51,9 +51,7 @@ def test_a_wrong_scale_of_the_shipped_weights_is_ranked_first(shipped, patches, 
     right = onnx.load(shipped.file(INT8_U8S8))
     wrong = put_graph(shipped, INT8_U8S8, with_wrong_scale(right, tensor, 0.25))
     try:
-        report = bisect(
-            wrong, "onnxruntime:int8", patches, budget=0.002, reference="onnxruntime:fp32", threads=1
-        )
+        report = bisect(wrong, "onnxruntime:int8", patches, budget=0.002, reference="onnxruntime:fp32", threads=1)
     finally:
         put_graph(shipped, INT8_U8S8, right)
     assert report.delta_dice.lower < -0.002 <= report.within_budget.lower

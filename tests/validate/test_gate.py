@@ -90,6 +90,19 @@ def test_few_images_decide_nothing():
     assert found.images_to_decide == 5
 
 
+def test_five_images_are_enough():
+    stems = list("abcde")
+    found = judge(patches(stems), scores(SPREAD[:5], stems=stems), SAME_NUCLEI, Limits())
+    assert found.verdict == "undecided" and "too few" not in found.failures[0]
+
+
+def test_nothing_in_it_can_be_changed():
+    found = judged(NO_LOSS)
+    for frozen, name in ((Limits(), "budget"), (found, "verdicts"), (found.worst_image, "stem")):
+        with pytest.raises(AttributeError):
+            setattr(frozen, name, 1)
+
+
 def test_patches_of_an_image_are_one_image():
     stems = list("aabbccdd")
     found = judge(patches(stems), scores([0.0] * 8, dict.fromkeys("abcd", 0.0), stems), SAME_NUCLEI, Limits())
@@ -116,6 +129,8 @@ def test_an_image_that_loses_more_than_the_limit_is_named(limit, ruined):
 def test_the_sentence_on_ruined_images():
     one = judged([0.0, -0.03, 0.0, 0.0, 0.0, 0.0], Limits(budget=1))
     assert one.failures == ("1 image loses more than 0.02 Dice: b (-0.0300)",)
+    three = judged([-0.05, -0.03, -0.04, 0.0, 0.0, 0.0], Limits(budget=1))
+    assert three.failures == ("3 images lose more than 0.02 Dice: a (-0.0500), c (-0.0400), b (-0.0300)",)
     four = judged([-0.05, -0.03, -0.04, 0.0, -0.06, 0.0], Limits(budget=1))
     assert four.failures == ("4 images lose more than 0.02 Dice: e (-0.0600), a (-0.0500), c (-0.0400) and 1 more",)
 
@@ -154,13 +169,15 @@ def test_the_json():
 def test_the_reference_is_not_judged():
     found = unjudged(scores([-1.0] * 6))
     assert (found.verdict, found.failures, found.worst_image) == ("within", (), ImageLoss("a", 0.0))
+    assert (found.ruined_images, found.images_to_decide) == ((), None)
     assert found.to_json()["verdicts"] == {"dice": "within"}
 
 
 @pytest.mark.parametrize("limit", ["budget", "worst_image", "budget_aji", "budget_pq"])
 @pytest.mark.parametrize("value", [-0.001, float("nan")])
 def test_a_limit_below_zero_is_refused(limit, value):
-    with pytest.raises(BadInput, match=f"--{limit.replace('_', '-')} of at least 0, got {value:g}"):
+    message = f"^Expected --{limit.replace('_', '-')} of at least 0, got {value:g}; set the acceptable loss, as 0.002$"
+    with pytest.raises(BadInput, match=message):
         Limits(**{limit: value}).check()
     Limits(**{limit: 0}).check()
 
