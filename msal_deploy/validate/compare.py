@@ -121,7 +121,7 @@ class Comparison:
             judged = scores[self._inputs.protocol]
             judgement = judge(self._inputs.judged, judged.pixels, judged.nuclei, self._limits)
             checks = (precision, *check_engine(engine, self._probe))
-            cause = diagnose(engine, self._probe) if judgement.lossy else None
+            cause = diagnose(engine, self._probe) if judgement.failures else None
         if second_build is not None:
             checks += (compare_builds(engine, second_build, self._probe.tiles),)
         return self._result(engine, outputs, scores, judgement, checks, cause or "")

@@ -131,30 +131,6 @@ def differences(
     )
 
 
-def worst_patches(
-    patches: Sequence[Patch], probability: Maps, expected: Maps, threshold: float, count: int = 3
-) -> tuple[int, ...]:
-    """Return the indices of the patches with the most flipped pixels, the worst first.
-
-    >>> patch = Patch("a", "top-left", np.zeros((1, 2, 3), np.uint8), np.zeros((1, 2), bool))
-    >>> worst_patches([patch] * 3, np.float32([[[0, 0]], [[1, 0]], [[1, 1]]]), np.zeros((3, 1, 2), np.float32), 0.5)
-    (2, 1)
-
-    Args:
-        patches: K patches.
-        probability: K maps float32[H,W] of the engine.
-        expected: The same of the reference.
-        threshold: Probability from which a pixel is a nucleus.
-        count: Largest number of indices. Patches without a flipped pixel are left out.
-    """
-    flipped = [
-        int(np.count_nonzero(_flips(_scored(patch, p), _scored(patch, e), threshold)))
-        for patch, p, e in zip(patches, probability, expected, strict=True)
-    ]
-    order = sorted((index for index, flips in enumerate(flipped) if flips), key=lambda index: -flipped[index])
-    return tuple(order[:count])
-
-
 def boundary_distance(labels: NDArray[np.int32] | NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return each pixel's distance to the nearest boundary, float32[H,W] in pixels; infinite if there is none.
 

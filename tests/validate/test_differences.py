@@ -13,7 +13,6 @@ from msal_deploy.validate.differences import (
     DistanceBin,
     boundary_distance,
     differences,
-    worst_patches,
 )
 
 THRESHOLD = 0.5
@@ -121,8 +120,6 @@ def test_several_patches_of_several_sizes_and_their_padding():
 def test_lists_of_another_length_are_refused():
     with pytest.raises(ValueError, match="zip"):
         differences([patch_of([0, 1])], maps([0, 1], [0, 1]), maps([0, 1]), THRESHOLD, 0.25)
-    with pytest.raises(ValueError, match="zip"):
-        worst_patches([patch_of([0, 1])], maps([0, 1]), maps([0, 1], [0, 1]), THRESHOLD)
 
 
 def test_quantiles_of_a_thousand_differences():
@@ -209,22 +206,6 @@ def test_the_json():
         "calibration": [{"from": 0.0, "to": 0.1, "pixels": 2, "predicted": 0.05, "observed": 0.5}],
         "expected_calibration_error": approx(0.45),
     }
-
-
-def test_the_worst_patches_have_the_most_flipped_pixels():
-    patches = [patch_of([0] * 4)] * 5
-    probability = maps([1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0.49])
-    expected = maps(*np.zeros((5, 4)))
-    assert worst_patches(patches, probability, expected, THRESHOLD) == (2, 4, 0)
-    assert worst_patches(patches, probability, expected, THRESHOLD, count=9) == (2, 4, 0, 3)
-    assert worst_patches(patches, probability, expected, THRESHOLD, count=1) == (2,)
-    assert worst_patches(patches, expected, expected, THRESHOLD) == ()
-
-
-def test_flips_in_the_padding_do_not_make_a_patch_worse():
-    patches = [patch_of([0, 0], padded=1), patch_of([0, 0], padded=1)]
-    probability = [np.float32([[0, 0, 1], [1, 1, 1]]), np.float32([[1, 0, 0], [0, 0, 0]])]
-    assert worst_patches(patches, probability, np.zeros((2, 2, 3), np.float32), THRESHOLD) == (1,)
 
 
 @pytest.mark.parametrize(

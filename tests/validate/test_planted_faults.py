@@ -20,13 +20,14 @@ from msal_deploy import export as export_stage
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.checkpoint import load_checkpoint
 from msal_deploy.data import Patch, corner_patches, find_dataset
+from msal_deploy.errors import GateFailed
 from msal_deploy.graph import load_graph
 from msal_deploy.runtimes import open_engine
 from msal_deploy.runtimes.openvino import OpenVinoEngine
 from msal_deploy.scoring import check_output
+from msal_deploy.validate import ValidationReport, validate
 from msal_deploy.validate.checks import Check, check_engine, compare_builds
 from msal_deploy.validate.diagnose import diagnose
-from msal_deploy.validate.differences import differences, worst_patches
 from msal_deploy.validate.precision_check import check_precision
 from msal_deploy.validate.probe import Probe, choose_tiles, probe_reference
 from msal_deploy.weights import find_weights
@@ -210,24 +211,89 @@ def test_an_fp32_graph_under_an_int8_name_is_named(shipped: Bundle) -> None:
     assert check.text.endswith("it is a copy of model.fp32.onnx")
 
 
-def test_the_ruined_image_of_14_is_the_worst_patch(
+def failures(bundle: Bundle, engine: str, patches: tuple[Patch, ...]) -> tuple[ValidationReport, str]:
+    """Judge an engine on a patch of each of 14 images; return the report and why the engine did not pass."""
+    report = validate(bundle, [engine], patches[3:], reference="onnxruntime:fp32", batch=4)
+    assert report.images == 14
+    with pytest.raises(GateFailed) as caught:
+        report.require_passed()
+    return report, str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (swap_channels, "red and blue are swapped"),
+        (drop_normalisation, "normalised"),
+        (only_scale, "normalised by mean and standard deviation"),
+    ],
+)
+def test_validate_names_the_fault_of_a_graph(
+    shipped: Bundle, patches: tuple[Patch, ...], tmp_path: Path, fault: Fault, cause: str
+) -> None:
+    folder = Path(shutil.copytree(shipped.path, tmp_path / "faulty"))
+    model = load_graph(folder / "model.fp32.onnx")
+    fault(model)
+    onnx.save(model, folder / "model.int8.onnx")
+    report, why = failures(add_graph(Bundle(folder), "model.int8.onnx"), "openvino:int8", patches)
+    assert report.engines["openvino:int8"].judgement.lossy
+    assert cause in why
+    assert "which has no INT8 layer" in why
+
+
+def test_validate_names_a_half_pixel_shift(
+    infer: Callable[..., None], shipped: Bundle, patches: tuple[Patch, ...]
+) -> None:
+    infer(lambda images, true: shift_half(true(images), 3))
+    report, why = failures(shipped, ENGINE, patches)
+    assert report.engines[ENGINE].judgement.failures
+    assert "shifted" in why and "0.5" in why
+
+
+def test_validate_names_a_wrong_row_of_a_batch(
+    infer: Callable[..., None], shipped: Bundle, patches: tuple[Patch, ...]
+) -> None:
+    def third_is_second(images: np.ndarray, true: Callable[..., Any]) -> np.ndarray:
+        probability = true(images)
+        if len(images) > 2:
+            probability[2] = probability[1]
+        return probability
+
+    infer(third_is_second)
+    _, why = failures(shipped, ENGINE, patches)
+    assert "row 3 of a batch of 4" in why
+
+
+def test_validate_refuses_an_fp32_graph_under_an_int8_name(shipped: Bundle, patches: tuple[Patch, ...]) -> None:
+    report, why = failures(shipped, "openvino:int8", patches)
+    assert report.engines["openvino:int8"].judgement.failures == ()  # it loses nothing, which is why it would be missed
+    assert "which has no INT8 layer" in why
+
+
+def test_validate_names_the_one_ruined_image_of_14(
     infer: Callable[..., None], shipped: Bundle, patches: tuple[Patch, ...]
 ) -> None:
     """The network sees a black image instead of one of the patches."""
-    patches, ruined = patches[3:], 12
+    ruined = patches[-2]
 
     def blank(images: np.ndarray, true: Callable[..., Any]) -> np.ndarray:
-        return true(images * ~np.all(images == patches[ruined].image, axis=(1, 2, 3), keepdims=True))
+        same = images.shape[1:] == ruined.image.shape and np.all(images == ruined.image, axis=(1, 2, 3), keepdims=True)
+        return true(images * ~np.asarray(same))
 
-    images = np.stack([patch.image for patch in patches])
-    with open_engine(shipped, ENGINE) as engine:
-        expected = engine(images)[:, 0]
-        infer(blank)
-        probability = engine(images)[:, 0]
-    assert len({patch.stem for patch in patches}) == 14
-    assert worst_patches(patches, probability, expected, 0.5) == (ruined,)
-    flipped = [one.flipped for one in differences(patches, probability, expected, 0.5, 0.25).flips_by_distance]
+    infer(blank)
+    report, why = failures(shipped, ENGINE, patches)
+    judgement = report.engines[ENGINE].judgement
+    assert [image.stem for image in judgement.ruined_images] == [ruined.stem] == [judgement.worst_image.stem]
+    assert f"1 image loses more than 0.02 Dice: {ruined.stem}" in why
+    probability = report.engines[ENGINE].differences.flips_by_distance
+    flipped = [one.flipped for one in probability]
     assert sum(flipped[2:]) > 0.2 * sum(flipped)  # more than 1 µm from every boundary: nuclei are lost, not edges
+
+
+def test_a_correct_engine_passes(shipped: Bundle, patches: tuple[Patch, ...]) -> None:
+    report = validate(shipped, [ENGINE], patches[3:], reference="onnxruntime:fp32", batch=4)
+    report.require_passed()
+    assert report.engines[ENGINE].judgement.verdict == "within"
 
 
 def test_a_missing_sigmoid_is_named(faulty: Callable[[Fault], Bundle], probe: Probe) -> None:
