@@ -110,16 +110,18 @@ def test_the_change_of_aji_and_pq(page):
 
 
 def test_the_checks(page):
-    checks = [check("batch", False, 0.41, "row 2 of a batch of 4"), check("rebuild", False, None), check("crop")]
+    checks = [check("batch", False, 0.41, "row 2 of a batch of 4"), check("rebuild", False, None)]
+    checks += [check("crop") | {"tolerance": None, "mean_abs_difference": 3.14e-4, "mean_tolerance": 0.002}]
     text = page({"a": score(checks=checks)})
     rows = tables(text, "Checks without labels")
     assert [row["Engine"] for row in rows] == ["torch:fp32"] * 3 + ["a"] * 3
     found = [tuple(row.values())[1:] for row in rows[3:]]
-    assert list(rows[0]) == ["Engine", "Check", "Result", "Largest |Δp|", "Tolerance", "Where"]
+    headers = ["Check", "Result", "Largest |Δp|", "Tolerance", "Mean |Δp|", "Tolerance of the mean", "Where"]
+    assert list(rows[0])[1:] == headers
     assert found == [
-        ("batch", "✗ failed", "4.1e−01", "1.0e−03", "row 2 of a batch of 4"),
-        ("rebuild", "✗ failed", "not finite", "1.0e−03", "–"),
-        ("crop", "✓ passed", "1.2e−07", "1.0e−03", "–"),
+        ("batch", "✗ failed", "4.1e−01", "1.0e−03", "–", "–", "row 2 of a batch of 4"),
+        ("rebuild", "✗ failed", "–", "1.0e−03", "–", "–", "–"),
+        ("crop", "✓ passed", "1.2e−07", "–", "3.1e−04", "2.0e−03", "–"),
     ]
     failed = re.findall("<p><span class=.failed.>.*?</p>", text)
     assert re.sub("<[^>]*>", "", failed[0]) == (
@@ -182,8 +184,9 @@ def test_the_columns_of_a_registry_name_the_average_where_there_are_two():
 
 def test_the_protocols(page):
     rows = tables(page(), "How much the protocol matters")
-    assert len(rows) == 6 and [row["Protocol"] for row in rows[::2]] == ["corners", "tiles", "resize"]
-    assert rows[2] == {
+    assert [row["Protocol"] for row in rows] == ["corners"] * 5 + ["tiles"] * 2 + ["resize"] * 2
+    assert (rows[2]["Engine"], rows[2]["Dice mean"], rows[2]["Patches"]) == ("openvino:int8", "0.8114", "14")
+    assert rows[5] == {
         "Protocol": "tiles", "Engine": "torch:fp32", "Patches": "7", "Dice mean": "0.8138", "IoU mean": "0.6938",
         "AJI mean": "0.6538", "PQ mean": "0.6238",
     }  # fmt: skip
@@ -202,36 +205,39 @@ def test_how_much_the_protocol_moves_dice():
 def test_the_bisection(page):
     text = page(bisect=BISECT)
     heading = "Which nodes cost Dice in onnxruntime:int8"
+    headers = ("Node", "Gain in float", "Rounding error", "Scale", "In the proposal", "Module")
     assert tables(text, heading) == [
-        dict(zip(("Node", "ΔDice in float", "Tensor error", "In the proposal", "Module"), cells, strict=True))
+        dict(zip(headers, cells, strict=True))
         for cells in (
-            ("/network/decoder/up1/Conv", "+0.01170", "8.3e−01", "float", "decoder.up1"),
-            ("/network/head/head.2/Conv", "+0.00090", "2.1e−01", "unchanged", "head.2"),
-            ("/network/encoder/l1/Conv", "−0.00010", "1.9e−01", "unchanged", "encoder.l1"),
+            ("/network/decoder/up1/Conv", "+0.01170", "2.13%", "0.25×", "float", "decoder.up1"),
+            ("/network/head/head.2/Conv", "+0.00090", "overflow", "–", "unchanged", "head.2"),
+            ("/network/encoder/l1/Conv", "−0.00010", "0.19%", "1.04×", "unchanged", "encoder.l1"),
         )
     ]
     facts = page_facts(text)
-    assert facts["Measured on"] == "12 patches of 6 images, 23 evaluations"
+    assert facts["Measured on"] == "12 patches of 6 images, 23 graphs run by openvino:int8"
     measured = facts["ΔDice of the engine"]
     assert list(numbers_in(measured.replace("fp32", ""))) == ["−0.0131", "−0.0183", "−0.0079", "0.002"]
-    assert "compared with onnxruntime:fp32" in measured
+    assert "compared with torch:fp32" in measured
     assert (
-        "With 1 node in float (/network/decoder/up1/Conv), 3.1% of the multiply-accumulates, it is within budget: "
-        "ΔDice −0.0007, at least −0.0013." in text
+        "With 1 of 45 nodes in float (/network/decoder/up1/Conv), 3.1% of the multiply-accumulates, it is within the "
+        "budget: the lower bound of the mean ΔDice rises from −0.0183 to −0.0013." in text
     )
+    assert "up to 3.5e−04\nmay be chance" in text
 
 
-def test_a_bisection_on_one_patch():
-    facts = bisect_section(BISECT | {"patches": 1, "images": 1, "evaluations": 1})["facts"]
-    assert facts["Measured on"] == "1 patch of 1 image, 1 evaluation"
+def test_a_bisection_on_one_patch_that_finds_nothing(page):
+    changes = {"patches": 1, "images": 1, "evaluations": 1, "float_nodes": [], "nodes": []}
+    text = page(bisect=BISECT | changes)
+    assert page_facts(text)["Measured on"] == "1 patch of 1 image, 1 graph run by openvino:int8"
+    assert "It is within the budget on these patches; no node needs to return to float." in text
+    assert "Which nodes cost Dice in onnxruntime:int8" not in page_tables(text) and "may be chance" not in text
 
 
-def test_a_bisection_that_finds_no_cure():
-    found = bisect_section(BISECT | {"within_budget": None, "float_nodes": []})
-    assert found["conclusion"] == "No set of nodes in float that was tried brings it within budget."
-    assert not any(row["returned"] for row in found["rows"])
-    nested = BISECT | {"within_budget": {"delta_dice": delta(-0.0007, 0.0006)}}
-    assert bisect_section(nested)["conclusion"] == bisect_section(BISECT)["conclusion"]
+def test_of_several_nodes_all_are_named():
+    found = bisect_section(BISECT | {"float_nodes": [row["node"] for row in BISECT["nodes"]][:2]})
+    assert "With 2 of 45 nodes in float (/network/decoder/up1/Conv, /network/head/head.2/Conv)" in found["conclusion"]
+    assert [row["returned"] for row in found["rows"]] == [True, True, False]
 
 
 def test_patches_without_a_nucleus_have_no_point(monkeypatch):

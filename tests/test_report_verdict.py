@@ -1,17 +1,19 @@
 """The verdict on the page, in words: worked out by hand for each state an engine can be in."""
 
 import pytest
-from report_fixture import FAILED, PASSED, STEMS, UNDECIDED, check, score, validation
+from report_fixture import FAILED, PASSED, STEMS, UNDECIDED, score, validation
 
 from msal_deploy.report.verdict import compared, engine_state, mark, verdict
 
 REFERENCE = "torch:fp32"
-NOT_FINITE = score(finite=False, passed=False)
-UNPASSED = UNDECIDED | {"failures": []}
+NOT_FINITE = score(finite=False, passed=False, failures=["its probabilities are not finite"])
 
 
 def of(engines=None, rows=(), **changes):
     return verdict({"": validation(engines, **changes)}, rows)
+
+
+UNDECIDED_AJI = {"dice": "within", "aji": "undecided"}
 
 
 @pytest.mark.parametrize(
@@ -19,18 +21,18 @@ def of(engines=None, rows=(), **changes):
     [
         ({"passed": True}, "passed"),
         ({}, "undecided"),
-        ({"verdicts": {"dice": "within", "aji": "undecided"}}, "undecided"),
-        ({"verdicts": {"dice": "over", "aji": "undecided"}}, "failed"),
-        ({"verdicts": {"dice": "within", "pq": "over"}}, "failed"),
-        ({"verdicts": {"dice": "within"}}, "failed"),  # for a reason that the page does not know
-        ({"finite": False}, "failed"),
-        ({"ruined_images": [{"stem": "a", "delta_dice": -0.3}]}, "failed"),
-        ({"checks": [check("repeat"), check("batch", passed=False)]}, "failed"),
-        ({"checks": []}, "undecided"),
+        ({"verdicts": UNDECIDED_AJI}, "undecided"),
+        ({"verdicts": {"dice": "undecided", "aji": "undecided"}, "failures": ["Dice", "AJI"]}, "undecided"),
+        ({"verdicts": {"dice": "over", "aji": "undecided"}, "failures": ["Dice", "AJI"]}, "failed"),
+        ({"verdicts": {"dice": "over"}}, "failed"),
+        ({"verdicts": UNDECIDED_AJI, "failures": ["a check", "AJI"]}, "failed"),
+        ({"verdicts": UNDECIDED_AJI, "failures": ["AJI", "a ruined image"]}, "failed"),
+        ({"verdicts": {"dice": "within"}}, "failed"),
+        ({"verdicts": {"dice": "within"}, "failures": []}, "failed"),
     ],
 )
 def test_the_state_of_an_engine(changes, state):
-    assert engine_state(UNPASSED | changes) == state
+    assert engine_state(UNDECIDED | changes) == state
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,9 @@ def test_the_mark_of_an_engine(state, finite, is_reference, text):
 def test_the_reference_is_compared_only_where_something_is_wrong_with_it():
     values = validation({"a:fp32": PASSED, "z:fp32": PASSED})
     assert list(compared(values)) == ["a:fp32", "z:fp32"]
-    values["engines"][REFERENCE] = score(passed=False, verdicts={"dice": "undecided"})
+    values["engines"][REFERENCE] = score(
+        passed=False, verdicts={"dice": "undecided"}, failures=["its loss of Dice is undecided"]
+    )
     assert list(compared(values)) == ["a:fp32", "z:fp32"]  # too few images to judge anything
     values["engines"][REFERENCE] = NOT_FINITE
     assert list(compared(values)) == [REFERENCE, "a:fp32", "z:fp32"]
@@ -153,6 +157,8 @@ def test_what_an_engine_costs_and_its_worst_image():
     assert failed["costs"] == "On average: Dice −0.0136, AJI −0.0163, PQ −0.0177."
     assert failed["worst"] == f"Worst image: {STEMS[6]} (Dice −0.0412)."
     assert failed["failures"] == FAILED["failures"]
+    (engine,) = of({"a": FAILED | {"failures": ["it loses -0.5 in TCGA-44", "its Dice"]}})["engines"]
+    assert engine["failures"] == ["It loses −0.5 in TCGA-44", "Its Dice"]
     (engine,) = of({"a": PASSED | {"worst_image": None}})["engines"]
     assert engine["worst"] == ""
 

@@ -46,7 +46,7 @@ def validation(**engines):
         delta = {"mean": dice - 0.8, "lower": dice - 0.8 - 0.0003}
         scores[name.replace("_", ":")] = {
             "pixel_dice_mean": dice, "delta_dice": delta, "finite": True, "passed": delta["lower"] >= -0.002,
-            "verdicts": {"dice": "within" if delta["lower"] >= -0.002 else "over"}, "ruined_images": [], "checks": [],
+            "verdicts": {"dice": "within" if delta["lower"] >= -0.002 else "over"}, "failures": [],
         } | changes  # fmt: skip
     return {"reference": "torch:fp32", "budget": 0.002, "engines": scores}
 

@@ -1,6 +1,6 @@
 """The sections on what was measured: parity, nuclei, checks, and where the engines differ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msal_deploy import metrics
@@ -8,6 +8,7 @@ from msal_deploy.report.formatting import Json, count, other_engines, share, sig
 from msal_deploy.report.verdict import engine_state, mark
 
 BUDGET_MARKS = {"within": "✓ within", "over": "✗ over", "undecided": "? undecided"}
+PROTOCOL_SCORES = ("pixel_dice_mean", "pixel_iou_mean", "aji_mean", "pq_mean")
 NEAR_UM = 1.0  # a pixel this close to a true boundary may be drawn either way by an annotator
 
 
@@ -97,10 +98,17 @@ def _near(bins: Sequence[Json]) -> str:
     return f"{share(near / total)} of {total:,} {pixels} within {NEAR_UM:g} µm"
 
 
+def all_protocols(validation: Json) -> list[Json]:
+    """Return the scores by protocol, of the one that was judged first; empty if no other was compared."""
+    judged = {key: validation[key] for key in ("protocol", "patches", "engines")}
+    return [judged, *validation["protocols"]] if validation["protocols"] else []
+
+
 def protocol_rows(protocols: Sequence[Json]) -> list[dict[str, Any]]:
     """Return a row for each protocol and engine: ``protocol``, ``patches``, ``engine``, and the four mean scores."""
     return [
-        {"protocol": one["protocol"], "patches": one["patches"], "engine": engine, **scores}
+        {"protocol": one["protocol"], "patches": one["patches"], "engine": engine}
+        | {key: scores[key] for key in PROTOCOL_SCORES}
         for one in protocols
         for engine, scores in one["engines"].items()
     ]
@@ -121,27 +129,42 @@ def protocol_range(protocols: Sequence[Json]) -> str:
 
 
 def bisect_section(bisect: Json) -> dict[str, Any]:
-    """Return the template variables of ``validate --bisect``: ``facts``, ``rows`` and ``conclusion``."""
+    """Return the template variables of ``validate --bisect``: ``facts``, ``rows``, ``noise`` and ``conclusion``.
+
+    Args:
+        bisect: The value of `BisectReport.to_json`.
+    """
     delta = bisect["delta_dice"]
+    size = f"{count(bisect['patches'], 'patch', 'patches')} of {count(bisect['images'], 'image')}"
     return {
         "engine": bisect["engine"],
         "facts": {
-            "Measured on": f"{count(bisect['patches'], 'patch', 'patches')} of {count(bisect['images'], 'image')}, "
-            f"{count(bisect['evaluations'], 'evaluation')}",
+            "Measured on": f"{size}, {count(bisect['evaluations'], 'graph')} run by {bisect['evaluated_on']}",
             "ΔDice of the engine": f"{signed(delta['mean'])} ({signed(delta['lower'])} to {signed(delta['upper'])}) "
             f"compared with {bisect['reference']}; budget {bisect['budget']:g}",
         },
-        "rows": [{**row, "returned": row["node"] in bisect["float_nodes"]} for row in bisect["nodes"]],
+        "rows": [_node(row, bisect["float_nodes"]) for row in bisect["nodes"]],
+        "noise": bisect["noise"],
         "conclusion": _bisect_conclusion(bisect),
     }
 
 
+def _node(row: Json, returned: Sequence[str]) -> dict[str, Any]:
+    error, scale = row["rounding_error"], row["scale_ratio"]
+    return {
+        **row,
+        "rounding": "overflow" if error is None else f"{error:.2%}",
+        "scale": "–" if scale is None else f"{scale:.2f}×",
+        "returned": row["node"] in returned,
+    }
+
+
 def _bisect_conclusion(bisect: Json) -> str:
-    within, nodes = bisect["within_budget"], bisect["float_nodes"]
-    if within is None:
-        return "No set of nodes in float that was tried brings it within budget."
-    delta: Mapping[str, Any] = within.get("delta_dice", within)
+    nodes, before, after = bisect["float_nodes"], bisect["delta_dice"], bisect["within_budget"]
+    if not nodes:
+        return "It is within the budget on these patches; no node needs to return to float."
     return (
-        f"With {count(len(nodes), 'node')} in float ({', '.join(nodes)}), {share(bisect['cost'])} of the "
-        f"multiply-accumulates, it is within budget: ΔDice {signed(delta['mean'])}, at least {signed(delta['lower'])}."
+        f"With {len(nodes)} of {count(bisect['candidates'], 'node')} in float ({', '.join(nodes)}), "
+        f"{share(bisect['cost'])} of the multiply-accumulates, it is within the budget: the lower bound of the mean "
+        f"ΔDice rises from {signed(before['lower'])} to {signed(after['lower'])}."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,13 @@ def flips_plot(validation: Json) -> str:
     for k, (name, score) in enumerate(other_engines(validation).items()):
         bins = score["differences"]["flips_by_distance"]
         axes.plot(
-            range(len(bins)), [100 * row["share"] for row in bins], "o-", color=colour_of(k), lw=1.4, ms=5, label=name
+            range(len(bins)),
+            [_percent(row["share"]) for row in bins],
+            "o-",
+            color=colour_of(k),
+            lw=1.4,
+            ms=5,
+            label=name,
         )
     axes.set_xticks(range(len(bins)), [_distance(row) for row in bins])
     axes.set_ylim(bottom=0)
@@ -59,6 +66,11 @@ def flips_plot(validation: Json) -> str:
     axes.set_ylabel("flipped pixels, %", color=INK)
     add_legend(figure, axes)
     return as_svg(figure, "flips")
+
+
+def _percent(share: float | None) -> float:
+    """Return a share in percent; a bin without pixels has none, and no point."""
+    return math.nan if share is None else 100 * share
 
 
 def _distance(row: Json) -> str:

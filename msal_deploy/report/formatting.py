@@ -1,5 +1,6 @@
 """Number and text formats of the HTML page."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,13 +9,13 @@ from msal_deploy import metrics
 Json = Mapping[str, Any]
 
 
-def minus(number: str) -> str:
-    """Replace hyphens by minus signs, which are as wide as a digit.
+def minus(text: str) -> str:
+    """Replace the hyphens before numbers by minus signs, which are as wide as a digit.
 
-    >>> minus("-0.5")
-    '−0.5'
+    >>> minus("-0.5"), minus("between -0.001 and 2e-06"), minus("TCGA-44")
+    ('−0.5', 'between −0.001 and 2e−06', 'TCGA-44')
     """
-    return number.replace("-", "−")
+    return re.sub(r"(?<![^\s(e])-(?=[\d.])", "−", text)
 
 
 def signed(value: float) -> str:

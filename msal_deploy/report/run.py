@@ -9,7 +9,14 @@ from msal_deploy import __version__, metrics
 from msal_deploy.files import StrPath, atomic_file
 from msal_deploy.report import evidence_plots, formatting, plots
 from msal_deploy.report import gallery as pictures
-from msal_deploy.report.evidence import BUDGET_MARKS, bisect_section, evidence, protocol_range, protocol_rows
+from msal_deploy.report.evidence import (
+    BUDGET_MARKS,
+    all_protocols,
+    bisect_section,
+    evidence,
+    protocol_range,
+    protocol_rows,
+)
 from msal_deploy.report.facts import environment, facts
 from msal_deploy.report.formatting import Json
 from msal_deploy.report.gallery import GalleryPatch
@@ -80,6 +87,7 @@ def render(report: Report) -> str:
     validations = {report.weights: validation} if validation else {}
     validations |= {one["weights"]: one["validate"] for one in report.also if validation}
     rows = _tradeoff(report) if validation and bench else []
+    protocols = all_protocols(validation) if validation else []
     html: str = _template().render(
         report=report,
         several=bool(report.also),
@@ -89,8 +97,8 @@ def render(report: Report) -> str:
         evidence=[_evidence(name if report.also else "", one, report) for name, one in validations.items()],
         validation=validation,
         metrics=[*metrics.METRICS, *metrics.NUCLEI_METRICS],
-        protocols=protocol_rows(validation["protocols"]) if validation else [],
-        protocol_range=protocol_range(validation["protocols"]) if validation and validation["protocols"] else "",
+        protocols=protocol_rows(protocols),
+        protocol_range=protocol_range(protocols) if protocols else "",
         bench=bench,
         latencies=_latencies(bench) if bench else [],
         tradeoff=rows,

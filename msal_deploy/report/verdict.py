@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from msal_deploy.report.formatting import Json, count, listed, patches_of_images, share, signed
+from msal_deploy.report.formatting import Json, capital, count, listed, minus, patches_of_images, share, signed
 
 State = Literal["passed", "failed", "undecided"]
 MARKS = {"passed": "✓ passed", "failed": "✗ failed", "undecided": "? undecided"}
@@ -12,9 +12,9 @@ MEASURES = {"delta_dice": "Dice", "delta_aji": "AJI", "delta_pq": "PQ"}
 
 
 def engine_state(score: Json) -> State:
-    """Return whether an engine passed, failed, or is undecided: not passed, and nothing found against it.
+    """Return whether an engine passed, failed, or is undecided: too few images are the only reason not to pass.
 
-    >>> score = {"passed": False, "finite": True, "verdicts": {"dice": "undecided"}, "ruined_images": [], "checks": []}
+    >>> score = {"passed": False, "verdicts": {"dice": "undecided"}, "failures": ["its loss of Dice is undecided"]}
     >>> engine_state(score), engine_state(score | {"verdicts": {"dice": "over"}})
     ('undecided', 'failed')
 
@@ -23,10 +23,9 @@ def engine_state(score: Json) -> State:
     """
     if score["passed"]:
         return "passed"
-    verdicts = score["verdicts"].values()
-    found = not score["finite"] or "over" in verdicts or score["ruined_images"]
-    found = found or not all(check["passed"] for check in score["checks"])
-    return "undecided" if "undecided" in verdicts and not found else "failed"
+    # Each undecided verdict is one failure; any other failure was found against the engine.
+    undecided = list(score["verdicts"].values()).count("undecided")
+    return "undecided" if 0 < undecided == len(score["failures"]) else "failed"
 
 
 def mark(state: State, *, finite: bool, is_reference: bool) -> str:
@@ -120,7 +119,7 @@ def _engine(score: Json, validation: Json) -> dict[str, Any]:
         "judged": _judged(score, validation),
         "costs": f"On average: {costs}.",
         "worst": _worst_image(score["worst_image"]),
-        "failures": score["failures"],
+        "failures": [capital(minus(text)) for text in score["failures"]],
     }
 
 
