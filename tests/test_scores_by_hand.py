@@ -20,7 +20,7 @@ from msal_deploy.data import Patch
 from msal_deploy.errors import BadInput, GateFailed
 from msal_deploy.metrics import clustered_interval, images_to_decide
 from msal_deploy.runtimes import Engine
-from msal_deploy.scoring import nuclei_score
+from msal_deploy.scoring import nuclei_score, score_pixels
 from msal_deploy.spec import ModelSpec
 from msal_deploy.validate import Limits, compare, run, validate
 from msal_deploy.validate.checks import Check
@@ -611,3 +611,14 @@ def test_the_refusal_names_each_engine_with_its_reasons():
         "use a higher precision or find the layers with --bisect and validate on more images"
     )
     judge("same:fp32").require_passed()
+
+
+def test_maps_of_other_patches_are_refused():
+    maps = [np.zeros((SIDE, SIDE), np.float32)] * 8
+    with pytest.raises(ValueError, match="zip"):
+        score_pixels(PATCHES, maps, maps, 0.5)
+    labels = [np.zeros((SIDE, SIDE), np.int32)] * 8
+    with pytest.raises(ValueError, match="zip"):
+        nuclei_score.score_nuclei(PATCHES, labels, labels)
+    with pytest.raises(ValueError, match="zip"):
+        nuclei_score.find_nuclei(PATCHES, maps, ModelSpec())
