@@ -74,6 +74,14 @@ def test_foreground_only_is_one_nucleus(shape):
         assert np.array_equal(separate(np.ones(shape, np.float32), parameters=ANY_AREA), np.ones(shape, np.int32))
 
 
+def test_a_plateau_is_one_nucleus():
+    assert separate(np.ones((1, 40), np.float32), parameters=Separation(min_area=0.0, saddle=1.0)).max() == 1
+
+
+def test_nuclei_apart_are_never_merged():
+    assert separate(disc(disc(canvas(), 20, 30, 10), 60, 30, 10), parameters=Separation(saddle=0.0)).max() == 2
+
+
 def test_overlapping_discs_are_two_nuclei():
     image = disc(disc(canvas(), 25, 30, 12), 44, 30, 12)
     labels = separate(image)
@@ -82,6 +90,11 @@ def test_overlapping_discs_are_two_nuclei():
     assert np.array_equal(labels > 0, image > 0)
     columns = np.flatnonzero((labels[:, :-1] == 1).any(axis=0) & (labels[:, 1:] == 2).any(axis=0))
     assert abs(columns.mean() - 34) < 2  # they meet halfway
+
+
+def test_the_first_of_equally_near_nuclei_gets_the_pixel():
+    labels = separate(disc(disc(canvas(), 25, 30, 12), 45, 30, 12))
+    assert set(labels[:, 34]) == set(labels[:, 35]) == {0, 1} and set(labels[:, 36]) == {0, 2}
 
 
 def test_touching_nuclei_of_different_size():

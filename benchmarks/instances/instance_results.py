@@ -21,15 +21,13 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Processor time of one image on one thread, of the default and of the watershed from distance peaks."""
+    """Processor time of one image on one thread."""
 
     sizes: list[str]
     images: int
     min_ms: float
     median_ms: float
     max_ms: float
-    peaks_median_ms: float
-    median_ratio: float
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -63,8 +61,7 @@ class Results(msgspec.Struct, frozen=True):
             _table(f"What limits it, on held-out training images ({self.engine})", self.limits),
             _table("Test images", self.test),
             f"{', '.join(time.sizes)} px on one thread: median {time.median_ms:.0f} ms of processor time, "
-            f"{time.min_ms:.0f} to {time.max_ms:.0f} ms ({time.images} measurements); "
-            f"{time.median_ratio:.2f} of the {time.peaks_median_ms:.0f} ms of the watershed from distance peaks",
+            f"{time.min_ms:.0f} to {time.max_ms:.0f} ms ({time.images} measurements)",
         )
 
 

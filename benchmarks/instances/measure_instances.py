@@ -125,22 +125,15 @@ def _mean(score: Callable[[NucleiCounts], float], counts: Sequence[NucleiCounts]
 
 
 def _time(maps: Sequence[Map], repeats: int) -> Timing:
-    """Time the default and the common way in turn, with one thread. Processor time, because other programs may run."""
+    """Time `separate` with one thread. Processor time, because other programs may run."""
     cv2.setNumThreads(1)
-    times = np.array(
-        [
-            [_seconds(one, image) for one in (baselines.default, baselines.peaks)]
-            for _ in range(repeats)
-            for image in maps
-        ]
-    )
+    milliseconds = np.array([_seconds(one.probability) for _ in range(repeats) for one in maps]) * 1e3
     sizes = {"×".join(map(str, one.probability.shape)) for one in maps}
-    default, common = times.T * 1e3
-    figures = (default.min(), np.median(default), default.max(), np.median(common), np.median(default / common))
-    return Timing(sorted(sizes), len(times), *map(float, figures))
+    figures = (milliseconds.min(), np.median(milliseconds), milliseconds.max())
+    return Timing(sorted(sizes), len(milliseconds), *map(float, figures))
 
 
-def _seconds(one: Separate, image: Map) -> float:
+def _seconds(probability: NDArray[np.float32]) -> float:
     start = time.thread_time()
-    one(image.probability, image.truth)
+    separate(probability)
     return time.thread_time() - start
