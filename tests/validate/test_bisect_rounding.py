@@ -44,10 +44,16 @@ def test_scale_ratio_is_relative_to_the_smallest_scale_that_clips_nothing(affine
 def test_scale_ratio_of_zeros_is_infinite():
     assert SIGNED.scale_ratio(np.zeros(3)) == math.inf
     assert Affine(0.5, 0, 0, 255).scale_ratio(np.array([-1.0, 0.0])) == math.inf
+    assert Affine(0.5, 0, 0, 255).scale_ratio(np.array([-2.0, -1.0])) == math.inf
 
 
 def test_a_scale_ratio_below_one_is_not_infinite():
     assert SIGNED.scale_ratio(np.array([1e-3, 1e-3])) == pytest.approx(0.5 * 127 / 1e-3)
+
+
+def test_affine_is_a_value():
+    with pytest.raises(AttributeError):
+        SIGNED.scale = 1.0  # type: ignore[misc]
 
 
 def test_half_keeps_the_type_and_overflows():
@@ -90,3 +96,15 @@ def test_an_overflow_is_added_where_it_arises():
     assert added(math.inf, [0.3]) == math.inf
     assert added(math.inf, [0.3, math.inf]) == 0.0
     assert added(0.5, [math.inf]) == 0.0
+
+
+def test_what_does_not_fit_is_no_numerical_error():
+    with np.errstate(all="raise"):
+        assert np.isinf(round_to_half(np.array([7e4])))
+        assert relative_rms(np.array([np.inf]), np.array([np.inf])) == math.inf
+        assert relative_rms(np.array([1e200]), np.array([1.0])) == math.inf
+
+
+def test_small_numbers_are_not_rounded_away():
+    assert relative_rms(np.array([0.3]), np.array([0.1])) == pytest.approx(2.0)
+    assert added(0.05, [0.03]) == pytest.approx(0.04)

@@ -33,7 +33,7 @@ class Affine(msgspec.Struct, frozen=True):
 
     def round(self, values: Array) -> Array:
         """Return the values after Q/DQ: rounded to the nearest step (ties to even) and clipped."""
-        integers = np.clip(np.rint(values / self.scale) + self.zero, self.low, self.high)
+        integers = (np.rint(values / self.scale) + self.zero).clip(self.low, self.high)
         return np.asarray((integers - self.zero) * self.scale)
 
     def scale_ratio(self, values: Array) -> float:
@@ -42,14 +42,9 @@ class Affine(msgspec.Struct, frozen=True):
         >>> Affine(scale=0.25, zero=0, low=-128, high=127).scale_ratio(np.array([-3.0, 127.0]))
         0.25
         """
-        needed = max(
-            _share(float(values.max()), self.high - self.zero), _share(-float(values.min()), self.zero - self.low)
-        )
-        return self.scale / needed if needed > 0 else math.inf
-
-
-def _share(extent: float, steps: int) -> float:
-    return max(extent, 0.0) / steps if steps else 0.0
+        ends = (values.max(), self.high - self.zero), (-values.min(), self.zero - self.low)
+        needed = [float(extent) / steps for extent, steps in ends if steps and extent > 0]
+        return self.scale / max(needed) if needed else math.inf
 
 
 def round_to_half(values: Array) -> Array:
@@ -71,9 +66,9 @@ def relative_rms(actual: Array, expected: Array) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
         error = float(np.sum(np.square(actual - expected, dtype=np.float64)))
     power = float(np.sum(np.square(expected, dtype=np.float64)))
-    if error == 0:
+    if not error:
         return 0.0
-    return math.sqrt(error / power) if math.isfinite(error) and power > 0 else math.inf
+    return math.sqrt(error / power) if math.isfinite(error) and power else math.inf
 
 
 def combined(errors: Iterable[float]) -> float:
@@ -100,4 +95,4 @@ def added(output: float, inputs: Iterable[float]) -> float:
     inherited = max(inputs, default=0.0)
     if math.isinf(output):
         return 0.0 if math.isinf(inherited) else math.inf
-    return math.sqrt(max(output**2 - inherited**2, 0.0))
+    return math.sqrt(output**2 - inherited**2) if output > inherited else 0.0
