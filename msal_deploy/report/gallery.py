@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RGB = tuple[int, int, int]
 Reason = Literal["best", "median", "worst", "differs"]
 
-# Colours by Okabe and Ito (the green is lighter): distinct for colour-blind readers, and from the pink and violet of H&E.
+# Colours by Okabe and Ito, the green lighter: distinct for colour-blind readers, and from the pink and violet of H&E.
 TRUTH: RGB = (240, 228, 66)
 REFERENCE: RGB = (90, 240, 170)
 ENGINE: RGB = (86, 180, 233)
