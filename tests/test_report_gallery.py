@@ -49,7 +49,7 @@ def test_few_patches_are_not_shown_twice(dices, expected):
 
 def test_the_patches_that_lose_most_dice_come_first():
     reference = rows(0.8, 0.8, 0.8, 0.8, None)
-    a = rows(0.79, 0.6, 0.7, 0.1, None, flipped=[0.1, 0.1, 0.1, 0.0, 0.9])
+    a = rows(0.79, 0.6, 0.7, 0.1, None, flipped=[0.1, 0.1, 1e-4, 0.99e-4, 0.9])
     b = rows(0.8, 0.8, 0.8, 0.9, None, flipped=[0.1, 0.3, 0.2, 0.9, 0.25])
     differing = [one[:2] for one in chosen(reference, a=a, b=b) if one[2] == "differs"]
     assert differing == [("a", 1), ("a", 2), ("b", 1), ("b", 4)]
