@@ -622,3 +622,18 @@ def test_maps_of_other_patches_are_refused():
         nuclei_score.score_nuclei(PATCHES, labels, labels)
     with pytest.raises(ValueError, match="zip"):
         nuclei_score.find_nuclei(PATCHES, maps, ModelSpec())
+
+
+def test_nuclei_are_compared_with_the_reference():
+    """One is split in two, one is lost, and one of the truth is missed by both."""
+    reference, found, truth = (np.zeros((8, 16), np.int32) for _ in range(3))
+    reference[1:3, 1:9], reference[5:7, 1:5] = 1, 2
+    found[1:3, 1:5], found[1:3, 5:9] = 1, 2
+    truth[1:3, 1:9], truth[5:7, 1:5], truth[5:7, 10:14] = 1, 2, 3
+    image = np.zeros((8, 16, 3), np.uint8)
+    patches = [Patch(stem, "whole", image, truth > 0, truth) for stem in "ab"]
+    score = nuclei_score.score_nuclei(patches, [found, reference], [reference, reference])
+    assert metrics.Changes(split=1, merged=0, lost=1, gained=0) == score.changes
+    # The truth has 16 + 8 + 8 pixels; the reference finds two of three nuclei, the engine half of one in the first.
+    assert score.deltas_aji == pytest.approx((8 / 40 - 24 / 32, 0))
+    assert score.deltas_pq == pytest.approx((0 - 2 * 2 / 5, 0))
