@@ -28,7 +28,7 @@ class KnownLosses:
 
 
 def error(node: str, rounding: float, added: float = 0.0) -> NodeError:
-    return NodeError(node, f"{node}_input", rounding, 0.25, 0.5, added)
+    return NodeError(node, "input", rounding, 0.25, 0.5, added)
 
 
 def row(node: str, gain: float, rounding: float = 0.1) -> NodeGain:
@@ -51,6 +51,7 @@ def test_candidates_take_turns_between_rounding_and_added_error():
     errors = [error("a", 0.1, 0.4), error("b", 0.4, 0.1), error("c", 0.3, 0.2), error("d", 0.2, 0.3)]
     assert [one.node for one in candidates(errors)] == ["b", "a", "c", "d"]
     assert [one.node for one in candidates(errors, 3)] == ["b", "a", "c"]
+    assert [one.node for one in candidates(errors[::-1])] == ["b", "a", "c", "d"]
 
 
 def test_candidates_are_at_most_24():
@@ -64,6 +65,8 @@ def test_spread_takes_one_patch_of_each_image_in_turn():
     assert spread(patches, 4) == (0, 1, 3, 5)
     assert spread(patches, 5) == (0, 1, 3, 4, 5)
     assert spread(patches) == (0, 1, 2, 3, 4, 5)
+    more = [Patch(stem, "", *blank) for stem in "aaab"]
+    assert spread(more, 3) == (0, 1, 3)
     assert len(spread(patches * 4)) == 16
 
 
@@ -77,7 +80,7 @@ def test_rank_returns_each_suspect_alone():
     assert [row.delta_dice_mean for row in ranking] == pytest.approx([0.003, 0.002, 0.001])
     assert [row.share for row in ranking] == [0.0, 0.25, 0.0]
     assert ranking[0].module == "a"
-    assert (ranking[0].tensor, ranking[0].scale_ratio) == ("/network/a/Conv_input", 0.25)
+    assert (ranking[0].tensor, ranking[0].scale_ratio) == ("input", 0.25)
     assert (ranking[0].rounding_error, ranking[0].tensor_error, ranking[0].added_error) == (0.2, 0.5, 0.1)
     assert scorer.asked == [((), (0, 2)), (("b",), (0, 2)), (("/network/a/Conv",), (0, 2)), (("c",), (0, 2))]
     assert texts == ["b in float", "/network/a/Conv in float", "c in float"]
@@ -111,6 +114,8 @@ def test_order_is_by_gain_then_by_error():
     ranking = ranked([row("d", 0.0003, 0.2), row("a", 0.005), row("b", 0.0), row("c", -0.0002, 0.3)])
     assert [one.node for one in ranking] == ["a", "c", "d", "b"]  # d is within the noise
     assert order(ranking, errors) == ("a", "d", "b", "c")
+    rising = ranked([row("c", 0.0002, 0.4), row("d", 0.0003, 0.2), row("a", 0.0, 0.9), row("b", -0.0002, 0.3)])
+    assert order(rising, errors) == ("d", "c", "b", "a")
 
 
 def test_cheapest_is_the_shortest_prefix():

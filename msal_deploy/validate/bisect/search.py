@@ -88,7 +88,7 @@ def noise(ranking: Sequence[NodeGain]) -> float:
 
     Float cannot make a graph worse but by chance, so the losses show how much chance there is.
     """
-    return NOISE_FACTOR * max((-row.delta_dice for row in ranking if row.delta_dice < 0), default=0.0)
+    return NOISE_FACTOR * max([0.0, *(-row.delta_dice for row in ranking)])
 
 
 def ranked(rows: Sequence[NodeGain]) -> tuple[NodeGain, ...]:
