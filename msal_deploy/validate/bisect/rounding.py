@@ -16,8 +16,8 @@ Array: TypeAlias = NDArray[Any]
 class Affine(msgspec.Struct, frozen=True):
     """The rounding of a QuantizeLinear and its DequantizeLinear.
 
-    >>> Affine(scale=0.5, zero=0, low=-128, high=127).round(np.array([0.3, -0.1, 90.0]))
-    array([ 0.5, -0. , 63.5])
+    >>> Affine(scale=0.5, zero=0, low=-128, high=127).round(np.array([0.3, 1.1, 90.0]))
+    array([ 0.5,  1. , 63.5])
 
     Attributes:
         scale: Step between two values.
