@@ -64,6 +64,8 @@ def checkpoint(recipe: Recipe) -> Checkpoint:
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
         network((images / 255 - 0.5) / 0.25)
         network.head[-1].weight.mul_(8)  # spreads the probabilities
+        found = network((images / 255 - 0.5) / 0.25)
+        network.head[-1].bias.sub_(found.median())  # half of the pixels are nuclei: there is a Dice to lose
     return Checkpoint(dict(network.state_dict()), recipe, "CC0-1.0", {"epoch": "1"})
 
 

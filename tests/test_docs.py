@@ -260,7 +260,7 @@ def small_checkpoint(seed: int = 0) -> Checkpoint:
 def _write_my_data(folder: Path, source: Path) -> None:
     """The example of docs/validate-on-my-data.md: images and masks, and no word about train or test."""
     with open_dataset(source) as dataset:
-        for name, annotated in zip("ab", dataset.test, strict=True):
+        for name, annotated in zip("abcde", dataset.test, strict=True):
             for kind, pixels in (("images", annotated.image()), ("masks", annotated.mask().astype(np.uint8) * 255)):
                 (folder / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(folder / kind / f"{name}.png")

@@ -114,8 +114,8 @@ def test_names_of_the_metrics_in_files_and_tables():
     assert names == [
         ("pixel_dice", "Dice", dice, "pixel_dice_mean", "pixel_dice_pooled", both, True),
         ("pixel_iou", "IoU", iou, "pixel_iou_mean", "pixel_iou_pooled", both, True),
-        ("precision", "precision", precision, "precision", "precision_pooled", ("mean",), True),
-        ("recall", "recall", recall, "recall", "recall_pooled", ("mean",), True),
+        ("precision", "precision", precision, "precision", "precision_pooled", ("mean",), False),
+        ("recall", "recall", recall, "recall", "recall_pooled", ("mean",), False),
     ]
     assert all(len(one.meaning.split()) > 3 for one in METRICS)
     assert [(one.key("mean"), one.key("pooled")) for one in METRICS] == [row[3:5] for row in names]

@@ -93,7 +93,7 @@ def test_several_random_crops_are_taken_per_image(make_annotated_image):
 
 
 def test_images_smaller_than_the_patch_are_rejected(images):
-    with pytest.raises(BadInput, match="smaller than a patch of 96"):
+    with pytest.raises(BadInput, match="smaller than 96 px"):
         dataset_of(images, plain(patch=96))
 
 

@@ -102,15 +102,19 @@ def validate(
         label_convention=convention,
         progress=True,
     )
-    found = _bisect(opened, report, patches, reference, threads, out) if bisect else None
-    value = report.to_json() | ({"bisect": found.to_json()} if found else {})
-    if json:
-        write_json(json, value)
-    if out:
-        _write_page(out, opened, report, patches, found, str(data))
+
+    def write(found: "BisectReport | None" = None) -> None:
+        if json:
+            write_json(json, report.to_json() | ({"bisect": found.to_json()} if found else {}))
+        if out:
+            _write_page(out, opened, report, patches, found, str(data))
+
+    write()  # bisection takes minutes and may fail
     Console().print(report.table())
-    if found:
+    if bisect and (found := _bisect(opened, report, patches, reference, threads, out)):
+        write(found)
         Console().print(found.table())
+        typer.echo(found.sentence)
     if out:
         typer.echo(f"Report: {out / 'report.html'}")
     report.require_passed()

@@ -205,7 +205,7 @@ def test_images_smaller_than_64_px(work: Path, role: str) -> None:
 
 def test_images_smaller_than_a_corner_patch(work: Path) -> None:
     arguments = ("--data", "monuseg", "--recipe", "paper", "--encoder", "random")
-    refused("is 64×64 px, smaller than a patch of 512", arguments=arguments)
+    refused("is 64×64 px, smaller than 512 px", arguments=arguments)
 
 
 def test_a_weight_for_a_set_that_is_not_given(work: Path) -> None:

@@ -53,7 +53,7 @@ def place(int8_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("new user")
     (folder / "bundle").symlink_to(int8_bundle.path)
     (folder / ".venv-triton").symlink_to(triton_python().parents[1])
-    synthesize(folder / "monuseg", train=2, test=2, size=512, seed=4)
+    synthesize(folder / "monuseg", train=2, test=5, size=256, seed=4)
     return folder
 
 
