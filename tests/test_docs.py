@@ -106,7 +106,7 @@ TRAINS = {
     ),
     "msal-deploy run --data monuseg --recipe fast --out runs/fast": ("fast", 40, "monuseg"),
 }
-IMAGES = {"monuseg": 8, "consep": 2, "nuinsseg": 3, "lab": 2}  # training images of the data sets below
+IMAGES = {"monuseg": 8, "consep": 2, "nuinsseg": 3, "lab": 5}  # training images of the data sets below
 
 # Commands that need a GPU or its runtime -> the documented refusal: exit code, and words of the message.
 NEED_A_GPU = {
@@ -541,7 +541,7 @@ def read_figure(value: str) -> float:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
 def test_table_of_engines_is_what_was_measured(page: str) -> None:
-    scores, times = result("validate-r34")["engines"], result("cpu-proof")
+    scores, times = result("parity-r34")["engines"], result("cpu-proof")
     rows = table_rows(page)
     assert len(rows) >= 4
     for engine, (dice, iou, mean, lower, p50, ratio) in rows.items():
@@ -553,6 +553,20 @@ def test_table_of_engines_is_what_was_measured(page: str) -> None:
         if p50:
             assert p50 == f"{times['timings'][engine]['latency_ms']['p50']:.0f} ms"
             assert ratio.rstrip("×") == f"{times['speed_up'][engine]:.1f}".removesuffix(".0")
+
+
+def test_table_of_nuclei_is_what_was_measured() -> None:
+    scores = result("parity-r34")["engines"]
+    (table,) = re.findall(r"^\| engine \| AJI .*?\n\n", text_of("docs/measured.md"), re.DOTALL | re.MULTILINE)
+    for line in table.strip().splitlines()[2:]:
+        engine, aji, pq, delta_aji, delta_pq, changed = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        score = scores[engine]
+        assert (aji, pq) == (f"{score['aji_mean']:.4f}", f"{score['pq_mean']:.4f}")
+        if changed:
+            assert read_figure(delta_aji) == pytest.approx(score["delta_aji"]["mean"], abs=5e-5)
+            assert read_figure(delta_pq) == pytest.approx(score["delta_pq"]["mean"], abs=5e-5)
+            kinds = ("split", "merged", "lost", "gained")
+            assert changed == ", ".join(str(score["nuclei"][kind]) for kind in kinds)
 
 
 def test_table_of_the_two_weights_is_what_was_measured() -> None:

@@ -70,7 +70,9 @@ def test_budget_that_cannot_be_kept_writes_nothing_and_keeps_its_trials(
 ):
     def costly(*arguments):
         trial = scored(*arguments)
-        return type(trial)(trial.float_nodes, trial.int8_share, trial.dice, type(trial.delta_dice)(-0.1, -0.2, 0.0), 1.0)
+        return type(trial)(
+            trial.float_nodes, trial.int8_share, trial.dice, type(trial.delta_dice)(-0.1, -0.2, 0.0), 1.0
+        )
 
     from msal_deploy.precision.search import Evaluator
 
