@@ -16,6 +16,7 @@ from msal_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from msal_deploy.data import AnnotatedImage
 from msal_deploy.network import MSALNet
 from msal_deploy.recipe import NetworkRecipe, Recipe
+from msal_deploy.spec import ModelSpec
 
 # Background jobs of a shell ignore SIGINT, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -64,7 +65,9 @@ def checkpoint(recipe: Recipe) -> Checkpoint:
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
         network((images / 255 - 0.5) / 0.25)
         network.head[-1].weight.mul_(8)  # spreads the probabilities
-        found = network((images / 255 - 0.5) / 0.25)
+        tiles = torch.from_numpy(export_stage.example_images(2, 256, 256)).permute(0, 3, 1, 2)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (ModelSpec().mean, ModelSpec().std))
+        found = network.eval()((tiles / 255 - mean) / std)
         network.head[-1].bias.sub_(found.median())  # half of the pixels are nuclei: there is a Dice to lose
     return Checkpoint(dict(network.state_dict()), recipe, "CC0-1.0", {"epoch": "1"})
 
