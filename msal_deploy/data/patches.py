@@ -142,7 +142,7 @@ def parse_protocol(name: str) -> Protocol:
     'tiles'
 
     Raises:
-        BadInput: There is none.
+        BadInput: No protocol has that name.
     """
     if name not in get_args(Protocol):
         raise BadInput(f"Expected a protocol, got {name!r}", suggest(name, get_args(Protocol)))

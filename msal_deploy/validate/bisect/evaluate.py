@@ -76,9 +76,8 @@ class Evaluator:
     @cached_property
     def expected(self) -> tuple[float, ...]:
         """Dice of the reference on each patch."""
-        return self._dice(open_engine(self._bundle, self._reference, threads=self._threads), range(len(self.patches)))[
-            0
-        ]
+        scores, _ = self._dice(self._open(self._bundle, self._reference), range(len(self.patches)))
+        return scores
 
     @cached_property
     def _identity(self) -> str:
