@@ -28,7 +28,7 @@ mutants: .venv/.ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=python3.12 …" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[train,zoo,dev]'
+	$(BIN)/pip install --quiet --editable '.[train,zoo,slides,dev]'
 	@touch $@
 
 # A real Triton with the Python backend. It needs numpy 1 and therefore a separate environment. Its OpenVINO has the version

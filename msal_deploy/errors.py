@@ -85,6 +85,11 @@ EXTRA_OF_MODULE = {
     "pycuda": "pascal",
     "tensorrt_rtx": "rtx",
     "tritonclient": "triton",
+    "openslide": "slides",
+    "pandas": "slides",
+    "pyarrow": "slides",
+    "zarr": "slides",
+    "distributed": "dask",
 }
 
 
