@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Column -> its unit. x and y are the centroid, in pixels of level 0; the area of a pixel is from its corner to the next.
+# Column -> its unit. x and y are the centroid, in pixels of level 0, counted from the corner of the first pixel.
 FEATURES = {
     "x": "px",
     "y": "px",

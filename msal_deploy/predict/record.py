@@ -33,7 +33,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What determines the result. A run resumes only if all of it is the same.
 
     Attributes:
-        source_sha256: SHA-256 of the input file (of the sorted names and sizes for a folder; of the pixels for an array).
+        source_sha256: Of the input file (of the names and sizes of a folder, of the pixels of an array).
         graph_sha256: SHA-256 of the engine's graph.
         engine: Such as ``openvino:int8``.
         microns_per_pixel: Of level 0.

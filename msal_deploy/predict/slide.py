@@ -42,6 +42,7 @@ class Slide(ABC):
     def thumbnail(self, longest: int) -> NDArray[np.uint8]:
         """Return the whole image as uint8[h,w,3], RGB, scaled so that its longer side is at most `longest`."""
 
+    @abstractmethod
     def close(self) -> None:
         """Release the file."""
 
