@@ -1,10 +1,28 @@
 """Slide: an image of any size that can be read in windows, at the model's resolution."""
 
+import re
 from abc import ABC, abstractmethod
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
+
+from msal_deploy.files import StrPath
+
+
+# What image formats append to a file's name: "a.ome.tif" is "a".
+EXTENSION = re.compile(r"(\.ome)?\.[A-Za-z0-9]+$")
+
+
+def slide_name(source: StrPath) -> str:
+    """Return the name of a slide: that of its file, without the extension.
+
+    >>> slide_name("slides/case-7.ome.tif"), slide_name("v1.2.svs"), slide_name("plain")
+    ('case-7', 'v1.2', 'plain')
+    """
+    name = Path(source).name
+    return EXTENSION.sub("", name) or name
 
 
 class Slide(ABC):

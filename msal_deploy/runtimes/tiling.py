@@ -53,18 +53,18 @@ def segment(
     sides = [min(tile, HEIGHT.round_up(extent)) for extent in (height, width)]
     missing = [(0, max(side - extent, 0)) for side, extent in zip(sides, (height, width), strict=True)]
     padded = np.pad(image, [*missing, (0, 0)], mode="reflect")
-    rows, columns = (_spans(extent, side, tile - overlap) for extent, side in zip(padded.shape, sides, strict=False))
-    blended = _Blended(padded.shape[:2])
+    rows, columns = (cover(extent, side, tile - overlap) for extent, side in zip(padded.shape, sides, strict=False))
+    blended = Blended(padded.shape[:2])
     tiles = list(product(rows, columns))
     for first in range(0, len(tiles), batch):
         some = tiles[first : first + batch]
-        maps = _compute(engine, np.stack([padded[row.tile, column.tile] for row, column in some]))
+        maps = infer(engine, np.stack([padded[row.tile, column.tile] for row, column in some]))
         for probability, (row, column) in zip(maps, some, strict=True):
             blended.add(probability, row, column)
     return np.ascontiguousarray(blended.mean[:height, :width])
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """One tile along one axis.
 
     Attributes:
@@ -80,20 +80,38 @@ class _Span(NamedTuple):
     weights: NDArray[np.float32]
 
 
-def _spans(extent: int, side: int, step: int) -> list[_Span]:
-    """Cover `extent` pixels with as few tiles as possible, evenly spread, of which neighbours start ≤ `step` apart."""
+def clip(span: Span, start: int, stop: int) -> Span | None:
+    """Return the part of a tile that is kept in the window from `start` to `stop`, counted in it; None without one.
+
+    >>> clip(cover(100, 64, 48)[1], 40, 60).kept
+    slice(3, 20, None)
+    """
+    low, high = max(span.kept.start, start), min(span.kept.stop, stop)
+    if low >= high:
+        return None
+    shift = low - span.kept.start
+    inside = slice(span.inside.start + shift, span.inside.start + shift + high - low)
+    return Span(span.tile, slice(low - start, high - start), inside, span.weights[shift : shift + high - low])
+
+
+def cover(extent: int, side: int, step: int) -> list[Span]:
+    """Cover `extent` pixels with as few tiles as possible, evenly spread, of which neighbours start ≤ `step` apart.
+
+    >>> [span.tile for span in cover(100, 64, 48)]
+    [slice(0, 64, None), slice(36, 100, None)]
+    """
     gaps = -(-(extent - side) // step)
     starts = [index * (extent - side) // max(gaps, 1) for index in range(gaps + 1)]
     shared = [0, *(before + side - after for before, after in pairwise(starts)), 0]
     return [_span(start, side, before, after) for start, (before, after) in zip(starts, pairwise(shared), strict=True)]
 
 
-def _span(start: int, side: int, before: int, after: int) -> _Span:
+def _span(start: int, side: int, before: int, after: int) -> Span:
     """Return the tile at `start` that shares `before` and `after` pixels with its neighbours."""
     low, high = before // 4, side - after // 4
     rise, fall = _ramp(before, high - low), _ramp(after, high - low)[::-1]
     weights = np.minimum(rise, fall)
-    return _Span(slice(start, start + side), slice(start + low, start + high), slice(low, high), weights)
+    return Span(slice(start, start + side), slice(start + low, start + high), slice(low, high), weights)
 
 
 def _ramp(shared: int, pixels: int) -> NDArray[np.float32]:
@@ -104,15 +122,21 @@ def _ramp(shared: int, pixels: int) -> NDArray[np.float32]:
     return np.arange(pixels, dtype=np.float32) + 0.5 if shared else np.full(pixels, pixels, np.float32)
 
 
-class _Blended:
-    """The weighted mean of tiles, updated tile by tile: where tiles agree, it is their value to the last bit."""
+class Blended:
+    """The weighted mean of tiles, updated tile by tile: where tiles agree, it is their value to the last bit.
+
+    It may hold a window of the image. Tiles are added row by row: the order decides the last bits.
+
+    Attributes:
+        mean: float32[H,W], 0 where no tile was added.
+    """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.mean = np.zeros(shape, np.float32)
         self._total = np.zeros_like(self.mean)
 
-    def add(self, probability: NDArray[np.float32], row: _Span, column: _Span) -> None:
-        """Add a tile, float32[h,w]."""
+    def add(self, probability: NDArray[np.float32], row: Span, column: Span) -> None:
+        """Add a tile, float32[h,w]; `row` and `column` are `clip`ped if this is a window."""
         kept, inside = (row.kept, column.kept), (row.inside, column.inside)
         weights = row.weights[:, None] * column.weights
         self._total[kept] += weights
@@ -120,7 +144,7 @@ class _Blended:
             self.mean[kept] += (probability[inside] - self.mean[kept]) * (weights / self._total[kept])
 
 
-def _compute(engine: Callable[[UInt8Images], Float32Maps], images: UInt8Images) -> Float32Maps:
+def infer(engine: Callable[[UInt8Images], Float32Maps], images: UInt8Images) -> Float32Maps:
     """Return float32[N,H,W] of uint8[N,H,W,3]."""
     maps = engine(images)
     expected = (len(images), 1, *images.shape[1:3])

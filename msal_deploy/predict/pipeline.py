@@ -1,0 +1,82 @@
+"""The steps of a slide in one process: reading, inference and separation overlap, each in its own thread."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msal_deploy.errors import BadInput
+from msal_deploy.predict.schedule import Position, Schedule
+from msal_deploy.predict.steps import Steps
+
+AHEAD = 2  # regions that are read, and regions that wait to be separated: bounds the memory
+
+
+def run_pipeline(steps: Steps, advance: Callable[[int], None] = lambda tiles: None) -> dict[str, str]:
+    """Do all steps of a slide that are left.
+
+    Args:
+        steps: The open slide and engine.
+        advance: Called with a number of computed tiles.
+
+    Returns:
+        The regions that could not be read, "row-column" -> message.
+    """
+    schedule = Schedule(steps)
+    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "nuclei") as finder:
+        finding = _Finding(steps, schedule, finder)
+        finding.start(schedule.ready())
+        images = _Ahead(steps, schedule.tiles, reader)
+        for region in schedule.tiles:
+            try:
+                image = images.next()
+            except BadInput as error:
+                finding.start(schedule.fail(region, str(error)))
+                advance(len(steps.tissue_tiles(*region)))
+                continue
+            steps.compute(*region, image, advance)
+            finding.start(schedule.computed(region))
+        finding.wait(0)
+    return {f"{row}-{column}": message for (row, column), message in schedule.failed.items()}
+
+
+class _Ahead:
+    """Reads the next regions while the engine computes."""
+
+    def __init__(self, steps: Steps, regions: Sequence[Position], pool: ThreadPoolExecutor) -> None:
+        self._steps, self._left, self._pool = steps, deque(regions), pool
+        self._reading: deque[Future[NDArray[np.uint8]]] = deque()
+        self._fill()
+
+    def next(self) -> NDArray[np.uint8]:
+        """Return the image of the next region."""
+        future = self._reading.popleft()
+        self._fill()
+        return future.result()
+
+    def _fill(self) -> None:
+        while self._left and len(self._reading) < AHEAD:
+            self._reading.append(self._pool.submit(self._steps.read, *self._left.popleft()))
+
+
+class _Finding:
+    """Finds the nuclei of regions while the engine computes the next ones."""
+
+    def __init__(self, steps: Steps, schedule: Schedule, pool: ThreadPoolExecutor) -> None:
+        self._steps, self._schedule, self._pool = steps, schedule, pool
+        self._running: deque[tuple[Position, Future[None]]] = deque()
+
+    def start(self, regions: Sequence[Position]) -> None:
+        """Start regions in order; wait while too many are queued."""
+        for region in regions:
+            self._running.append((region, self._pool.submit(self._steps.find_nuclei, *region)))
+        self.wait(AHEAD)
+
+    def wait(self, left: int) -> None:
+        """Wait until at most `left` regions are queued."""
+        while len(self._running) > left:
+            region, future = self._running.popleft()
+            future.result()
+            self._schedule.found(region)

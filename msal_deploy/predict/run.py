@@ -1,0 +1,299 @@
+"""The stage's entries: one image or slide to `Nuclei`, or many of them to a folder of outputs."""
+
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from msal_deploy.bundle import Bundle
+from msal_deploy.errors import BadInput, DeployError, suggest
+from msal_deploy.files import StrPath, atomic_file
+from msal_deploy.hardware import installed_versions
+from msal_deploy.predict.cluster import SlideTasks, connect
+from msal_deploy.predict.job import Job, check_same_run
+from msal_deploy.predict.nuclei import Nuclei, join
+from msal_deploy.predict.outputs import FORMATS, write_index, write_outputs
+from msal_deploy.predict.pipeline import run_pipeline
+from msal_deploy.predict.progress import Progress
+from msal_deploy.predict.record import RunRecord, SlideFolder, find_slides
+from msal_deploy.predict.report import PredictReport
+from msal_deploy.predict.slide import Slide, slide_name
+from msal_deploy.predict.steps import TILES, Event, Steps
+from msal_deploy.runtimes import Engine, open_engine, runtime_packages
+from msal_deploy.shipped import shipped_bundle
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+TISSUE = "tissue.png"
+
+
+def predict(
+    source: StrPath | NDArray[np.uint8],
+    *,
+    bundle: Bundle | None = None,
+    engine: str | None = None,
+    mpp: float | None = None,
+    threads: int | None = None,
+    tile: int = 512,
+    overlap: int = 64,
+    batch: int = 1,
+    progress: bool = False,
+) -> Nuclei:
+    """Find the nuclei of one image or slide.
+
+    >>> from PIL import Image
+    >>> tissue = np.asarray(Image.open("monuseg/MoNuSegTestData/SYNTH-TEST-000.tif"))
+    >>> nuclei = predict(tissue, bundle=Bundle("bundle"))
+    >>> nuclei.labels.shape
+    (512, 512)
+
+    Args:
+        source: A file that `msal-deploy predict` reads, or uint8[H,W,3], RGB, of any size.
+        bundle: The weights; None for those of the package, exported once into the user's cache.
+        engine: Such as ``openvino:int8``; None for the fastest CPU engine of the bundle.
+        mpp: µm per pixel of level 0, which replaces the file's.
+        threads: CPU threads; None for the runtime's own choice.
+        tile, overlap: Pixels of a tile, and those that neighbours share.
+        batch: Tiles in each call of the engine.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        BadInput: The image or slide cannot be read, or has no resolution, or a part of it is damaged.
+    """
+    bundle = bundle or shipped_bundle()
+    opened = open_engine(bundle, engine, threads=threads)
+    with tempfile.TemporaryDirectory(prefix="msal-deploy-") as folder, opened:
+        text = source if isinstance(source, np.ndarray) else str(source)
+        job = Job(text, folder, str(bundle.path), opened.id, mpp, threads, tile, overlap, batch=batch)
+        record = _predict_one(replace(job, start=time.time()), opened, Progress(progress), ())
+        if record.failed:
+            raise BadInput(next(iter(record.failed.values())), "copy the file again")
+        joined = join(region.nuclei for region in SlideFolder(folder).regions())
+    return replace(joined, shape=record.shape, scale=record.scale, microns_per_pixel=record.model_microns_per_pixel)
+
+
+def predict_all(
+    sources: Sequence[StrPath],
+    out: StrPath,
+    *,
+    bundle: Bundle | None = None,
+    engine: str | None = None,
+    mpp: float | None = None,
+    formats: Sequence[str] = ("geojson", "png"),
+    threads: int | None = None,
+    tile: int = 512,
+    overlap: int = 64,
+    batch: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
+    progress: bool = False,
+) -> PredictReport:
+    """Find the nuclei of images and slides, and write the outputs of each into a folder of `out`.
+
+    The same call resumes a run that was interrupted. A slide that fails does not stop the others::
+
+        report = predict_all(["a.svs", "b.svs"], "nuclei", formats=["geojson", "parquet"])
+        report.require_passed()
+
+    Args:
+        sources: Files, or folders of OME-Zarr.
+        out: Folder of the results. Each slide gets a folder with its name in it.
+        bundle, engine, mpp, threads, tile, overlap, batch: See `predict`.
+        formats: Of `FORMATS`.
+        workers: Processes of a local Dask cluster.
+        dask: Address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        BadInput: An option is wrong, two sources have the same name, or `out` contains results of another engine.
+    """
+    _check_formats(formats)
+    bundle = bundle or shipped_bundle()
+    opened = open_engine(bundle, engine, threads=threads)
+    names = _names(sources)
+    out = Path(out)
+    jobs = [
+        Job(str(source), str(out / name), str(bundle.path), opened.id, mpp, threads, tile, overlap, batch=batch)
+        for name, source in names.items()
+    ]
+    _check_out(out, jobs)
+    run = _Run(jobs, tuple(dict.fromkeys(formats)), Progress(progress))
+    with ExitStack() as stack:
+        if workers or dask:
+            client = stack.enter_context(connect(workers, dask))
+            stack.enter_context(opened)
+            run.on_cluster(client, opened)
+        else:
+            stack.enter_context(opened)
+            run.here(opened)
+    write_index(out, run.failures)
+    records = {folder.name: folder.record() for folder in find_slides(out)} if _has_results(out) else {}
+    return PredictReport(out, {name: records[name] for name in names if name in records}, run.failures)
+
+
+class _Run:
+    """The slides of one call of `predict_all`."""
+
+    def __init__(self, jobs: Sequence[Job], formats: tuple[str, ...], progress: Progress) -> None:
+        self.jobs, self.formats, self.progress = jobs, formats, progress
+        self.failures: dict[str, str] = {}
+
+    def here(self, engine: Engine) -> None:
+        """Compute slide after slide in this process."""
+        for job in self.jobs:
+            with self._failing(job):
+                _predict_one(replace(job, start=time.time()), engine, self.progress, self.formats)
+
+    def on_cluster(self, client: "Client", engine: Engine) -> None:
+        """Start all slides, then finish one after the other."""
+        with ExitStack() as stack:
+            started: list[tuple[Job, Slide, Steps, RunRecord, SlideTasks | None]] = []
+            for job in self.jobs:
+                with self._failing(job):
+                    job = replace(job, start=time.time())
+                    slide = stack.enter_context(job.open_slide())
+                    steps, record = _begin(job, slide, engine)
+                    tasks = SlideTasks(client, job, steps) if record.nuclei < 0 else None
+                    started.append((job, slide, steps, record, tasks))
+            for job, slide, steps, record, tasks in started:
+                with self._failing(job), self.progress.slide(steps) as advance:
+                    if tasks:
+                        tasks.wait(advance)
+                    failed, events = (tasks.failed, tasks.events) if tasks else ({}, [])
+                    _finish(job, slide, steps, record, failed, events, self.formats)
+
+    @contextmanager
+    def _failing(self, job: Job) -> Iterator[None]:
+        """Note a failure and go on."""
+        try:
+            yield
+        except (DeployError, OSError) as error:
+            if len(self.jobs) == 1 or getattr(error, "errno", None) is not None:
+                raise  # the exit code says what it was; a full disk fails for every slide
+            self.failures[str(job.source)] = str(error)
+
+
+def _predict_one(job: Job, engine: Engine, progress: Progress, formats: tuple[str, ...]) -> RunRecord:
+    with job.open_slide() as slide:
+        steps, record = _begin(job, slide, engine)
+        failed: dict[str, str] = {}
+        if record.nuclei < 0:
+            with progress.slide(steps) as advance:
+                failed = run_pipeline(steps, advance)
+        return _finish(job, slide, steps, record, failed, steps.clock.events, formats)
+
+
+def _begin(job: Job, slide: Slide, engine: Engine) -> tuple[Steps, RunRecord]:
+    """Check the folder, find the tissue, and write the record of the run."""
+    record = job.record(slide)
+    earlier = check_same_run(job.results, record.identity)
+    steps = job.steps(slide, engine)
+    if earlier is not None:
+        return steps, earlier
+    with atomic_file(job.results.path / TISSUE) as temporary:
+        Image.fromarray(steps.tissue.mask.astype(np.uint8) * 255).save(temporary)
+    area = steps.tissue.area_mm2(record.model_microns_per_pixel)
+    record = msgspec.structs.replace(record, tissue_mm2=round(area, 6), versions=_versions(engine))
+    job.results.write_record(record)
+    return steps, record
+
+
+def _versions(engine: Engine) -> dict[str, str]:
+    return installed_versions(["msal-deploy", "numpy", "opencv-python-headless", *runtime_packages("cpu")])
+
+
+def _finish(
+    job: Job,
+    slide: Slide,
+    steps: Steps,
+    record: RunRecord,
+    failed: dict[str, str],
+    events: Sequence[Event],
+    formats: tuple[str, ...],
+) -> RunRecord:
+    """Write the outputs that are missing, and the record of the complete run."""
+    folder = job.results
+    if record.nuclei < 0:
+        count = sum(len(region.nuclei) for region in folder.regions())
+        notes = record.notes if count or failed else (*record.notes, _nothing(steps))
+        complete = -1 if failed else count
+        record = msgspec.structs.replace(record, failed=failed, nuclei=complete, notes=notes, **_times(job, events))
+        folder.write_record(record)
+    missing = [name for name in formats if name not in record.formats or failed]
+    if missing:
+        with steps.clock.time("outputs", "all"):
+            write_outputs(folder, missing, slide)
+        written = tuple(dict.fromkeys([*record.formats, *missing]))
+        record = msgspec.structs.replace(record, formats=() if failed else written)
+        folder.write_record(record)
+    if not failed:
+        shutil.rmtree(folder.path / TILES, ignore_errors=True)
+    return record
+
+
+def _nothing(steps: Steps) -> str:
+    return "no nucleus was found" if steps.tissue.mask.any() else "no tissue was found: zero nuclei"
+
+
+def _times(job: Job, events: Sequence[Event]) -> dict[str, Any]:
+    seconds: dict[str, float] = defaultdict(float)
+    for stage, _, begin, end in events:
+        seconds[stage] += end - begin
+    seconds["total"] = time.time() - job.start
+    rounded = {stage: round(value, 3) for stage, value in seconds.items()}
+    return {"seconds": rounded, "timeline": tuple(sorted(events, key=lambda event: event[2]))}
+
+
+def _names(sources: Sequence[StrPath]) -> dict[str, StrPath]:
+    """Return the sources by the name of their folder.
+
+    Raises:
+        BadInput: There is none, or two have the same name.
+    """
+    if not sources:
+        raise BadInput("No image was given", "name one or more files")
+    names: dict[str, StrPath] = {}
+    for source in sources:
+        name = slide_name(source)
+        if name in names:
+            raise BadInput(
+                f"{names[name]} and {source} have the same name", "rename one, or write them into different folders"
+            )
+        names[name] = source
+    return names
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    for name in formats:
+        if name not in FORMATS:
+            raise BadInput(f"{name!r} is not an output format", suggest(name, FORMATS))
+
+
+def _check_out(out: Path, jobs: Sequence[Job]) -> None:
+    """Raise `BadInput` if `out` contains something else than results of the same engine."""
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file", "choose a folder with --out")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not _has_results(out):
+        raise BadInput(f"{out} contains other files than results of predict", "choose another folder with --out")
+    identity = find_slides(out)[0].record().identity
+    if identity.engine != jobs[0].engine:
+        raise BadInput(
+            f"{out} contains results of {identity.engine}, not {jobs[0].engine}", "choose another folder with --out"
+        )
+
+
+def _has_results(out: Path) -> bool:
+    return any(out.glob("*/run.json"))

@@ -1,0 +1,42 @@
+"""The bundle of the shipped weights, exported once into the user's cache directory."""
+
+import os
+from pathlib import Path
+
+from filelock import FileLock
+
+import msal_deploy
+from msal_deploy.bundle import Bundle, is_bundle
+from msal_deploy.errors import MissingExtra
+from msal_deploy.weights import DEFAULT, SHA256, find_weights
+
+
+def cache_directory() -> Path:
+    """Return the folder for what can be computed again: ``$XDG_CACHE_HOME/msal-deploy``, or ``~/.cache/msal-deploy``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "msal-deploy"
+
+
+def shipped_bundle() -> Bundle:
+    """Return the FP32 bundle of the shipped weights. The first call exports it, which takes half a minute.
+
+    Raises:
+        MissingExtra: PyTorch, which exports it, is not installed.
+    """
+    folder = cache_directory() / f"{DEFAULT}-{SHA256[DEFAULT][:12]}-{msal_deploy.__version__}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # two runs may start at the same time
+        if not is_bundle(folder):
+            _export(folder)
+    return Bundle(folder)
+
+
+def _export(folder: Path) -> None:
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtra("torch", "train") from error
+    from msal_deploy.checkpoint import load_checkpoint
+    from msal_deploy.export import export
+
+    export(load_checkpoint(find_weights(DEFAULT)), folder, shapes=[(1, 256, 256), (1, 512, 512)])
