@@ -7,6 +7,7 @@ CPP_PACKAGES := g++ libcli11-dev libpng-dev libssl-dev
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready
+	$(BIN)/msal-deploy predict docs/images/tissue.png --mpp 0.5 --out runs/predict
 	$(BIN)/msal-deploy run --out runs/demo
 
 # Two workers share the cores, so torch's idle threads must sleep instead of spinning. A worker that crashes ends the run:

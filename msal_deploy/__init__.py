@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from msal_deploy.checkpoint import load_checkpoint
     from msal_deploy.data import corner_patches, open_dataset, patches_of, protocol_patches
     from msal_deploy.errors import BadInput, DeployError, GateFailed, MissingExtra, MissingRequirement
+    from msal_deploy.prediction import Nuclei, predict, predict_all
     from msal_deploy.recipe import Recipe
     from msal_deploy.runtimes import Engine, available_engines, open_engine
     from msal_deploy.spec import ModelSpec
@@ -46,6 +47,7 @@ __all__ = [
     "MissingExtra",
     "MissingRequirement",
     "ModelSpec",
+    "Nuclei",
     "PlanMetadata",
     "Recipe",
     "Target",
@@ -57,6 +59,8 @@ __all__ = [
     "open_dataset",
     "open_engine",
     "patches_of",
+    "predict",
+    "predict_all",
     "protocol_patches",
 ]
 
@@ -69,6 +73,7 @@ _MODULES = {
     "MissingExtra": "errors",
     "MissingRequirement": "errors",
     "ModelSpec": "spec",
+    "Nuclei": "prediction",
     "PlanMetadata": "trt.plan_metadata",
     "Recipe": "recipe",
     "Target": "targets",
@@ -79,6 +84,8 @@ _MODULES = {
     "open_dataset": "data",
     "open_engine": "runtimes",
     "patches_of": "data",
+    "predict": "prediction",
+    "predict_all": "prediction",
     "protocol_patches": "data",
 }
 

@@ -8,11 +8,11 @@ from filelock import FileLock
 import msal_deploy
 from msal_deploy.bundle import Bundle, is_bundle
 from msal_deploy.errors import MissingExtra
-from msal_deploy.weights import DEFAULT, SHA256, find_weights
+from msal_deploy.weights import DEFAULT, SHA256
 
 
 def cache_directory() -> Path:
-    """Return the folder for what can be computed again: ``$XDG_CACHE_HOME/msal-deploy``, or ``~/.cache/msal-deploy``."""
+    """Return the user's cache: ``$XDG_CACHE_HOME/msal-deploy``, or ``~/.cache/msal-deploy``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "msal-deploy"
 
@@ -38,5 +38,6 @@ def _export(folder: Path) -> None:
         raise MissingExtra("torch", "train") from error
     from msal_deploy.checkpoint import load_checkpoint
     from msal_deploy.export import export
+    from msal_deploy.weights import find_weights
 
     export(load_checkpoint(find_weights(DEFAULT)), folder, shapes=[(1, 256, 256), (1, 512, 512)])

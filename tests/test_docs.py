@@ -63,6 +63,7 @@ EXCEPTIONS = {
     "docker compose ": "needs Docker; tests/engines/test_triton_docs.py finds this line in the package",
     "python -m venv .venv-triton": "make .venv-triton runs it for tests/engines/test_triton_docs.py",
     ".venv-triton/bin/pip install ": "make .venv-triton runs it for tests/engines/test_triton_docs.py",
+    "msal-deploy view ": "serves until Ctrl-C; tests/predict/test_view.py and test_view_in_browser.py start it",
     "python benchmarks/": "takes minutes; the program accepts the options. tests/test_cpu_proof.py runs its parts",
 }
 
@@ -158,7 +159,7 @@ RUN_HERE = [line for line in LINES if exception_of(line) is None and line not in
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small() -> Any:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Use a small network and small images, and time for a shorter time; the commands stay as they are."""
     from msal_deploy import bench, data, export
     from msal_deploy.bench import timing, tuning
@@ -180,6 +181,7 @@ def small() -> Any:
             for name, value in values.items():
                 patch.setattr(module, name, value)
         patch.setenv("MSAL_DEPLOY_TRACEBACK", "1")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

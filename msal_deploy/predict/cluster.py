@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RETRIES = 3
 OPEN_SLIDES = 4
+TIMEOUT = 20  # seconds
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def connect(workers: int | None, address: str | None) -> "Iterator[Client]":
             yield client
         return
     try:
-        client = Client(address, timeout=20)
+        client = Client(address, timeout=TIMEOUT)
     except (OSError, TimeoutError, ValueError) as error:
         remedy = "start one with: dask scheduler"
         raise MissingRequirement(f"No Dask scheduler answers at {address} ({error})", remedy) from error

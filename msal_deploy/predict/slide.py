@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from msal_deploy.files import StrPath
 
-
 # What image formats append to a file's name: "a.ome.tif" is "a".
 EXTENSION = re.compile(r"(\.ome)?\.[A-Za-z0-9]+$")
 

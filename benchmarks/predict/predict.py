@@ -1,0 +1,221 @@
+"""What predict costs beyond its engine, how it scales, and what seams and kills change.
+
+python benchmarks/predict/predict.py slide BUNDLE SLIDE --json FILE --plot FILE
+python benchmarks/predict/predict.py scale BUNDLE --json FILE
+python benchmarks/predict/predict.py seams BUNDLE --data monuseg --json FILE
+python benchmarks/predict/predict.py kills BUNDLE IMAGE --json FILE
+python benchmarks/predict/predict.py workers BUNDLE SLIDE --json FILE
+"""
+
+import hashlib
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tifffile
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from msal_deploy import Bundle, open_dataset, open_engine
+from msal_deploy.cli.terminal import command_line
+from msal_deploy.files import write_json
+from msal_deploy.hardware import describe_processor
+from msal_deploy.metrics import count_nuclei
+from msal_deploy.metrics.nuclei import aji, panoptic_quality
+from msal_deploy.predict import predict, predict_all
+from msal_deploy.predict.grid import Grid
+from msal_deploy.predict.readers import open_slide
+
+app = command_line("Measure predict.")
+Json = Annotated[Path | None, typer.Option("--json")]
+ENGINE = "openvino:int8"
+ERR = Console(stderr=True)
+
+
+@app.command("slide")
+def slide(
+    bundle: Path, image: Path, runs: int = 3, tile: int = 512, json: Json = None, plot: Path | None = None
+) -> None:
+    """Time predict against its engine alone on the same tiles, in turns."""
+    totals, engines, record = [], [], None
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(runs):
+            began = time.perf_counter()
+            report = predict_all([image], f"{folder}/{index}", bundle=Bundle(bundle), engine=ENGINE, tile=tile)
+            totals.append(time.perf_counter() - began)
+            engines.append(_engine_alone(bundle, image, tile))
+            (record,) = report.slides.values()
+    assert record is not None
+    mm2 = record.tissue_mm2
+    result = {
+        "image": image.name, "tile": tile, "mm2": mm2, "nuclei": record.nuclei, "end_to_end_s": totals,
+        "engine_alone_s": engines, "ratio": statistics.median(totals) / statistics.median(engines),
+        "seconds_per_mm2": statistics.median(totals) / mm2, "stages_s": record.seconds, "cpu": _cpu(),
+    }  # fmt: skip
+    if plot:
+        _plot_timeline(record.timeline, plot)
+    _end(result, json)
+
+
+def _engine_alone(bundle: Path, image: Path, tile: int) -> float:
+    """Return the seconds of a bare loop over the tiles of an image that is in memory."""
+    with open_slide(image, 0.25) as opened, open_engine(Bundle(bundle), ENGINE) as engine:
+        grid = Grid(opened.shape, tile)
+        whole = opened.read(0, 0, *opened.shape)
+        whole = np.pad(whole, [(0, max(side - size, 0)) for side, size in zip(grid.side, opened.shape)] + [(0, 0)])
+        tiles = [whole[row.tile, column.tile][None] for row in grid.rows for column in grid.columns]
+        engine(tiles[0])
+        began = time.perf_counter()
+        for one in tiles:
+            engine(one)
+        return time.perf_counter() - began
+
+
+def _plot_timeline(events: Any, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    stages = ["read", "infer", "stitch", "separate", "measure", "write"]
+    figure, axes = pyplot.subplots(figsize=(10, 3), layout="constrained")
+    for row, stage in enumerate(stages):
+        spans = [(begin, end - begin) for name, _, begin, end in events if name == stage]
+        axes.broken_barh(spans, (row - 0.4, 0.8), color=f"C{row}")
+    axes.set_yticks(range(len(stages)), stages)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds since the start")
+    axes.set_title("What predict does when: stages overlap")
+    figure.savefig(path, dpi=110)
+
+
+@app.command("scale")
+def scale(bundle: Path, side: list[int] = [5000, 10000, 20000], json: Json = None) -> None:  # noqa: B006
+    """Measure time and peak memory of synthetic pyramidal slides of several sizes."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for pixels in side:
+            path = Path(folder) / f"{pixels}.tif"
+            _write_pyramid(path, pixels)
+            rows.append({"side": pixels, **_measured(bundle, path, Path(folder) / f"out-{pixels}")})
+            ERR.print(rows[-1])
+            path.unlink()
+    exponent = np.polyfit(np.log([row["side"] ** 2 for row in rows]), np.log([row["seconds"] for row in rows]), 1)[0]
+    _end({"sizes": rows, "exponent_of_pixels": float(exponent), "cpu": _cpu()}, json)
+
+
+def _write_pyramid(path: Path, side: int) -> None:
+    """Write a tiled JPEG pyramid: synthetic tissue of 1,024 px, repeated."""
+    from msal_deploy.data.tissue import draw_tissue
+
+    image, _ = draw_tissue(np.random.default_rng(0), 1024)
+    repeats = -(-side // 1024)
+    whole = np.tile(image, (repeats, repeats, 1))[:side, :side]
+    options = {"tile": (256, 256), "compression": "jpeg", "photometric": "rgb", "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(whole, subifds=2, resolution=(40000, 40000), **options)
+        for factor in (4, 16):
+            tiff.write(whole[::factor, ::factor], subfiletype=1, resolution=(40000 / factor,) * 2, **options)
+
+
+def _measured(bundle: Path, image: Path, out: Path, *options: str) -> dict[str, float]:
+    """Run the command line; return its seconds and its peak memory in MB."""
+    command = ["msal-deploy", "predict", str(image), "-b", str(bundle), "-e", ENGINE, "-o", str(out), *options]
+    began = time.perf_counter()
+    process = subprocess.Popen([str(Path(sys.executable).parent / command[0]), *command[1:]])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command} failed")
+    return {"seconds": time.perf_counter() - began, "peak_mb": usage.ru_maxrss / 1024}
+
+
+@app.command("seams")
+def seams(bundle: Path, data: str, json: Json = None) -> None:
+    """Score the test images in tiles of 256, 512 and 1,024 px against one pass over each image."""
+    rows: dict[str, dict[str, float]] = {}
+    with open_dataset(data) as dataset, open_engine(Bundle(bundle), ENGINE) as engine:
+        images = list(dataset.test)
+        for tile in (256, 512, 1024):
+            counts, ajis, qualities = [], [], []
+            for image in track(images, f"tiles of {tile}", console=ERR):
+                nuclei = predict(image.image(), bundle=Bundle(bundle), engine=engine.id, tile=tile, mpp=0.25)
+                scored = count_nuclei(image.instances(), nuclei.labels)
+                counts.append(len(nuclei))
+                ajis.append(aji(scored))
+                qualities.append(panoptic_quality(scored))
+            mean = {"nuclei": np.mean(counts), "aji": np.mean(ajis), "pq": np.mean(qualities)}
+            rows[str(tile)] = {name: float(value) for name, value in mean.items()}
+    _end({"images": len(images), "tiles": rows, "one_pass": "1024 (the images have 1,000 px)", "cpu": _cpu()}, json)
+
+
+@app.command("kills")
+def kills(bundle: Path, image: Path, times: int = 20, seed: int = 0, json: Json = None) -> None:
+    """Kill runs at random moments, resume them, and compare every output with that of a run in one go."""
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = _measured(bundle, image, Path(folder) / "whole", *FORMATS)["seconds"]
+        expected = _hashes(Path(folder) / "whole")
+        out, killed = Path(folder) / "killed", 0
+        for _ in range(times):
+            process = subprocess.Popen(_command(bundle, image, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            try:
+                process.wait(chance.uniform(0.2, 1.0) * seconds / 3)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                killed += process.wait() == -signal.SIGKILL
+        _measured(bundle, image, out, *FORMATS)
+        same = _hashes(out) == expected
+    _end({"kills": killed, "started": times, "files": len(expected), "identical": same, "cpu": _cpu()}, json)
+
+
+FORMATS = ("--format", "geojson,geojson.gz,parquet,tiff,png")
+
+
+def _command(bundle: Path, image: Path, out: Path) -> list[str]:
+    program = str(Path(sys.executable).parent / "msal-deploy")
+    return [program, "predict", str(image), "-b", str(bundle), "-e", ENGINE, "-o", str(out), *FORMATS]
+
+
+def _hashes(out: Path) -> dict[str, str]:
+    """Return the SHA-256 of every result; the run record and the page contain times."""
+    files = [path for path in sorted(out.glob("*/**/*")) if path.is_file() and path.name != "run.json"]
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@app.command("workers")
+def workers(bundle: Path, image: Path, json: Json = None) -> None:
+    """Compare one process, one Dask worker and two: the same result, and the throughput."""
+    rows, hashes = {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in {
+            "one process": (),
+            "one worker": ("--workers", "1", "--threads", "2"),
+            "two workers": ("--workers", "2", "--threads", "1"),
+        }.items():
+            out = Path(folder) / name.replace(" ", "-")
+            rows[name] = _measured(bundle, image, out, *FORMATS, *options)
+            hashes.append(_hashes(out))
+    _end({"runs": rows, "identical": all(one == hashes[0] for one in hashes), "cpu": _cpu()}, json)
+
+
+def _cpu() -> str:
+    return describe_processor()[0]
+
+
+def _end(result: dict[str, Any], json: Path | None) -> None:
+    Console().print(result)
+    if json:
+        write_json(json, result)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,173 @@
+"""``msal-deploy predict`` with a real engine: outputs, resuming, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from refusal import assert_refused
+from tiny_bundle import write_tiny_bundle
+from typer.testing import CliRunner, Result
+
+from msal_deploy import Bundle
+from msal_deploy.cli import app
+from msal_deploy.data.tissue import draw_tissue
+from msal_deploy.instances import separate
+from msal_deploy.predict import predict
+from msal_deploy.runtimes import open_engine
+
+ENGINE = "openvino:fp32"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "bundle"
+    write_tiny_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "tissue.png"
+    image, _ = draw_tissue(np.random.default_rng(0), 600)
+    Image.fromarray(image[:, :500]).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(bundle_folder: Path, tissue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("predict") / "nuclei"
+    formats = "geojson,geojson.gz,parquet,ome-zarr,tiff,png"
+    result = run(tissue, "-o", out, "-b", bundle_folder, "-e", ENGINE, "--format", formats, "--tile", 256)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = [path for path in sorted(folder.glob("*/**/*")) if path.is_file() and path.name != "run.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def test_nuclei_are_those_of_one_pass_over_the_image(folder: Path, bundle_folder: Path, tissue: Path) -> None:
+    with open_engine(Bundle(bundle_folder), ENGINE) as engine:
+        labels = separate(engine.segment(np.asarray(Image.open(tissue)), tile=256))
+    assert labels.max() > 5
+    record = json.loads((folder / "tissue" / "run.json").read_text())
+    assert record["nuclei"] == labels.max()
+    features = json.loads((folder / "tissue" / "nuclei.geojson").read_text())["features"]
+    assert len(features) == labels.max()
+    nuclei = predict(tissue, bundle=Bundle(bundle_folder), engine=ENGINE, tile=256)
+    assert len(nuclei) == labels.max()
+    np.testing.assert_array_equal(nuclei.labels > 0, labels > 0)
+
+
+def test_an_array_gives_what_its_file_gives(bundle_folder: Path, tissue: Path) -> None:
+    from_file = predict(tissue, bundle=Bundle(bundle_folder), engine=ENGINE)
+    from_array = predict(np.asarray(Image.open(tissue)), bundle=Bundle(bundle_folder), engine=ENGINE)
+    np.testing.assert_array_equal(from_file.labels, from_array.labels)
+    labels, options, kind = from_array.napari_layer()
+    assert kind == "labels" and options["scale"] == (0.25, 0.25) and labels.shape == (600, 500)
+
+
+def test_the_same_command_changes_nothing(folder: Path, bundle_folder: Path, tissue: Path) -> None:
+    before = files(folder)
+    result = run(tissue, "-o", folder, "-b", bundle_folder, "-e", ENGINE, "--tile", 256)
+    assert result.exit_code == 0, result.output
+    assert files(folder) == before
+
+
+def test_a_lost_region_is_computed_again_with_the_same_bytes(folder: Path, bundle_folder: Path, tissue: Path) -> None:
+    before = files(folder)
+    record_path = folder / "tissue" / "run.json"
+    record = json.loads(record_path.read_text()) | {"nuclei": -1}
+    record_path.write_text(json.dumps(record))
+    next((folder / "tissue" / "regions").iterdir()).unlink()
+    result = run(tissue, "-o", folder, "-b", bundle_folder, "-e", ENGINE, "--tile", 256)
+    assert result.exit_code == 0, result.output
+    assert files(folder) == before
+
+
+def test_the_report_as_json(bundle_folder: Path, tissue: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    result = run(tissue, "-o", tmp_path / "out", "-b", bundle_folder, "-e", ENGINE, "--json", path, "--format", "tiff")
+    assert result.exit_code == 0, result.output
+    record = json.loads(path.read_text())["slides"]["tissue"]
+    assert record["shape"] == [600, 500] and record["scale"] == 1.0
+    # 600 · 500 px · (0.25 µm)² = 18,750 µm²: all of the image is tissue
+    assert record["tissue_mm2"] == pytest.approx(0.01875)
+    assert record["seconds"].keys() >= {"read", "infer", "stitch", "separate", "measure", "write", "total"}
+    assert record["identity"]["engine"] == ENGINE
+    assert any("0.25 µm/px" in note for note in record["notes"])
+
+
+def test_another_engine_is_refused(folder: Path, bundle_folder: Path, tissue: Path) -> None:
+    result = run(tissue, "-o", folder, "-b", bundle_folder, "-e", "onnxruntime:fp32", "--tile", 256)
+    assert_refused(result, "results of openvino:fp32, not onnxruntime:fp32")
+
+
+def test_another_tile_is_refused(folder: Path, bundle_folder: Path, tissue: Path) -> None:
+    result = run(tissue, "-o", folder, "-b", bundle_folder, "-e", ENGINE, "--tile", 512)
+    assert_refused(result, "result of another run (its tile was 256, now 512)")
+
+
+def test_a_changed_image_is_refused(folder: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 60), (200, 100, 150)).save(tmp_path / "tissue.png")
+    result = run(tmp_path / "tissue.png", "-o", folder, "-b", bundle_folder, "-e", ENGINE, "--tile", 256)
+    assert_refused(result, "result of another run (its source sha256 was")
+
+
+def test_a_folder_with_other_files_is_refused(bundle_folder: Path, tissue: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("keep")
+    result = run(tissue, "-o", tmp_path, "-b", bundle_folder, "-e", ENGINE)
+    assert_refused(result, "contains other files than results of predict")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_two_inputs_with_one_name_are_refused(bundle_folder: Path, tissue: Path, tmp_path: Path) -> None:
+    result = run(tissue, tissue.with_suffix(".jpg"), "-o", tmp_path / "out", "-b", bundle_folder)
+    assert_refused(result, "have the same name")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistyped_format_is_refused(bundle_folder: Path, tissue: Path, tmp_path: Path) -> None:
+    result = run(tissue, "-o", tmp_path / "out", "-b", bundle_folder, "--format", "geojsn")
+    assert_refused(result, "'geojsn' is not an output format; did you mean 'geojson'?")
+
+
+def test_an_image_that_fails_does_not_stop_the_others(bundle_folder: Path, tissue: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(tissue.read_bytes()[:3000])
+    out = tmp_path / "out"
+    result = run(tmp_path / "broken.png", tissue, "-o", out, "-b", bundle_folder, "-e", ENGINE)
+    assert result.exit_code == 1
+    assert "broken.png" in result.output and "Traceback" not in result.output
+    assert json.loads((out / "tissue" / "run.json").read_text())["nuclei"] > 0
+    assert "broken.png" in (out / "index.html").read_text()
+
+
+def test_a_single_image_that_fails_is_bad_input(bundle_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    result = run(tmp_path / "broken.png", "-o", tmp_path / "out", "-b", bundle_folder, "-e", ENGINE)
+    assert_refused(result, "broken.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_glass_has_no_nuclei(bundle_folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (700, 300), (242, 242, 242)).save(tmp_path / "glass.png")
+    formats = "geojson,parquet,ome-zarr,tiff,png"
+    result = run(tmp_path / "glass.png", "-o", tmp_path / "out", "-b", bundle_folder, "-e", ENGINE, "--format", formats)
+    assert result.exit_code == 0, result.output
+    assert "no tissue was found" in result.output
+    assert json.loads((tmp_path / "out" / "glass" / "nuclei.geojson").read_text())["features"] == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (33, 31)])
+def test_small_images(bundle_folder: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, (120, 60, 140)).save(tmp_path / "small.png")
+    formats = "geojson,parquet,ome-zarr,tiff,png"
+    result = run(tmp_path / "small.png", "-o", tmp_path / "out", "-b", bundle_folder, "-e", ENGINE, "--format", formats)
+    assert result.exit_code == 0, result.output
