@@ -44,8 +44,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         BadInput: The file does not exist, is not an image, is damaged or truncated, has more pixels than Pillow's limit
             (179 million), or is not 8-bit RGB.
     """
-    with _opened(path) as image:
-        if _is_16_bit(path, image):
+    with opened_image(path) as image:
+        if is_16_bit(path, image):
             raise BadInput(f"{path} has 16 bits per channel", "convert it to 8-bit RGB")
         if image.mode != "RGB":
             raise BadInput(f"{path} is {MODE_NAMES.get(image.mode, image.mode)}", "convert it to 8-bit RGB")
@@ -61,7 +61,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         BadInput: The file does not exist or is not an image.
     """
-    with _opened(path) as image:
+    with opened_image(path) as image:
         return image.height, image.width
 
 
@@ -84,7 +84,7 @@ def read_label(path: Path) -> NDArray[np.int32]:
     """
     if path.suffix.lower() in (".jpg", ".jpeg"):
         raise BadInput(f"{path} is a JPEG, which blurs labels", "save label maps as PNG or TIFF")
-    with _opened(path) as image:
+    with opened_image(path) as image:
         if image.mode not in LABEL_MODES and not image.mode.startswith("I;16"):
             mode = MODE_NAMES.get(image.mode, image.mode)
             raise BadInput(f"{path} is {mode}", "save labels as 8- or 16-bit greyscale")
@@ -113,7 +113,7 @@ def _instances(values: NDArray[np.int64], path: Path) -> NDArray[np.int32]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened_image(path: Path) -> Iterator[Image.Image]:
     """Yield the opened image, without Pillow's warnings; its exceptions become `BadInput`."""
     try:
         with warnings.catch_warnings():
@@ -132,7 +132,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise BadInput(f"{path} is damaged or truncated ({error})", "copy it again") from error
 
 
-def _is_16_bit(path: Path, image: Image.Image) -> bool:
+def is_16_bit(path: Path, image: Image.Image) -> bool:
+    """Return whether the file of an opened image has 16 bits per channel."""
     # Pillow opens 16-bit RGB as mode RGB and drops the low bytes silently.
     if image.format == "PNG":
         with path.open("rb") as stream:

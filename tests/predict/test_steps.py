@@ -64,9 +64,11 @@ def test_background_is_not_computed(tmp_path):
     image[100:130, 100:130] = (120, 60, 140)
     steps = plain_steps(PlainSlide(image), tmp_path, tile=256, overlap=64, group=2)
     run_pipeline(steps)
-    # Two of 2 × 10 tiles show tissue, those at the left; the second column of tiles starts at column 193.
-    assert len(steps.grid.columns) == 10
-    assert steps.engine.calls == 2
+    # The nucleus ends at column 130, 24 µm around it end at about 230. Of 2 × 11 tiles, those at columns 0 and 174 show
+    # that; the next start at 348.
+    assert [span.tile.start for span in steps.grid.columns][:3] == [0, 174, 348]
+    assert len(steps.grid.columns) == 11
+    assert steps.engine.calls == 4
     assert sum(len(region.nuclei) for region in regions_of(steps)) == 1
 
 

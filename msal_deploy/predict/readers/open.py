@@ -1,0 +1,100 @@
+"""Open an image or slide with the reader of its format."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msal_deploy.errors import BadInput, MissingExtra
+from msal_deploy.files import StrPath, sha256
+from msal_deploy.predict.readers.pictures import Picture, check_array, read_picture
+from msal_deploy.predict.slide import Slide, slide_name
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+TIFFS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
+SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi")
+MIN_MPP, MAX_MPP = 0.01, 10.0
+
+
+def open_slide(source: StrPath | NDArray[np.uint8], model_mpp: float, *, mpp: float | None = None) -> Slide:
+    """Open an image or slide of any format.
+
+    >>> with open_slide("monuseg/MoNuSegTestData/SYNTH-TEST-000.tif", 0.25, mpp=0.5) as slide:
+    ...     slide.shape, slide.scale, slide.read(0, 0, 10, 20).shape
+    ((1024, 1024), 0.5, (10, 20, 3))
+
+    Args:
+        source: A file, a folder of OME-Zarr, or uint8[H,W,3], RGB.
+        model_mpp: The model's resolution in µm/px, which the slide is read at.
+        mpp: µm/px of level 0, which replaces the file's.
+
+    Raises:
+        BadInput: The file does not exist, is of no known format or damaged, or has no resolution though its format
+            should.
+        MissingExtra: The format needs a package that is not installed.
+    """
+    if mpp is not None and not MIN_MPP <= mpp <= MAX_MPP:
+        raise BadInput(f"Expected a resolution from {MIN_MPP} to {MAX_MPP} µm/px, got {mpp:g}", "check --mpp")
+    if isinstance(source, np.ndarray):
+        return Picture(check_array(source), "array", "array", mpp or model_mpp, model_mpp, ())
+    path = Path(source)
+    if not path.exists():
+        raise BadInput(f"{path} does not exist", "check the path")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder", "name the files in it")
+    suffix = path.suffix.lower()
+    if suffix in PICTURES:
+        return _picture(path, model_mpp, mpp)
+    if suffix in SLIDES or (suffix in TIFFS and _vendor(path) not in (None, "generic-tiff")):
+        return _openslide(path, model_mpp, mpp)
+    if suffix in TIFFS:
+        return _tiff(path, model_mpp, mpp)
+    raise BadInput(
+        f"{path} has no known format", f"use one of {', '.join((*PICTURES[:3], *TIFFS[:2], *SLIDES[:7]))}"
+    )
+
+
+def _picture(path: Path, model_mpp: float, mpp: float | None) -> Slide:
+    image, notes = read_picture(path)
+    if mpp is None:
+        notes.insert(0, f"{path.name} has no resolution: {model_mpp:g} µm/px, the model's, was assumed")
+    return Picture(image, slide_name(path), str(path), mpp or model_mpp, model_mpp, tuple(notes))
+
+
+def _tiff(path: Path, model_mpp: float, mpp: float | None) -> Slide:
+    from msal_deploy.predict.readers.tiff import TiffSlide, is_simple
+
+    return _picture(path, model_mpp, mpp) if not is_simple(path) else TiffSlide(path, mpp, model_mpp)
+
+
+def _vendor(path: Path) -> str | None:
+    """Return the scanner's format of a TIFF; None if OpenSlide is not installed or does not know it."""
+    try:
+        import openslide
+    except ImportError:
+        return None
+    return str(found) if (found := openslide.OpenSlide.detect_format(path)) else None
+
+
+def _openslide(path: Path, model_mpp: float, mpp: float | None) -> Slide:
+    try:
+        import openslide  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("openslide", "slides") from error
+    from msal_deploy.predict.readers.openslide import OpenSlideSlide
+
+    if _vendor(path) is None:
+        raise BadInput(f"{path} is not a slide that OpenSlide can read", "check that it is complete")
+    return OpenSlideSlide(path, mpp, model_mpp)
+
+
+def source_sha256(source: StrPath | NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of an image: of its file, or of an array's shape and pixels.
+
+    >>> source_sha256(np.zeros((1, 1, 3), np.uint8))[:8]
+    'ee3a8a1f'
+    """
+    if isinstance(source, np.ndarray):
+        return hashlib.sha256(str(source.shape).encode() + np.ascontiguousarray(source).tobytes()).hexdigest()
+    return sha256(source)
