@@ -1,11 +1,19 @@
 """Nuclei: outlines and features of the nuclei of an image or slide, as columns."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from msal_deploy.predict.features import Pixels, find_centroids, measure_features
+from msal_deploy.predict.outlines import trace
+
+if TYPE_CHECKING:
+    from msal_deploy.files import StrPath
 
 # Column -> its unit. x and y are the centroid, in pixels of level 0, counted from the corner of the first pixel.
 FEATURES = {
@@ -43,6 +51,36 @@ class Nuclei:
     def __len__(self) -> int:
         return len(self.ends)
 
+    @property
+    def polygons(self) -> list[NDArray[np.float32]]:
+        """The outline of each nucleus: float32[K,2], vertices (x, y) in pixels of level 0, not closed."""
+        return np.split(self.points, self.ends[:-1]) if len(self) else []
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """Return bool[height,width], the pixels of a nucleus within its box."""
+        height, width = map(int, self.boxes[index, 2:])
+        start = self.mask_ends[index - 1] if index else 0
+        bits = np.unpackbits(self.masks[start : self.mask_ends[index]], count=height * width)
+        return bits.reshape(height, width).view(bool)
+
+    def to_pandas(self) -> Any:
+        """Return a pandas.DataFrame with one row per nucleus: `FEATURES`, indexed by the label."""
+        import pandas
+
+        return pandas.DataFrame(dict(self.features), index=pandas.RangeIndex(1, len(self) + 1, name="label"))
+
+    def to_geojson(self, path: StrPath | None = None) -> dict[str, Any]:
+        """Return the nuclei as a GeoJSON FeatureCollection that QuPath reads; write it to `path` if there is one.
+
+        Args:
+            path: Ends with ``.geojson`` or, to be compressed, with ``.geojson.gz``.
+        """
+        from msal_deploy.predict.outputs.geojson import collection, write_features
+
+        if path is not None:
+            write_features(path, "array", [(self, 1)])
+        return collection(self, "array")
+
 
 def measure(
     labels: NDArray[np.int32],
@@ -56,6 +94,15 @@ def measure(
 ) -> Nuclei:
     """Return the nuclei of a window whose centroid is inside `core`, in the order of their labels.
 
+    >>> labels = np.zeros((8, 8), np.int32)
+    >>> labels[2:4, 2:6] = 1
+    >>> nuclei = measure(labels, np.ones((8, 8), np.float32), np.full((8, 8, 3), 255, np.uint8),
+    ...                  corner=(0, 0), core=(0, 0, 8, 8), scale=2.0, microns_per_pixel=0.25)
+    >>> [float(nuclei.features[name][0]) for name in ("x", "y", "area_um2")]
+    [8.0, 6.0, 0.5]
+    >>> nuclei.boxes.tolist()
+    [[2, 2, 2, 4]]
+
     Args:
         labels: int32[h,w], 0 for background.
         probability: float32[h,w].
@@ -66,19 +113,82 @@ def measure(
         scale: Pixels of level 0 for each pixel of the window.
         microns_per_pixel: Resolution of the window.
     """
-    raise NotImplementedError
+    pixels = find_centroids(labels)
+    chosen = pixels.keep(_inside(pixels, corner, core))
+    outlines = trace(labels, chosen.labels)
+    features = measure_features(chosen, labels, probability, image) | {"solidity": chosen.area / outlines.hull_areas}
+    units = {"area_um2": microns_per_pixel**2, "perimeter_um": microns_per_pixel, "x": scale, "y": scale}
+    offsets = {"x": corner[1], "y": corner[0]}
+    columns = {name: (features[name] + offsets.get(name, 0)) * units.get(name, 1.0) for name in FEATURES}
+    points = ((outlines.points + np.array(corner[::-1])) * scale).astype(np.float32)
+    boxes = (outlines.boxes + np.array([*corner, 0, 0])).astype(np.int32)
+    return Nuclei(columns, points, outlines.ends, boxes, outlines.masks, outlines.mask_ends)
+
+
+def _inside(pixels: Pixels, corner: tuple[int, int], core: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    # Sums of whole numbers are exact, so two windows that contain a nucleus agree about it, on an edge too.
+    top, left = core[0] - corner[0], core[1] - corner[1]
+    rows = (pixels.y >= top) & (pixels.y < top + core[2])
+    return rows & (pixels.x >= left) & (pixels.x < left + core[3])
 
 
 def join(parts: Iterable[Nuclei]) -> Nuclei:
-    """Return the nuclei of several regions, one after the other."""
-    raise NotImplementedError
+    """Return the nuclei of several regions, one after the other.
+
+    >>> len(join([]))
+    0
+    """
+    chosen = list(parts)
+    features = {name: _joined([part.features[name] for part in chosen], np.float64) for name in FEATURES}
+    ends = _shifted([part.ends for part in chosen], [len(part.points) for part in chosen])
+    mask_ends = _shifted([part.mask_ends for part in chosen], [len(part.masks) for part in chosen])
+    points = _joined([part.points for part in chosen], np.float32).reshape(-1, 2)
+    boxes = _joined([part.boxes for part in chosen], np.int32).reshape(-1, 4)
+    return Nuclei(features, points, ends, boxes, _joined([part.masks for part in chosen], np.uint8), mask_ends)
+
+
+def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype)
+
+
+def _shifted(ends: list[NDArray[np.int64]], sizes: list[int]) -> NDArray[np.int64]:
+    starts = np.cumsum([0, *sizes])[:-1]
+    return _joined([part + start for part, start in zip(ends, starts, strict=True)], np.int64)
+
+
+def paint(nuclei: Nuclei, labels: NDArray[np.int32], corner: tuple[int, int], first_id: int) -> None:
+    """Write the nuclei into a window of a label image, nucleus i as `first_id` + i.
+
+    Pixels that are not 0 stay as they are: where two nuclei meet, the one painted first keeps the pixel.
+
+    Args:
+        nuclei: At the resolution of the window.
+        labels: int32[h,w], changed in place (any integer type will do).
+        corner: Row and column of the window's first pixel in the image.
+        first_id: Label of the first nucleus.
+    """
+    boxes = nuclei.boxes - np.array([*corner, 0, 0], np.int32)
+    last = boxes[:, :2] + boxes[:, 2:]
+    visible = (last > 0).all(axis=1) & (boxes[:, :2] < labels.shape).all(axis=1)
+    for index in np.flatnonzero(visible).tolist():
+        (top, left), (bottom, right) = boxes[index, :2], last[index]
+        window = labels[max(top, 0) : bottom, max(left, 0) : right]
+        mask = nuclei.mask(index)[max(-top, 0) :, max(-left, 0) :][: window.shape[0], : window.shape[1]]
+        window[mask & (window == 0)] = first_id + index
 
 
 def to_arrays(nuclei: Nuclei) -> dict[str, NDArray[Any]]:
     """Return every array by name, as `from_arrays` takes them."""
-    raise NotImplementedError
+    arrays = {field.name: getattr(nuclei, field.name) for field in fields(nuclei) if field.name != "features"}
+    return {f"feature_{name}": nuclei.features[name] for name in FEATURES} | arrays
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Nuclei:
-    """Return the nuclei that `to_arrays` saved."""
-    raise NotImplementedError
+    """Return the nuclei that `to_arrays` saved.
+
+    Raises:
+        KeyError: An array is missing.
+    """
+    features = {name: arrays[f"feature_{name}"] for name in FEATURES}
+    names = [field.name for field in fields(Nuclei) if field.name != "features"]
+    return Nuclei(features, **{name: arrays[name] for name in names})
