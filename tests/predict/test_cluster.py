@@ -88,5 +88,5 @@ def test_a_worker_that_dies_is_replaced(inputs, expected, tmp_path: Path) -> Non
 def test_a_scheduler_that_does_not_answer(inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, paths = inputs
     monkeypatch.setattr("msal_deploy.predict.cluster.TIMEOUT", 1)
-    with pytest.raises(MissingRequirement, match="No Dask scheduler answers at tcp://127.0.0.1:1 "):
+    with pytest.raises(MissingRequirement, match=r"No Dask scheduler answers at tcp://127.0.0.1:1 "):
         predict_all(paths, tmp_path / "out", bundle=bundle, dask="tcp://127.0.0.1:1", **OPTIONS)

@@ -3,6 +3,7 @@
 `pyramid`    windows of a pyramid at the model's resolution
 `pictures`   arrays, PNG, JPEG and small TIFFs, through Pillow
 `tiff`       TIFF, BigTIFF and OME-TIFF, through tifffile
+`ome_zarr`   OME-Zarr
 `openslide`  SVS, NDPI, MRXS and the other formats of scanners
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.errors import BadInput, MissingExtra
+from msal_deploy.errors import BadInput, translate_missing_extra
 from msal_deploy.files import StrPath, sha256
 from msal_deploy.predict.readers.pictures import Picture, check_array, read_picture
 from msal_deploy.predict.slide import Slide, slide_name
@@ -42,7 +42,7 @@ def open_slide(source: StrPath | NDArray[np.uint8], model_mpp: float, *, mpp: fl
     if not path.exists():
         raise BadInput(f"{path} does not exist", "check the path")
     if path.is_dir():
-        raise BadInput(f"{path} is a folder", "name the files in it")
+        return _folder(path, model_mpp, mpp)
     suffix = path.suffix.lower()
     if suffix in PICTURES:
         return _picture(path, model_mpp, mpp)
@@ -50,9 +50,7 @@ def open_slide(source: StrPath | NDArray[np.uint8], model_mpp: float, *, mpp: fl
         return _openslide(path, model_mpp, mpp)
     if suffix in TIFFS:
         return _tiff(path, model_mpp, mpp)
-    raise BadInput(
-        f"{path} has no known format", f"use one of {', '.join((*PICTURES[:3], *TIFFS[:2], *SLIDES[:7]))}"
-    )
+    raise BadInput(f"{path} has no known format", f"use one of {', '.join((*PICTURES[:3], *TIFFS[:2], *SLIDES[:7]))}")
 
 
 def _picture(path: Path, model_mpp: float, mpp: float | None) -> Slide:
@@ -60,6 +58,16 @@ def _picture(path: Path, model_mpp: float, mpp: float | None) -> Slide:
     if mpp is None:
         notes.insert(0, f"{path.name} has no resolution: {model_mpp:g} µm/px, the model's, was assumed")
     return Picture(image, slide_name(path), str(path), mpp or model_mpp, model_mpp, tuple(notes))
+
+
+def _folder(path: Path, model_mpp: float, mpp: float | None) -> Slide:
+    if not any((path / name).exists() for name in (".zattrs", ".zgroup", "zarr.json")):
+        raise BadInput(f"{path} is a folder", "name the files in it")
+    with translate_missing_extra():
+        import zarr  # noqa: F401
+    from msal_deploy.predict.readers.ome_zarr import OmeZarrSlide
+
+    return OmeZarrSlide(path, mpp, model_mpp)
 
 
 def _tiff(path: Path, model_mpp: float, mpp: float | None) -> Slide:
@@ -78,10 +86,8 @@ def _vendor(path: Path) -> str | None:
 
 
 def _openslide(path: Path, model_mpp: float, mpp: float | None) -> Slide:
-    try:
+    with translate_missing_extra():
         import openslide  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("openslide", "slides") from error
     from msal_deploy.predict.readers.openslide import OpenSlideSlide
 
     if _vendor(path) is None:
@@ -90,11 +96,15 @@ def _openslide(path: Path, model_mpp: float, mpp: float | None) -> Slide:
 
 
 def source_sha256(source: StrPath | NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of an image: of its file, or of an array's shape and pixels.
+    """Return the SHA-256 of an image: of its file, the names and sizes in a folder, or an array's shape and pixels.
 
     >>> source_sha256(np.zeros((1, 1, 3), np.uint8))[:8]
     'ee3a8a1f'
     """
     if isinstance(source, np.ndarray):
         return hashlib.sha256(str(source.shape).encode() + np.ascontiguousarray(source).tobytes()).hexdigest()
-    return sha256(source)
+    path = Path(source)
+    if not path.is_dir():
+        return sha256(path)
+    files = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256(repr(files).encode()).hexdigest()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from msal_deploy.data.images import MODE_NAMES, opened_image, is_16_bit
+from msal_deploy.data.images import MODE_NAMES, is_16_bit, opened_image
 from msal_deploy.errors import BadInput
 from msal_deploy.predict.readers.pyramid import PyramidSlide
 

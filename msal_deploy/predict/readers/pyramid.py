@@ -5,7 +5,7 @@ import threading
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import cv2
 import numpy as np
@@ -16,14 +16,15 @@ from msal_deploy.predict.slide import Slide
 BLOCK = 512  # side of the blocks that are resampled, at the model's resolution
 CACHED_BLOCKS = 64  # 50 MB
 SAME = 0.005  # resolutions this close count as the same: 512 px then differ by 2.6 px
+BAND = 1 << 24  # pixels of a level that a thumbnail reads at once
 MARGIN = 3  # source pixels around a block, more than cubic interpolation needs
 
 
 class PyramidSlide(Slide):
     """A slide that is read from the levels of a pyramid.
 
-    Windows are put together from blocks that do not depend on the window. If the resolution is the model's, within 0.5%,
-    the pixels are those of the file and `scale` is 1.
+    Windows are put together from blocks that do not depend on the window. If the resolution is the model's, within
+    0.5%, the pixels are those of the file and `scale` is 1.
     """
 
     def __init__(
@@ -70,12 +71,12 @@ class PyramidSlide(Slide):
         """Return the whole image from the coarsest level that has enough pixels, row of blocks by row of blocks."""
         factor = max(1.0, max(self.size) / longest)
         level = self._choose(factor)
-        (height, width), downsample = self.levels[level]
+        (height, width), _ = self.levels[level]
         size = (max(1, round(self.size[0] / factor)), max(1, round(self.size[1] / factor)))
-        bands = -(-height // max(1, BLOCK * 4))
+        bands = -(-height * width // BAND)
         edges = [round(size[0] * index / bands) for index in range(bands + 1)]
         parts = []
-        for first, last in zip(edges, edges[1:], strict=False):
+        for first, last in pairwise(edges):
             if first == last:
                 continue
             top, bottom = height * first // size[0], max(height * last // size[0], height * first // size[0] + 1)
