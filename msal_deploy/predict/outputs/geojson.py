@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,10 @@ def features(nuclei: Nuclei, name: str, first: int) -> Iterator[dict[str, Any]]:
         first: Label of the first nucleus.
     """
     columns = {title: np.round(nuclei.features[key], 4).tolist() for key, title in MEASUREMENTS.items()}
-    for index, points in enumerate(nuclei.polygons):
-        vertices = np.round(points.astype(np.float64), 3).tolist()
+    points = np.round(nuclei.points.astype(np.float64), 3).tolist()
+    starts = [0, *nuclei.ends.tolist()]
+    for index, (start, end) in enumerate(pairwise(starts)):
+        vertices = points[start:end]
         yield {
             "type": "Feature",
             "id": str(uuid.uuid5(NAMESPACE, f"{name}/{first + index}")),
