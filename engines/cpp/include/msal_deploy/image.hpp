@@ -5,7 +5,7 @@
 //
 // A cv::Mat of type CV_8UC3, which may be a region of another one, needs no copy:
 //
-//     msal_deploy::ImageView image(mat.data, mat.rows, mat.cols, mat.step, msal_deploy::Channels::bgr);
+//     msal_deploy::ImageView view(mat.data, mat.rows, mat.cols, mat.step, msal_deploy::Channels::bgr);
 //
 // Lifetime: a view does not own the pixels, which must stay valid and unchanged until the call returns.
 // Errors: the constructor checks nothing; Segmenter::segment does.

@@ -1,5 +1,5 @@
-// Segmenter: runs one graph of a bundle in one runtime. It takes RGB images and returns the probability of a nucleus
-// for each pixel.
+// Segmenter: runs one graph of a bundle in one runtime. It takes images of any size and returns the probability of a
+// nucleus for each pixel.
 //
 //     auto segmenter = msal_deploy::Segmenter::open("model", "int8");
 //     if (!segmenter) return std::puts(segmenter.error().message.c_str());
