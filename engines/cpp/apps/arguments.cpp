@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* description =
     "Segment the nuclei in RGB images with a graph of MODEL.\n"
-    "Images whose sides are not multiples of 32 are padded by mirroring, and the result is cropped to the image.\n";
+    "Images may have any size: they are computed in overlapping tiles.\n";
 
 constexpr const char* footer =
     "Exit codes: 0 done, 1 a runtime failed, 2 bad input or usage, 3 missing requirement.\n"
@@ -38,10 +38,17 @@ void add_options(CLI::App& app, Arguments& given) {
     add("--backend", given.options.backend, "NAME", "default: the first backend listed below");
     add("--threads", given.options.threads, "N", "CPU threads; default: the runtime's choice")
         ->check(CLI::Range(1, 1024));
-    add("--streams", given.options.streams, "N", "images computed in parallel, with --batch (openvino); default: 1")
+    add("--streams", given.options.streams, "N", "tiles or images computed in parallel (openvino); default: 1")
         ->check(CLI::Range(1, 1024));
-    add("--batch", given.batch, "N", "images per call, which must have the same size; default: 1")
-        ->check(CLI::Range(1, 1024));
+    CLI::Option* tile = add("--tile", given.tiling.tile, "N", "largest side of a tile, a multiple of 32; default: 512")
+                            ->check(CLI::Range(32, 4096));
+    CLI::Option* overlap =
+        add("--overlap", given.tiling.overlap, "N", "pixels that neighbouring tiles share at least; default: 64")
+            ->check(CLI::Range(0, 4095));
+    add("--batch", given.batch, "N",
+        "images per call, without tiles: they must have one size, in multiples of 32; default: 1")
+        ->check(CLI::Range(1, 1024))
+        ->excludes(tile, overlap);
     add("--threshold", given.threshold, "P", "lowest probability of a nucleus pixel; default: the model's threshold")
         ->check(CLI::Range(0.0, 1.0));
     add("--bench", given.bench, "N", "time N calls with the first batch, after a warm-up, and write nothing")

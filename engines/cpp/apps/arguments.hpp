@@ -16,6 +16,7 @@ struct Arguments {
     std::string masks;
     std::string probability;
     std::optional<float> threshold;  // empty: the model's
+    msal_deploy::Tiling tiling;
     std::size_t batch = 1;
     std::size_t bench = 0;  // timed calls; 0: do not time
     std::string help;       // the help text if --help was given; everything else is then empty

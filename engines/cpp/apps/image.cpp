@@ -42,22 +42,15 @@ Result<void> commit(const std::string& file, bool written, const std::string& re
                  file + " is not writable (" + why + "); check the folder and the disk"};
 }
 
-// Returns the position in a line of `size` that position `at` of its mirrored continuation shows: 0 1 2 1 0 1 2 for 3.
-std::size_t reflect(std::size_t at, std::size_t size) {
-    if (size == 1) return 0;
-    const std::size_t period = 2 * size - 2, within = at % period;
-    return within < size ? within : period - within;
-}
-
 }  // namespace
 
-Result<Image> read_png(const std::string& file, std::size_t max_side) {
+Result<Image> read_png(const std::string& file, std::size_t max_pixels) {
     Png png;
     if (!png_image_begin_read_from_file(&png, file.c_str())) return not_a_png(file, png.message);
-    if (png.width > max_side || png.height > max_side) {
-        return Error{ErrorCode::bad_input, "Expected sides up to " + std::to_string(max_side) + " px in " + file +
+    if (png.width > max_pixels / png.height) {
+        return Error{ErrorCode::bad_input, "Expected up to " + std::to_string(max_pixels) + " pixels in " + file +
                                                ", got " + std::to_string(png.height) + " × " +
-                                               std::to_string(png.width) + "; cut it into tiles"};
+                                               std::to_string(png.width) + "; cut it into smaller images"};
     }
     png.format = PNG_FORMAT_RGB;
     Image image{png.height, png.width, std::vector<std::uint8_t>(PNG_IMAGE_SIZE(png))};
@@ -83,15 +76,4 @@ Result<void> write_bytes(const std::string& file, const void* bytes, std::size_t
     stream.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(size));
     stream.close();
     return commit(file, stream.good(), std::strerror(errno));
-}
-
-Image mirror_pad(const Image& image, std::size_t height, std::size_t width) {
-    Image larger{height, width, std::vector<std::uint8_t>(height * width * 3)};
-    for (std::size_t y = 0; y < height; ++y) {
-        const std::uint8_t* row = &image.rgb[reflect(y, image.height) * image.width * 3];
-        for (std::size_t x = 0; x < width; ++x) {
-            std::memcpy(&larger.rgb[(y * width + x) * 3], row + reflect(x, image.width) * 3, 3);
-        }
-    }
-    return larger;
 }

@@ -14,8 +14,8 @@ struct Image {
 };
 
 // Reads any PNG as 8-bit RGB. Converts grey and palette images, and blends transparency with white.
-// max_side: larger images are an error, before memory is allocated for them.
-msal_deploy::Result<Image> read_png(const std::string& file, std::size_t max_side);
+// max_pixels: larger images are an error, before memory is allocated for them.
+msal_deploy::Result<Image> read_png(const std::string& file, std::size_t max_pixels);
 
 // Writes 8-bit grey, height × width. Writes the whole file or nothing.
 msal_deploy::Result<void> write_png(const std::string& file, const std::vector<std::uint8_t>& grey, std::size_t height,
@@ -23,6 +23,3 @@ msal_deploy::Result<void> write_png(const std::string& file, const std::vector<s
 
 // Writes bytes. Writes the whole file or nothing.
 msal_deploy::Result<void> write_bytes(const std::string& file, const void* bytes, std::size_t size);
-
-// Returns the image padded to `height` × `width` by mirroring it at the bottom and on the right.
-Image mirror_pad(const Image& image, std::size_t height, std::size_t width);

@@ -13,6 +13,8 @@ using namespace msal_deploy;
 
 namespace {
 
+constexpr std::size_t max_pixels = 1 << 28;  // per image; computing so many takes about 3 GB
+
 // Carries an error to main, which prints it.
 struct Stop {
     Error error;
@@ -50,52 +52,47 @@ std::string only_precision(const std::string& folder) {
                                     [](const std::string& a, const std::string& b) { return a + " or " + b; }));
 }
 
-std::size_t up_to_multiple(std::size_t side, const Axis& axis) {
-    return std::max(axis.min, (side + axis.multiple - 1) / axis.multiple * axis.multiple);
-}
-
-// Images of one size, padded to a size that the graph accepts.
+// Images of one size.
 struct Batch {
     std::vector<std::string> files;
-    std::size_t height = 0, width = 0;  // of the images before padding
-    Shape shape;
-    std::vector<std::uint8_t> rgb;
+    std::size_t height = 0, width = 0;
+    std::vector<std::uint8_t> rgb;  // one image after the other
+
+    std::size_t pixels() const { return height * width; }  // of one image
 };
 
-Batch read_batch(const std::vector<std::string>& files, const Spec& spec) {
+Batch read_batch(const std::vector<std::string>& files) {
     Batch batch;
-    batch.files = files;
     for (const std::string& file : files) {
-        const Image image = unwrap(read_png(file, std::min(spec.height.max, spec.width.max)));
+        Image image = unwrap(read_png(file, max_pixels));
         if (batch.rgb.empty()) {
-            batch.height = image.height;
-            batch.width = image.width;
-            batch.shape = {files.size(), up_to_multiple(image.height, spec.height),
-                           up_to_multiple(image.width, spec.width)};
+            batch = {files, image.height, image.width, std::move(image.rgb)};
+            continue;
         }
         if (image.height != batch.height || image.width != batch.width) {
             throw_bad_input("Expected images of one size in a batch, got " + files[0] + " and " + file +
                             " of different sizes; use --batch 1");
         }
-        const Image whole = mirror_pad(image, batch.shape.height, batch.shape.width);
-        batch.rgb.insert(batch.rgb.end(), whole.rgb.begin(), whole.rgb.end());
+        batch.rgb.insert(batch.rgb.end(), image.rgb.begin(), image.rgb.end());
     }
     return batch;
 }
 
-// Returns the probabilities of one image of the batch without the padding.
-std::vector<float> crop(const Batch& batch, const std::vector<float>& probability, std::size_t index) {
-    std::vector<float> cropped(batch.height * batch.width);
-    for (std::size_t y = 0; y < batch.height; ++y) {
-        const auto* row = &probability[(index * batch.shape.height + y) * batch.shape.width];
-        std::copy(row, row + batch.width, &cropped[y * batch.width]);
+// Computes a single image in tiles, and several in one pass each.
+void compute(const Segmenter& segmenter, const Arguments& given, const Batch& batch, std::vector<float>& probability) {
+    probability.resize(batch.files.size() * batch.pixels());
+    if (given.batch > 1) {
+        unwrap(segmenter.segment(batch.rgb, {batch.files.size(), batch.height, batch.width}, probability));
+    } else {
+        Tiling tiling = given.tiling;
+        tiling.batch = static_cast<std::size_t>(given.options.streams);  // a tile for each stream
+        unwrap(segmenter.segment({batch.rgb.data(), batch.height, batch.width}, tiling, probability));
     }
-    return cropped;
 }
 
-void write_mask(const std::string& file, const Batch& batch, const std::vector<float>& probability, float threshold) {
-    std::vector<std::uint8_t> grey(probability.size());
-    std::transform(probability.begin(), probability.end(), grey.begin(),
+void write_mask(const std::string& file, const Batch& batch, const float* probability, float threshold) {
+    std::vector<std::uint8_t> grey(batch.pixels());
+    std::transform(probability, probability + batch.pixels(), grey.begin(),
                    [&](float p) { return static_cast<std::uint8_t>(p >= threshold ? 255 : 0); });
     unwrap(write_png(file, grey, batch.height, batch.width));
     const auto nuclei = static_cast<double>(std::count(grey.begin(), grey.end(), 255));
@@ -109,24 +106,24 @@ void segment(const Segmenter& segmenter, const Arguments& given) {
     for (std::size_t start = 0; start < given.images.size(); start += given.batch) {
         const auto first = given.images.begin() + static_cast<std::ptrdiff_t>(start);
         const auto count = std::min(given.batch, given.images.size() - start);
-        const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)}, segmenter.spec());
-        probability.resize(batch.shape.batch * batch.shape.height * batch.shape.width);
-        unwrap(segmenter.segment(batch.rgb, batch.shape, probability));
+        const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)});
+        compute(segmenter, given, batch, probability);
         for (std::size_t index = 0; index < count; ++index) {
-            const std::vector<float> one = crop(batch, probability, index);
+            const float* one = &probability[index * batch.pixels()];
             const std::filesystem::path name = std::filesystem::path(batch.files[index]).stem();
             if (!given.mask.empty()) write_mask(given.mask, batch, one, threshold);
             if (!given.masks.empty())
                 write_mask((std::filesystem::path(given.masks) / name).string() + ".png", batch, one, threshold);
-            if (!given.probability.empty()) all.insert(all.end(), one.begin(), one.end());
         }
+        if (!given.probability.empty()) all.insert(all.end(), probability.begin(), probability.end());
     }
     if (!given.probability.empty()) unwrap(write_bytes(given.probability, all.data(), all.size() * sizeof(float)));
 }
 
-double time_call_ms(const Segmenter& segmenter, const Batch& batch, std::vector<float>& probability) {
+double time_call_ms(const Segmenter& segmenter, const Arguments& given, const Batch& batch,
+                    std::vector<float>& probability) {
     const auto start = std::chrono::steady_clock::now();
-    unwrap(segmenter.segment(batch.rgb, batch.shape, probability));
+    compute(segmenter, given, batch, probability);
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -140,16 +137,16 @@ double percentile(const std::vector<double>& sorted, double share) {
 void bench(const Segmenter& segmenter, const Arguments& given) {
     const auto count = std::min(given.batch, given.images.size());
     const auto first = given.images.begin();
-    const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)}, segmenter.spec());
-    std::vector<float> probability(batch.shape.batch * batch.shape.height * batch.shape.width);
+    const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)});
+    std::vector<float> probability;
     std::vector<double> times(given.bench);
     for (std::size_t call = 0; call < 5; ++call)
-        time_call_ms(segmenter, batch, probability);  // the first call compiles
-    for (double& time : times) time = time_call_ms(segmenter, batch, probability);
+        time_call_ms(segmenter, given, batch, probability);  // the first call compiles
+    for (double& time : times) time = time_call_ms(segmenter, given, batch, probability);
     std::sort(times.begin(), times.end());
     const double mean = std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
     std::printf("%s, %zu × %zu × %zu px, %zu calls, ms: p50 %.3f  p90 %.3f  p99 %.3f  mean %.3f  min %.3f\n",
-                segmenter.engine().c_str(), batch.shape.batch, batch.shape.height, batch.shape.width, times.size(),
+                segmenter.engine().c_str(), count, batch.height, batch.width, times.size(),
                 percentile(times, 0.5), percentile(times, 0.9), percentile(times, 0.99), mean, times.front());
 }
 

@@ -73,17 +73,6 @@ bool is_inside(const fs::path& file, const fs::path& folder) {
     return !file_error && !folder_error && !relative.empty() && *relative.begin() != "..";
 }
 
-void check_extent(const Axis& axis, std::size_t extent) {
-    if (extent < axis.min || extent > axis.max) {
-        throw_bad_input("Expected a ", axis.name, " from ", axis.min, " to ", axis.max, ", got ", extent,
-                        "; use a size in that range");
-    }
-    if (extent % axis.multiple == 0) return;
-    const std::size_t below = extent / axis.multiple * axis.multiple, above = below + axis.multiple;
-    throw_bad_input("Expected a ", axis.name, " that is a multiple of ", axis.multiple, ", got ", extent, "; use ",
-                    below ? below : above, " or ", above);
-}
-
 }  // namespace
 
 Bundle Bundle::read(const fs::path& folder) {
@@ -112,6 +101,17 @@ fs::path Bundle::file(const std::string& name) const {
         throw_bad_input(found.string(), " has changed since export (SHA-256 differs); ", remedy);
     }
     return found;
+}
+
+void check_extent(const Axis& axis, std::size_t extent) {
+    if (extent < axis.min || extent > axis.max) {
+        throw_bad_input("Expected a ", axis.name, " from ", axis.min, " to ", axis.max, ", got ", extent,
+                        "; use a size in that range");
+    }
+    if (extent % axis.multiple == 0) return;
+    const std::size_t below = extent / axis.multiple * axis.multiple, above = below + axis.multiple;
+    throw_bad_input("Expected a ", axis.name, " that is a multiple of ", axis.multiple, ", got ", extent, "; use ",
+                    below ? below : above, " or ", above);
 }
 
 void check_shape(const Spec& spec, const Shape& shape) {

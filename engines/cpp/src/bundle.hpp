@@ -22,6 +22,9 @@ struct Bundle {
     std::filesystem::path file(const std::string& name) const;
 };
 
+// Throws Failure unless `extent` is in the range of the axis and a multiple of axis.multiple.
+void check_extent(const Axis& axis, std::size_t extent);
+
 // Throws Failure unless the graph accepts images of this shape.
 void check_shape(const Spec& spec, const Shape& shape);
 

@@ -6,6 +6,7 @@
 #include "backend.hpp"
 #include "bundle.hpp"
 #include "failure.hpp"
+#include "tiling.hpp"
 
 namespace msal_deploy {
 
@@ -54,19 +55,29 @@ void check_options(const std::string& backend, const Options& options) {
     }
 }
 
-void check_spans(const Spec& spec, Span<const std::uint8_t> rgb, const Shape& shape, Span<float> probability) {
-    check_shape(spec, shape);  // first, because it bounds the products below
-    const std::size_t pixels = shape.batch * shape.height * shape.width;
-    const auto expect = [&](bool good, std::size_t size, const char* what, const auto& got, const char* remedy) {
-        if (good) return;
-        throw_bad_input("Expected ", size, what, " for ", shape.batch, " × ", shape.height, " × ", shape.width,
-                        " px, got ", got, remedy);
-    };
-    expect(rgb.data() != nullptr, pixels * 3, " bytes of RGB", "a null pointer", "; pass the images");
-    expect(rgb.size() == pixels * 3, pixels * 3, " bytes of RGB", rgb.size(), "; check the shape");
-    const char* buffer = " floats in the buffer for the probabilities";
-    expect(probability.data() != nullptr, pixels, buffer, "a null pointer", "; pass a buffer");
-    expect(probability.size() >= pixels, pixels, buffer, probability.size(), "; pass a larger one");
+// The functions below expect a shape that has been checked, whose products do not overflow.
+std::size_t pixels_of(const Shape& shape) {
+    return shape.batch * shape.height * shape.width;
+}
+
+template <class Got>
+void expect(bool good, std::size_t size, const char* what, const Shape& shape, const Got& got, const char* remedy) {
+    if (good) return;
+    throw_bad_input("Expected ", size, what, " for ", shape.batch, " × ", shape.height, " × ", shape.width, " px, got ",
+                    got, remedy);
+}
+
+void check_rgb(Span<const std::uint8_t> rgb, const Shape& shape) {
+    const std::size_t bytes = pixels_of(shape) * 3;
+    expect(rgb.data() != nullptr, bytes, " bytes of RGB", shape, "a null pointer", "; pass the images");
+    expect(rgb.size() == bytes, bytes, " bytes of RGB", shape, rgb.size(), "; check the shape");
+}
+
+void check_buffer(Span<float> probability, const Shape& shape) {
+    const std::size_t pixels = pixels_of(shape);
+    const char* what = " floats in the buffer for the probabilities";
+    expect(probability.data() != nullptr, pixels, what, shape, "a null pointer", "; pass a buffer");
+    expect(probability.size() >= pixels, pixels, what, shape, probability.size(), "; pass a larger one");
 }
 
 }  // namespace
@@ -89,6 +100,11 @@ struct Segmenter::Impl {
     Spec spec;
     std::string engine;
     std::unique_ptr<Backend> backend;
+
+    static const Impl& of(const Segmenter& segmenter) {
+        if (segmenter.impl_) return *segmenter.impl_;
+        throw_bad_input("This Segmenter is not usable (moved from); use the one it was moved to");
+    }
 };
 
 Segmenter::Segmenter(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
@@ -111,13 +127,47 @@ Result<Segmenter> Segmenter::open(const std::string& folder, const std::string& 
 
 Result<std::vector<float>> Segmenter::segment(Span<const std::uint8_t> rgb, std::size_t height,
                                               std::size_t width) const noexcept {
-    return segment(rgb, Shape{1, height, width});
+    try {
+        Impl::of(*this);
+        const ImageView image(rgb.data(), height, width);
+        check_size(image);
+        check_rgb(rgb, {1, height, width});
+        return segment(image);
+    } catch (...) {
+        return current_error();
+    }
+}
+
+Result<std::vector<float>> Segmenter::segment(const ImageView& image, const Tiling& tiling) const noexcept {
+    try {
+        const Impl& impl = Impl::of(*this);
+        check_image(image);
+        check_tiling(impl.spec, tiling);
+        std::vector<float> probability(image.height * image.width);
+        infer_tiles(*impl.backend, impl.spec, image, tiling, probability.data());
+        return Result<std::vector<float>>(std::move(probability));
+    } catch (...) {
+        return current_error();
+    }
+}
+
+Result<void> Segmenter::segment(const ImageView& image, const Tiling& tiling, Span<float> probability) const noexcept {
+    try {
+        const Impl& impl = Impl::of(*this);
+        check_image(image);
+        check_tiling(impl.spec, tiling);
+        check_buffer(probability, {1, image.height, image.width});
+        infer_tiles(*impl.backend, impl.spec, image, tiling, probability.data());
+        return {};
+    } catch (...) {
+        return current_error();
+    }
 }
 
 Result<std::vector<float>> Segmenter::segment(Span<const std::uint8_t> rgb, const Shape& shape) const noexcept {
     try {
-        if (impl_) check_shape(impl_->spec, shape);  // before allocating that much memory
-        std::vector<float> probability(impl_ ? shape.batch * shape.height * shape.width : 0);
+        check_shape(Impl::of(*this).spec, shape);  // before allocating that much memory
+        std::vector<float> probability(pixels_of(shape));
         const Result<void> done = segment(rgb, shape, probability);
         if (!done) return done.error();
         return Result<std::vector<float>>(std::move(probability));
@@ -129,9 +179,11 @@ Result<std::vector<float>> Segmenter::segment(Span<const std::uint8_t> rgb, cons
 Result<void> Segmenter::segment(Span<const std::uint8_t> rgb, const Shape& shape,
                                 Span<float> probability) const noexcept {
     try {
-        if (!impl_) throw_bad_input("This Segmenter is not usable (moved from); use the one it was moved to");
-        check_spans(impl_->spec, rgb, shape, probability);
-        impl_->backend->infer(rgb.data(), shape, probability.data());
+        const Impl& impl = Impl::of(*this);
+        check_shape(impl.spec, shape);
+        check_rgb(rgb, shape);
+        check_buffer(probability, shape);
+        impl.backend->infer(rgb.data(), shape, probability.data());
         return {};
     } catch (...) {
         return current_error();

@@ -34,10 +34,16 @@ void images(const Segmenter& segmenter) {
     std::vector<float> buffer(64 * 64);
     const Shape good{1, 64, 64};
     const Span<const std::uint8_t> nothing;
-    refused(segmenter.segment(rgb, 63, 64), "Expected a height that is a multiple of 32, got 63; use 32 or 64");
-    refused(segmenter.segment(rgb, 64, 16), "Expected a width from 32 to 4096, got 16");
-    refused(segmenter.segment(rgb, 0, 0), "Expected a height from 32 to 4096, got 0");
-    refused(segmenter.segment(rgb, huge, huge), "Expected a height from 32 to 4096, got 18446744073709551615");
+    refused(segmenter.segment(rgb, Shape{1, 63, 64}),
+            "Expected a height that is a multiple of 32, got 63; use 32 or 64");
+    refused(segmenter.segment(rgb, Shape{1, 64, 16}), "Expected a width from 32 to 4096, got 16");
+    refused(segmenter.segment(rgb, Shape{1, huge, huge}),
+            "Expected a height from 32 to 4096, got 18446744073709551615");
+    refused(segmenter.segment(rgb, 63, 64), "Expected 12096 bytes of RGB for 1 × 63 × 64 px, got 12288");
+    refused(segmenter.segment(rgb, 0, 5), "Expected at least one pixel, got an image of 5×0 px; leave it out");
+    refused(segmenter.segment(rgb, huge, huge), "Expected sides up to 2147483647 px, got an image of 18446744073709551");
+    refused(segmenter.segment(rgb, 2147483647, 2147483647),
+            "Expected an image that fits in memory, got 2147483647 rows");
     refused(segmenter.segment(rgb, Shape{0, 64, 64}), "Expected a batch from 1 to 64, got 0");
     refused(segmenter.segment(rgb, Shape{65, 64, 64}), "Expected a batch from 1 to 64, got 65");
     refused(segmenter.segment(nothing, 64, 64), "Expected 12288 bytes of RGB for 1 × 64 × 64 px, got a null pointer");
@@ -52,10 +58,34 @@ void images(const Segmenter& segmenter) {
     CHECK(buffer[0] >= 0 && buffer[4095] <= 1);
 }
 
+void views(const Segmenter& segmenter) {
+    const std::vector<std::uint8_t> rgb(64 * 64 * 3, 128);
+    std::vector<float> buffer(64 * 64);
+    const ImageView good(rgb.data(), 64, 64);
+    refused(segmenter.segment(ImageView(nullptr, 64, 64)),
+            "Expected an image, got a null pointer; pass its first pixel");
+    refused(segmenter.segment({rgb.data(), 64, 0}), "Expected at least one pixel, got an image of 0×64 px");
+    refused(segmenter.segment({rgb.data(), 64, 64, 191}),
+            "Expected a row stride of at least 192 bytes for 64 px, got 191; pass the bytes from one row to the next");
+    refused(segmenter.segment({rgb.data(), 64, 64, huge}), "Expected an image that fits in memory, got 64 rows with a");
+    refused(segmenter.segment({rgb.data(), 1, huge / 3 + 2}), "Expected sides up to 2147483647 px");
+    refused(segmenter.segment(good, {100, 0, 1}), "Expected a tile that is a multiple of 32, got 100; use 96 or 128");
+    refused(segmenter.segment(good, {0, 0, 1}), "Expected a tile from 32 to 4096, got 0; use a size in that range");
+    refused(segmenter.segment(good, {64, 64, 1}), "Expected an overlap from 0 to 63, got 64; use one in that range");
+    refused(segmenter.segment(good, {64, huge, 1}), "Expected an overlap from 0 to 63, got 18446744073709551615");
+    refused(segmenter.segment(good, {64, 0, 0}), "Expected a batch from 1 to 64, got 0");
+    refused(segmenter.segment(good, {}, Span<float>(buffer.data(), 4095)), "px, got 4095; pass a larger one");
+    refused(segmenter.segment(good, {}, Span<float>()), "Expected 4096 floats in the buffer for the probabilities");
+    CHECK(segmenter.segment(good, {64, 63, 64}, buffer));
+}
+
 void moved_from(Segmenter& segmenter) {
     const Segmenter other = std::move(segmenter);
     const std::vector<std::uint8_t> rgb(64 * 64 * 3);
-    refused(segmenter.segment(rgb, 64, 64), "This Segmenter is not usable (moved from)");
+    for (const auto& result : {segmenter.segment(rgb, 64, 64), segmenter.segment(rgb, Shape{1, 64, 64}),
+                               segmenter.segment(ImageView(rgb.data(), 64, 64))}) {
+        refused(result, "This Segmenter is not usable (moved from)");
+    }
     CHECK(segmenter.engine().empty() && segmenter.spec().image.empty());
     CHECK(other.spec().image == "image");
 }
@@ -267,6 +297,7 @@ int main(int count, char** words) {
     Segmenter segmenter = open_or_skip(model, precision, given);
     wrong_access();
     images(segmenter);
+    views(segmenter);
     moved_from(segmenter);
     const BrokenBundle broken(model, precision);
     folders(broken, precision, given);

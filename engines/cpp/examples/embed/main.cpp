@@ -1,5 +1,5 @@
-// The smallest program that uses the library: reads a tile of raw RGB and prints the share of nuclei.
-//     embed MODEL_FOLDER PRECISION TILE.rgb HEIGHT WIDTH
+// The smallest program that uses the library: reads an image of raw RGB and prints the share of nuclei.
+//     embed MODEL_FOLDER PRECISION IMAGE.rgb HEIGHT WIDTH
 #include <msal_deploy/segmenter.hpp>
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <iterator>
 
 int main(int count, char** words) {
-    if (count != 6) return std::fputs("embed MODEL_FOLDER PRECISION TILE.rgb HEIGHT WIDTH\n", stderr), 2;
+    if (count != 6) return std::fputs("embed MODEL_FOLDER PRECISION IMAGE.rgb HEIGHT WIDTH\n", stderr), 2;
 
     auto segmenter = msal_deploy::Segmenter::open(words[1], words[2]);
     if (!segmenter) return std::fprintf(stderr, "%s\n", segmenter.error().message.c_str()), 2;

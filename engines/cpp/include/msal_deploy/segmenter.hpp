@@ -1,9 +1,9 @@
-// Segmenter: runs one graph of a bundle in one runtime. It takes RGB images and returns the probability of a nucleus
-// for each pixel.
+// Segmenter: runs one graph of a bundle in one runtime. It takes images of any size and returns the probability of a
+// nucleus for each pixel.
 //
 //     auto segmenter = msal_deploy::Segmenter::open("model", "int8");
 //     if (!segmenter) return std::puts(segmenter.error().message.c_str());
-//     auto probability = segmenter->segment(rgb, 512, 512);  // std::vector<float>, 512 × 512
+//     auto probability = segmenter->segment(rgb, 700, 1000);  // std::vector<float>, 700 × 1000
 //
 // The graph includes the normalisation and the sigmoid: pass the bytes as they come out of an image decoder.
 //
@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "msal_deploy/export.hpp"
+#include "msal_deploy/image.hpp"
 #include "msal_deploy/result.hpp"
 #include "msal_deploy/span.hpp"
 
@@ -78,15 +79,35 @@ class MSAL_DEPLOY_EXPORT Segmenter {
     Segmenter& operator=(Segmenter&&) noexcept;
     ~Segmenter();
 
-    // Segments one image: height × width × 3 bytes, row by row. Returns height × width probabilities, 0 to 1.
+    // Segments one image of any size: height × width × 3 bytes, row by row. Returns height × width probabilities, 0 to
+    // 1. This is the next function with the default tiling.
     //
-    // Errors: bad_input if spec() excludes the size, or `rgb` is null or has another length; missing_requirement if
-    // memory runs out or the GPU fails; failed if the runtime fails.
+    // Errors: bad_input if there is no pixel, or `rgb` is null or has another length; missing_requirement if memory
+    // runs out or the GPU fails; failed if the runtime fails.
     [[nodiscard]] Result<std::vector<float>> segment(Span<const std::uint8_t> rgb, std::size_t height,
                                                      std::size_t width) const noexcept;
 
-    // Segments a batch: N × H × W × 3 bytes, one image after the other. Returns N × H × W probabilities.
-    // Errors: as above.
+    // Segments one image of any size, also with gaps between its rows, a region of a larger one, or BGR. The image is
+    // covered by tiles that overlap by at least `tiling.overlap` pixels and end at its borders. Near the edge of a tile
+    // a network lacks context: the outer quarter of each overlap is dropped, and in the half between, the tiles are
+    // blended linearly. An image that is lower or narrower than a tile is mirrored up to the next size that the graph
+    // accepts. The result is that of Python's segment(), to the last bit. RGB without gaps and of a size that the graph
+    // accepts is not copied if it is no larger than a tile. Otherwise, the call needs 4 bytes per pixel of the image
+    // besides the result, and 7 per pixel of a batch of tiles.
+    //
+    // Errors: as above, and bad_input if spec() excludes the tile or the batch, or if the overlap or the stride is out
+    // of range.
+    [[nodiscard]] Result<std::vector<float>> segment(const ImageView& image, const Tiling& tiling = {}) const noexcept;
+
+    // The same, but writes to `probability`, which has room for at least height × width floats and can be reused. After
+    // an error its content is unspecified.
+    // Errors: as above, and bad_input if `probability` is null or too small.
+    [[nodiscard]] Result<void> segment(const ImageView& image, const Tiling& tiling,
+                                       Span<float> probability) const noexcept;
+
+    // Segments a batch: N × H × W × 3 bytes, one image after the other. Returns N × H × W probabilities. Each image is
+    // computed in one pass, without tiles.
+    // Errors: as above, and bad_input if spec() excludes the shape.
     [[nodiscard]] Result<std::vector<float>> segment(Span<const std::uint8_t> rgb, const Shape& shape) const noexcept;
 
     // The same, but writes to `probability`, which has room for at least N × H × W floats and can be reused. Both spans
