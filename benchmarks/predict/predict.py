@@ -31,9 +31,9 @@ from msal_deploy.files import write_json
 from msal_deploy.hardware import describe_processor
 from msal_deploy.metrics import count_nuclei
 from msal_deploy.metrics.nuclei import aji, panoptic_quality
-from msal_deploy.predict import predict, predict_all
-from msal_deploy.predict.grid import Grid
-from msal_deploy.predict.readers import open_slide
+from msal_deploy.prediction import predict, predict_all
+from msal_deploy.prediction.grid import Grid
+from msal_deploy.prediction.readers import open_slide
 
 app = command_line("Measure predict.")
 Json = Annotated[Path | None, typer.Option("--json")]
@@ -166,7 +166,9 @@ def kills(bundle: Path, image: Path, times: int = 20, seed: int = 0, json: Json 
         expected = _hashes(Path(folder) / "whole")
         out, killed = Path(folder) / "killed", 0
         for _ in range(times):
-            process = subprocess.Popen(_command(bundle, image, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                _command(bundle, image, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
             try:
                 process.wait(chance.uniform(0.2, 1.0) * seconds / 3)
             except subprocess.TimeoutExpired:

@@ -53,7 +53,7 @@ def predict(
     from msal_deploy.bundle import Bundle
     from msal_deploy.errors import BadInput
     from msal_deploy.files import write_json
-    from msal_deploy.predict import predict_all
+    from msal_deploy.prediction import predict_all
 
     if workers and dask:
         raise BadInput("--workers and --dask exclude each other", "give one of them")

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 
 from msal_deploy.errors import BadInput
-from msal_deploy.predict.grid import Grid
-from msal_deploy.predict.record import SlideFolder
-from msal_deploy.predict.slide import Slide
-from msal_deploy.predict.steps import Steps
-from msal_deploy.predict.tissue import find_tissue
+from msal_deploy.prediction.grid import Grid
+from msal_deploy.prediction.record import SlideFolder
+from msal_deploy.prediction.slide import Slide
+from msal_deploy.prediction.steps import Steps
+from msal_deploy.prediction.tissue import find_tissue
 from msal_deploy.spec import ModelSpec
 
 

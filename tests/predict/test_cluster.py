@@ -13,7 +13,7 @@ from tiny_bundle import write_tiny_bundle
 from msal_deploy import Bundle
 from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.errors import MissingRequirement
-from msal_deploy.predict import predict_all
+from msal_deploy.prediction import predict_all
 
 OPTIONS = {"engine": "openvino:fp32", "tile": 128, "overlap": 32, "formats": ["geojson", "tiff"]}
 
@@ -25,7 +25,7 @@ class DieOnce(WorkerPlugin):
         self.mark = mark
 
     def setup(self, worker):
-        from msal_deploy.predict import cluster
+        from msal_deploy.prediction import cluster
 
         original, mark = cluster._steps, self.mark
 
@@ -87,6 +87,6 @@ def test_a_worker_that_dies_is_replaced(inputs, expected, tmp_path: Path) -> Non
 
 def test_a_scheduler_that_does_not_answer(inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, paths = inputs
-    monkeypatch.setattr("msal_deploy.predict.cluster.TIMEOUT", 1)
+    monkeypatch.setattr("msal_deploy.prediction.cluster.TIMEOUT", 1)
     with pytest.raises(MissingRequirement, match=r"No Dask scheduler answers at tcp://127.0.0.1:1 "):
         predict_all(paths, tmp_path / "out", bundle=bundle, dask="tcp://127.0.0.1:1", **OPTIONS)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msal_deploy.predict.grid import Grid
+from msal_deploy.prediction.grid import Grid
 
 extents = st.tuples(st.integers(1, 2500), st.integers(1, 2500))
 

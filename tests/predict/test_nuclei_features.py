@@ -7,7 +7,7 @@ from shapely.geometry import Polygon
 from skimage.color import rgb2hed
 from skimage.measure import label, regionprops
 
-from msal_deploy.predict.nuclei import FEATURES, Nuclei, from_arrays, join, measure, paint, to_arrays
+from msal_deploy.prediction.nuclei import FEATURES, Nuclei, from_arrays, join, measure, paint, to_arrays
 
 
 def measured(

@@ -14,7 +14,7 @@ from msal_deploy import Bundle
 from msal_deploy.cli import app
 from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.instances import separate
-from msal_deploy.predict import predict
+from msal_deploy.prediction import predict
 from msal_deploy.runtimes import open_engine
 
 ENGINE = "openvino:fp32"

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.errors import BadInput
-from msal_deploy.predict.readers import open_slide, source_sha256
+from msal_deploy.prediction.readers import open_slide, source_sha256
 
 TISSUE = draw_tissue(np.random.default_rng(3), 700)[0][:, :600]
 APERIO = "Aperio Image Library v12.0\n600x700 [0,0 600x700] |AppMag = 40|MPP = {mpp}"

@@ -5,8 +5,8 @@ import pytest
 from plain_slide import PlainEngine, PlainSlide, discs, plain_steps
 
 from msal_deploy.instances import separate
-from msal_deploy.predict.pipeline import run_pipeline
-from msal_deploy.predict.schedule import Schedule
+from msal_deploy.prediction.pipeline import run_pipeline
+from msal_deploy.prediction.schedule import Schedule
 from msal_deploy.runtimes.tiling import segment
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from msal_deploy.predict.grid import Window
-from msal_deploy.predict.tissue import Tissue, tissue_mask
+from msal_deploy.prediction.grid import Window
+from msal_deploy.prediction.tissue import Tissue, tissue_mask
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.predict.nuclei import measure
-from msal_deploy.predict.record import Identity, Region, RunRecord, SlideFolder
+from msal_deploy.prediction.nuclei import measure
+from msal_deploy.prediction.record import Identity, Region, RunRecord, SlideFolder
 
 SHAPE, SIDE, SCALE, MICRONS = (1100, 1301), 704, 0.5, 0.25
 

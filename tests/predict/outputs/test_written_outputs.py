@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from slide_folder_fixture import MICRONS, SHAPE, SIDE, write_slide
 
-from msal_deploy.predict.nuclei import FEATURES, paint
-from msal_deploy.predict.outputs.geojson import write_geojson
-from msal_deploy.predict.outputs.labels import LabelImage
-from msal_deploy.predict.outputs.ome_zarr import write_ome_zarr
-from msal_deploy.predict.outputs.parquet import write_parquet
-from msal_deploy.predict.outputs.tiff import write_tiff
-from msal_deploy.predict.record import SlideFolder
+from msal_deploy.prediction.nuclei import FEATURES, paint
+from msal_deploy.prediction.outputs.geojson import write_geojson
+from msal_deploy.prediction.outputs.labels import LabelImage
+from msal_deploy.prediction.outputs.ome_zarr import write_ome_zarr
+from msal_deploy.prediction.outputs.parquet import write_parquet
+from msal_deploy.prediction.outputs.tiff import write_tiff
+from msal_deploy.prediction.record import SlideFolder
 
 Labels = np.ndarray
 

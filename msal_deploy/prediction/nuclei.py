@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.predict.features import Pixels, find_centroids, measure_features
-from msal_deploy.predict.outlines import trace
+from msal_deploy.prediction.features import Pixels, find_centroids, measure_features
+from msal_deploy.prediction.outlines import trace
 
 if TYPE_CHECKING:
     from msal_deploy.files import StrPath
@@ -26,6 +26,7 @@ FEATURES = {
     "mean_probability": "",
     "haematoxylin_od": "",
 }
+ARRAYS = ("points", "ends", "boxes", "masks", "mask_ends")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Nuclei:
         boxes: int32[N,4], top, left, height and width of each nucleus, in pixels of the model's resolution.
         masks: uint8[M], for each nucleus np.packbits of its mask bool[height·width].
         mask_ends: int64[N], where each mask ends in `masks`.
+        shape: Height and width of the image at the model's resolution.
+        scale: Pixels of level 0 for each pixel at the model's resolution.
+        microns_per_pixel: The model's resolution.
     """
 
     features: Mapping[str, NDArray[np.float64]]
@@ -47,6 +51,9 @@ class Nuclei:
     boxes: NDArray[np.int32]
     masks: NDArray[np.uint8]
     mask_ends: NDArray[np.int64]
+    shape: tuple[int, int] = (0, 0)
+    scale: float = 1.0
+    microns_per_pixel: float = 0.25
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -63,6 +70,19 @@ class Nuclei:
         bits = np.unpackbits(self.masks[start : self.mask_ends[index]], count=height * width)
         return bits.reshape(height, width).view(bool)
 
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """The nuclei as int32[H,W] of `shape`, 0 for background and 1 to N. A slide may need much memory."""
+        labels = np.zeros(self.shape, np.int32)
+        paint(self, labels, (0, 0), 1)
+        return labels
+
+    def napari_layer(self) -> tuple[NDArray[np.int32], dict[str, Any], str]:
+        """Return a layer of labels in µm, as napari's readers do: data, options, and the kind of layer."""
+        scale = (self.microns_per_pixel, self.microns_per_pixel)
+        features = {"index": np.arange(1, len(self) + 1), **self.features}
+        return self.labels, {"name": "nuclei", "scale": scale, "features": features}, "labels"
+
     def to_pandas(self) -> Any:
         """Return a pandas.DataFrame with one row per nucleus: `FEATURES`, indexed by the label."""
         import pandas
@@ -75,7 +95,7 @@ class Nuclei:
         Args:
             path: Ends with ``.geojson`` or, to be compressed, with ``.geojson.gz``.
         """
-        from msal_deploy.predict.outputs.geojson import collection, write_features
+        from msal_deploy.prediction.outputs.geojson import collection, write_features
 
         if path is not None:
             write_features(path, "array", [(self, 1)])
@@ -156,7 +176,7 @@ def _shifted(ends: list[NDArray[np.int64]], sizes: list[int]) -> NDArray[np.int6
     return _joined([part + start for part, start in zip(ends, starts, strict=True)], np.int64)
 
 
-def paint(nuclei: Nuclei, labels: NDArray[np.int32], corner: tuple[int, int], first_id: int) -> None:
+def paint(nuclei: Nuclei, labels: NDArray[Any], corner: tuple[int, int], first_id: int) -> None:
     """Write the nuclei into a window of a label image, nucleus i as `first_id` + i.
 
     Pixels that are not 0 stay as they are: where two nuclei meet, the one painted first keeps the pixel.
@@ -179,7 +199,7 @@ def paint(nuclei: Nuclei, labels: NDArray[np.int32], corner: tuple[int, int], fi
 
 def to_arrays(nuclei: Nuclei) -> dict[str, NDArray[Any]]:
     """Return every array by name, as `from_arrays` takes them."""
-    arrays = {field.name: getattr(nuclei, field.name) for field in fields(nuclei) if field.name != "features"}
+    arrays = {name: getattr(nuclei, name) for name in ARRAYS}
     return {f"feature_{name}": nuclei.features[name] for name in FEATURES} | arrays
 
 
@@ -190,5 +210,4 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Nuclei:
         KeyError: An array is missing.
     """
     features = {name: arrays[f"feature_{name}"] for name in FEATURES}
-    names = [field.name for field in fields(Nuclei) if field.name != "features"]
-    return Nuclei(features, **{name: arrays[name] for name in names})
+    return Nuclei(features, *(arrays[name] for name in ARRAYS))

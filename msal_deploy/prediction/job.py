@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 import msal_deploy
 from msal_deploy.bundle import CHECKPOINT, Bundle
 from msal_deploy.errors import BadInput
-from msal_deploy.predict.grid import Grid
-from msal_deploy.predict.readers import open_slide, source_sha256
-from msal_deploy.predict.record import Identity, RunRecord, SlideFolder
-from msal_deploy.predict.slide import Slide
-from msal_deploy.predict.steps import Clock, Steps
-from msal_deploy.predict.tissue import Tissue, find_tissue
+from msal_deploy.prediction.grid import Grid
+from msal_deploy.prediction.readers import open_slide, source_sha256
+from msal_deploy.prediction.record import Identity, RunRecord, SlideFolder
+from msal_deploy.prediction.slide import Slide
+from msal_deploy.prediction.steps import Clock, Steps
+from msal_deploy.prediction.tissue import Tissue, find_tissue
 from msal_deploy.runtimes import Engine, find_runtime, open_engine
 
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.predict.nuclei import Nuclei, paint
-from msal_deploy.predict.record import Region, SlideFolder
+from msal_deploy.prediction.nuclei import Nuclei, paint
+from msal_deploy.prediction.record import Region, SlideFolder
 
 Window = tuple[int, int, int, int]  # top, left, height, width
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput
-from msal_deploy.predict.readers.pyramid import PyramidSlide
-from msal_deploy.predict.slide import slide_name
+from msal_deploy.prediction.readers.pyramid import PyramidSlide
+from msal_deploy.prediction.slide import slide_name
 
 
 class OpenSlideSlide(PyramidSlide):

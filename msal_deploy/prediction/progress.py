@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from rich import progress as bars
 from rich.console import Console
 
-from msal_deploy.predict.schedule import Schedule
-from msal_deploy.predict.steps import Steps
+from msal_deploy.prediction.schedule import Schedule
+from msal_deploy.prediction.steps import Steps
 
 
 class _Speed(bars.ProgressColumn):
     """Area per second."""
 
-    def render(self, task: bars.Task) -> str:  # type: ignore[override]
+    def render(self, task: bars.Task) -> str:
         """Return the text of the column."""
         return f"{task.speed:.3f} mm²/s" if task.speed else "… mm²/s"
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msal_deploy.files import StrPath, atomic_file
-from msal_deploy.predict.nuclei import FEATURES, Nuclei
-from msal_deploy.predict.record import SlideFolder
+from msal_deploy.prediction.nuclei import FEATURES, Nuclei
+from msal_deploy.prediction.record import SlideFolder
 
 POLYGON, LITTLE_ENDIAN = 3, 1
 

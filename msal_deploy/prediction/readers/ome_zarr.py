@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput
-from msal_deploy.predict.readers.pyramid import PyramidSlide
-from msal_deploy.predict.slide import slide_name
+from msal_deploy.prediction.readers.pyramid import PyramidSlide
+from msal_deploy.prediction.slide import slide_name
 
 MICRONS = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
 
@@ -53,7 +53,7 @@ def _multiscales(path: Path) -> dict[str, Any]:
     import zarr
 
     try:
-        attributes = dict(zarr.open_group(str(path), mode="r").attrs)
+        attributes: Any = dict(zarr.open_group(str(path), mode="r").attrs)
         attributes = attributes.get("ome", attributes)  # version 0.5 has one level more
         multiscales: dict[str, Any] = attributes["multiscales"][0]
         names = [axis["name"] for axis in multiscales["axes"]]

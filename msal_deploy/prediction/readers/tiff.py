@@ -11,8 +11,8 @@ from defusedxml import ElementTree
 from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput
-from msal_deploy.predict.readers.pyramid import PyramidSlide
-from msal_deploy.predict.slide import slide_name
+from msal_deploy.prediction.readers.pyramid import PyramidSlide
+from msal_deploy.prediction.slide import slide_name
 
 MICRONS = {"µm": 1.0, "um": 1.0, "μm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 PLAUSIBLE = (0.05, 10.0)  # µm/px; 72 dpi, which editors write, is 353 µm/px
@@ -116,8 +116,8 @@ def _ome_resolution(file: tifffile.TiffFile) -> float | None:
         root = ElementTree.fromstring(file.ome_metadata)
         pixels = next(element for element in root.iter() if element.tag.endswith("}Pixels"))
         unit = MICRONS[pixels.get("PhysicalSizeXUnit", "µm")]
-        return _same(float(pixels.get("PhysicalSizeX")) * unit, float(pixels.get("PhysicalSizeY")) * unit)
-    except (ElementTree.ParseError, StopIteration, KeyError, TypeError, ValueError):
+        return _same(float(pixels.attrib["PhysicalSizeX"]) * unit, float(pixels.attrib["PhysicalSizeY"]) * unit)
+    except (ElementTree.ParseError, StopIteration, KeyError, ValueError):
         return None
 
 

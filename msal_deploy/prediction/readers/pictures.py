@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from msal_deploy.data.images import MODE_NAMES, is_16_bit, opened_image
 from msal_deploy.errors import BadInput
-from msal_deploy.predict.readers.pyramid import PyramidSlide
+from msal_deploy.prediction.readers.pyramid import PyramidSlide
 
 
 class Picture(PyramidSlide):

@@ -12,8 +12,8 @@
 `view`      the local viewer
 """
 
-from msal_deploy.predict.nuclei import Nuclei
-from msal_deploy.predict.report import PredictReport
-from msal_deploy.predict.run import predict, predict_all
+from msal_deploy.prediction.nuclei import Nuclei
+from msal_deploy.prediction.report import PredictReport
+from msal_deploy.prediction.run import predict, predict_all
 
 __all__ = ["Nuclei", "PredictReport", "predict", "predict_all"]

@@ -19,16 +19,16 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, DeployError, suggest
 from msal_deploy.files import StrPath, atomic_file
 from msal_deploy.hardware import installed_versions
-from msal_deploy.predict.cluster import SlideTasks, connect
-from msal_deploy.predict.job import Job, check_same_run
-from msal_deploy.predict.nuclei import Nuclei, join
-from msal_deploy.predict.outputs import FORMATS, write_index, write_outputs
-from msal_deploy.predict.pipeline import run_pipeline
-from msal_deploy.predict.progress import Progress
-from msal_deploy.predict.record import RunRecord, SlideFolder, find_slides
-from msal_deploy.predict.report import PredictReport
-from msal_deploy.predict.slide import Slide, slide_name
-from msal_deploy.predict.steps import TILES, Event, Steps
+from msal_deploy.prediction.cluster import SlideTasks, connect
+from msal_deploy.prediction.job import Job, check_same_run
+from msal_deploy.prediction.nuclei import Nuclei, join
+from msal_deploy.prediction.outputs import FORMATS, write_index, write_outputs
+from msal_deploy.prediction.pipeline import run_pipeline
+from msal_deploy.prediction.progress import Progress
+from msal_deploy.prediction.record import RunRecord, SlideFolder, find_slides
+from msal_deploy.prediction.report import PredictReport
+from msal_deploy.prediction.slide import Slide, slide_name
+from msal_deploy.prediction.steps import TILES, Event, Steps
 from msal_deploy.runtimes import Engine, open_engine, runtime_packages
 from msal_deploy.shipped import shipped_bundle
 

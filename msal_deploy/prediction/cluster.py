@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from msal_deploy.errors import BadInput, MissingRequirement
-from msal_deploy.predict.job import Job
-from msal_deploy.predict.schedule import Position, Schedule
-from msal_deploy.predict.steps import Event, Steps
+from msal_deploy.prediction.job import Job
+from msal_deploy.prediction.schedule import Position, Schedule
+from msal_deploy.prediction.steps import Event, Steps
 from msal_deploy.runtimes import Engine
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def connect(workers: int | None, address: str | None) -> "Iterator[Client]":
             LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
             ) as cluster,
-            Client(cluster) as client,
+            Client(cluster) as client,  # type: ignore[no-untyped-call]
         ):
             yield client
         return
     try:
-        client = Client(address, timeout=TIMEOUT)
+        client = Client(address, timeout=TIMEOUT)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
         remedy = "start one with: dask scheduler"
         raise MissingRequirement(f"No Dask scheduler answers at {address} ({error})", remedy) from error
@@ -88,7 +88,7 @@ class SlideTasks:
             advance(self._counts.get(future.key, 0))
 
 
-def _near(steps: Steps, region: Position, tiles: "dict[Position, Future]") -> "list[Future]":
+def _near(steps: Steps, region: Position, tiles: "dict[Position, Future[Any]]") -> "list[Future[Any]]":
     return [tiles[one] for one in steps.grid.neighbours(*region) if one in tiles]
 
 

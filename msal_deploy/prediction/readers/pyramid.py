@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.predict.slide import Slide
+from msal_deploy.prediction.slide import Slide
 
 BLOCK = 512  # side of the blocks that are resampled, at the model's resolution
 CACHED_BLOCKS = 64  # 50 MB
@@ -115,11 +115,11 @@ class PyramidSlide(Slide):
         y1, x1 = math.ceil((top + rows) * factor) + margin, math.ceil((left + columns) * factor) + margin
         inside = (max(y0, 0), max(x0, 0), min(y1, height), min(x1, width))
         source = self.read_level(self._level, inside[0], inside[1], inside[2] - inside[0], inside[3] - inside[1])
-        source = cv2.copyMakeBorder(
+        source = cv2.copyMakeBorder(  # type: ignore[assignment]
             source, inside[0] - y0, y1 - inside[2], inside[1] - x0, x1 - inside[3], cv2.BORDER_REPLICATE
         )
         if sigma:  # without it, details finer than a pixel become patterns
-            source = cv2.GaussianBlur(source, (0, 0), sigma)
+            source = cv2.GaussianBlur(source, (0, 0), sigma)  # type: ignore[assignment]
         # The centre of pixel x of the block is at (left + x + ½)·factor - ½ of the level.
         shift = [(start + 0.5) * factor - 0.5 - origin for start, origin in ((left, x0), (top, y0))]
         matrix = np.array([[factor, 0, shift[0]], [0, factor, shift[1]]])

@@ -106,4 +106,4 @@ class Grid:
 
     @staticmethod
     def _middle(spans: list[Span], first: int) -> int:
-        return (spans[first].tile.start + spans[first - 1].tile.stop) // 2
+        return int(spans[first].tile.start + spans[first - 1].tile.stop) // 2

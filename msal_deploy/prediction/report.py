@@ -8,7 +8,7 @@ import msgspec
 from rich.table import Table
 
 from msal_deploy.errors import GateFailed
-from msal_deploy.predict.record import RunRecord
+from msal_deploy.prediction.record import RunRecord
 
 
 class PredictReport(msgspec.Struct, frozen=True):

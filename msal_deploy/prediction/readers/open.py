@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput, translate_missing_extra
 from msal_deploy.files import StrPath, sha256
-from msal_deploy.predict.readers.pictures import Picture, check_array, read_picture
-from msal_deploy.predict.slide import Slide, slide_name
+from msal_deploy.prediction.readers.pictures import Picture, check_array, read_picture
+from msal_deploy.prediction.slide import Slide, slide_name
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TIFFS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
@@ -65,13 +65,13 @@ def _folder(path: Path, model_mpp: float, mpp: float | None) -> Slide:
         raise BadInput(f"{path} is a folder", "name the files in it")
     with translate_missing_extra():
         import zarr  # noqa: F401
-    from msal_deploy.predict.readers.ome_zarr import OmeZarrSlide
+    from msal_deploy.prediction.readers.ome_zarr import OmeZarrSlide
 
     return OmeZarrSlide(path, mpp, model_mpp)
 
 
 def _tiff(path: Path, model_mpp: float, mpp: float | None) -> Slide:
-    from msal_deploy.predict.readers.tiff import TiffSlide, is_simple
+    from msal_deploy.prediction.readers.tiff import TiffSlide, is_simple
 
     return _picture(path, model_mpp, mpp) if not is_simple(path) else TiffSlide(path, mpp, model_mpp)
 
@@ -88,7 +88,7 @@ def _vendor(path: Path) -> str | None:
 def _openslide(path: Path, model_mpp: float, mpp: float | None) -> Slide:
     with translate_missing_extra():
         import openslide  # noqa: F401
-    from msal_deploy.predict.readers.openslide import OpenSlideSlide
+    from msal_deploy.prediction.readers.openslide import OpenSlideSlide
 
     if _vendor(path) is None:
         raise BadInput(f"{path} is not a slide that OpenSlide can read", "check that it is complete")

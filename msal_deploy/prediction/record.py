@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath, atomic_file, write_json
-from msal_deploy.predict.nuclei import Nuclei, from_arrays, to_arrays
+from msal_deploy.prediction.nuclei import Nuclei, from_arrays, to_arrays
 
 RUN, REGIONS = "run.json", "regions"
 SHRINK = 8  # the small picture of a region has an eighth of its height and width
@@ -109,7 +110,11 @@ class Region:
 
     def save(self, path: StrPath) -> None:
         """Write the region atomically. The same region always gives the same bytes."""
-        arrays = {"core": np.array(self.core, np.int64), "probability": self.probability, "picture": self.picture}
+        arrays: dict[str, NDArray[Any]] = {
+            "core": np.array(self.core, np.int64),
+            "probability": self.probability,
+            "picture": self.picture,
+        }
         with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, array in (arrays | to_arrays(self.nuclei)).items():
                 buffer = io.BytesIO()

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from msal_deploy.errors import BadInput
 from msal_deploy.files import atomic_file
 from msal_deploy.instances import separate
-from msal_deploy.predict.grid import HALO, Grid, Window
-from msal_deploy.predict.nuclei import measure
-from msal_deploy.predict.record import SHRINK, Region, SlideFolder
-from msal_deploy.predict.slide import Slide
-from msal_deploy.predict.tissue import Tissue
+from msal_deploy.prediction.grid import HALO, Grid, Window
+from msal_deploy.prediction.nuclei import measure
+from msal_deploy.prediction.record import SHRINK, Region, SlideFolder
+from msal_deploy.prediction.slide import Slide
+from msal_deploy.prediction.tissue import Tissue
 from msal_deploy.runtimes import Engine
 from msal_deploy.runtimes.tiling import Blended, clip, infer
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from msal_deploy.files import StrPath, atomic_file
-from msal_deploy.predict.nuclei import Nuclei
-from msal_deploy.predict.record import SlideFolder
+from msal_deploy.prediction.nuclei import Nuclei
+from msal_deploy.prediction.record import SlideFolder
 
 # Names of the measurements in QuPath, which shows the unit as part of the name.
 MEASUREMENTS = {

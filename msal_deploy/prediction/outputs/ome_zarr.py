@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msal_deploy.files import StrPath, atomic_directory
-from msal_deploy.predict.outputs.labels import LabelImage, windows
-from msal_deploy.predict.record import RunRecord, SlideFolder
+from msal_deploy.prediction.outputs.labels import LabelImage, windows
+from msal_deploy.prediction.record import RunRecord, SlideFolder
 
 CHUNK, BLOCK = 512, 1024
 SMALLEST = 512  # the last level of the pyramid is at most this long

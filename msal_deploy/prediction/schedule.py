@@ -1,6 +1,6 @@
 """Which steps of a slide are left to do, and which of them can start."""
 
-from msal_deploy.predict.steps import Steps
+from msal_deploy.prediction.steps import Steps
 
 Position = tuple[int, int]
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msal_deploy.files import StrPath, atomic_file
-from msal_deploy.predict.outputs.labels import LabelImage, windows
-from msal_deploy.predict.record import SlideFolder
+from msal_deploy.prediction.outputs.labels import LabelImage, windows
+from msal_deploy.prediction.record import SlideFolder
 
 TILE = 512
 MICRONS_PER_CM = 10_000

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.predict.grid import Window
-from msal_deploy.predict.slide import Slide
+from msal_deploy.prediction.grid import Window
+from msal_deploy.prediction.slide import Slide
 
 MICRONS_PER_PIXEL = 4.0
 MAX_SIDE = 4096

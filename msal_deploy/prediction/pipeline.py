@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput
-from msal_deploy.predict.schedule import Position, Schedule
-from msal_deploy.predict.steps import Steps
+from msal_deploy.prediction.schedule import Position, Schedule
+from msal_deploy.prediction.steps import Steps
 
 AHEAD = 2  # regions that are read, and regions that wait to be separated: bounds the memory
 

@@ -7,6 +7,6 @@
 `openslide`  SVS, NDPI, MRXS and the other formats of scanners
 """
 
-from msal_deploy.predict.readers.open import open_slide, source_sha256
+from msal_deploy.prediction.readers.open import open_slide, source_sha256
 
 __all__ = ["open_slide", "source_sha256"]
