@@ -210,4 +210,5 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Nuclei:
         KeyError: An array is missing.
     """
     features = {name: arrays[f"feature_{name}"] for name in FEATURES}
-    return Nuclei(features, *(arrays[name] for name in ARRAYS))
+    points, ends, boxes, masks, mask_ends = (arrays[name] for name in ARRAYS)
+    return Nuclei(features, points, ends, boxes, masks, mask_ends)
