@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,18 @@ from msal_deploy.prediction.slide import Slide
 from msal_deploy.prediction.steps import Clock, Steps
 from msal_deploy.prediction.tissue import Tissue, find_tissue
 from msal_deploy.runtimes import Engine, find_runtime, open_engine
+
+# What must be the same for a run to go on -> how it is called in a message.
+DIFFERENCES = {
+    "source_sha256": "content of the image",
+    "graph_sha256": "graph",
+    "engine": "engine",
+    "microns_per_pixel": "resolution",
+    "tile": "tile",
+    "overlap": "overlap",
+    "region": "region",
+    "version": "version of msal-deploy",
+}
 
 
 @dataclass(frozen=True)
@@ -128,12 +139,12 @@ def check_same_run(folder: SlideFolder, wanted: Identity) -> RunRecord | None:
     if not folder.path.exists() or not any(folder.path.iterdir()):
         return None
     record = folder.record()
-    for name in msgspec.structs.fields(wanted):
-        was, now = getattr(record.identity, name.name), getattr(wanted, name.name)
+    for name, what in DIFFERENCES.items():
+        was, now = getattr(record.identity, name), getattr(wanted, name)
         if was != now:
-            label = name.name.replace("_", " ")
+            values = "" if name.endswith("sha256") else f": {was}, now {now}"
             raise BadInput(
-                f"{folder.path} contains the result of another run (its {label} was {was}, now {now})",
+                f"{folder.path} contains the result of another run, with another {what}{values}",
                 "choose another folder with --out",
             )
     return record
