@@ -156,14 +156,14 @@ def _shifted(ends: list[NDArray[np.int64]], sizes: list[int]) -> NDArray[np.int6
     return _joined([part + start for part, start in zip(ends, starts, strict=True)], np.int64)
 
 
-def paint(nuclei: Nuclei, labels: NDArray[np.int32], corner: tuple[int, int], first_id: int) -> None:
+def paint(nuclei: Nuclei, labels: NDArray[np.integer], corner: tuple[int, int], first_id: int) -> None:
     """Write the nuclei into a window of a label image, nucleus i as `first_id` + i.
 
     Pixels that are not 0 stay as they are: where two nuclei meet, the one painted first keeps the pixel.
 
     Args:
         nuclei: At the resolution of the window.
-        labels: int32[h,w], changed in place (any integer type will do).
+        labels: int32[h,w] or another type of integers, changed in place.
         corner: Row and column of the window's first pixel in the image.
         first_id: Label of the first nucleus.
     """
