@@ -183,7 +183,7 @@ def paint(nuclei: Nuclei, labels: NDArray[Any], corner: tuple[int, int], first_i
 
     Args:
         nuclei: At the resolution of the window.
-        labels: int32[h,w], changed in place (any integer type will do).
+        labels: int32[h,w] or another type of integers, changed in place.
         corner: Row and column of the window's first pixel in the image.
         first_id: Label of the first nucleus.
     """

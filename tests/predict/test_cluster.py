@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dark_bundle import write_dark_bundle
 from distributed import Client, LocalCluster, WorkerPlugin
 from PIL import Image
-from tiny_bundle import write_tiny_bundle
 
 from msal_deploy import Bundle
 from msal_deploy.data.tissue import draw_tissue
@@ -41,7 +41,7 @@ class DieOnce(WorkerPlugin):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, list[Path]]:
     folder = tmp_path_factory.mktemp("inputs")
-    write_tiny_bundle(folder / "bundle")
+    write_dark_bundle(folder / "bundle")
     paths = []
     for seed in (0, 1):
         image, _ = draw_tissue(np.random.default_rng(seed), 640)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dark_bundle import write_dark_bundle
 from PIL import Image
 from refusal import assert_refused
-from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner, Result
 
 from msal_deploy import Bundle
@@ -27,7 +27,7 @@ def run(*arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
-    write_tiny_bundle(folder)
+    write_dark_bundle(folder)
     return folder
 
 

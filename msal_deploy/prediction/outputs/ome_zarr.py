@@ -52,9 +52,7 @@ def _shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _arrays(group: Any, shapes: list[tuple[int, int]], dtype: type) -> list[Any]:
-    from numcodecs import Zlib
-
-    options = {"chunks": (CHUNK, CHUNK), "dtype": dtype, "fill_value": 0, "compressors": Zlib(1)}
+    options = {"chunks": (CHUNK, CHUNK), "dtype": dtype, "fill_value": 0, "compressors": {"id": "zlib", "level": 1}}
     keys = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
     return [group.create_array(str(level), shape=shape, **options, **keys) for level, shape in enumerate(shapes)]
 
