@@ -71,7 +71,8 @@ def _engine_alone(bundle: Path, image: Path, tile: int) -> float:
     with open_slide(image, 0.25) as opened, open_engine(Bundle(bundle), ENGINE) as engine:
         grid = Grid(opened.shape, tile)
         whole = opened.read(0, 0, *opened.shape)
-        whole = np.pad(whole, [(0, max(side - size, 0)) for side, size in zip(grid.side, opened.shape)] + [(0, 0)])
+        missing = [(0, max(side - size, 0)) for side, size in zip(grid.side, opened.shape, strict=True)]
+        whole = np.pad(whole, [*missing, (0, 0)])
         tiles = [whole[row.tile, column.tile][None] for row in grid.rows for column in grid.columns]
         engine(tiles[0])
         began = time.perf_counter()
