@@ -16,6 +16,18 @@ from msal_deploy.spec import HEIGHT
 HALO = 32.0
 
 
+REGION = 2048  # pixels, about: a region's arrays need 300 MB
+
+
+def region_side(tile: int) -> int:
+    """Return the tiles along the side of a region: about 2048 px, so that memory does not depend on the tile.
+
+    >>> region_side(512), region_side(1024), region_side(4096)
+    (4, 2, 1)
+    """
+    return max(1, REGION // tile)
+
+
 class Window(NamedTuple):
     """A rectangle of the slide at the model's resolution, in pixels."""
 

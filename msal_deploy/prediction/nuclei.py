@@ -181,6 +181,16 @@ def paint(nuclei: Nuclei, labels: NDArray[Any], corner: tuple[int, int], first_i
 
     Pixels that are not 0 stay as they are: where two nuclei meet, the one painted first keeps the pixel.
 
+    >>> labels = np.zeros((2, 3), np.int32)
+    >>> labels[0, 1:] = 1
+    >>> image = np.zeros((2, 3, 3), np.uint8)
+    >>> nuclei = measure(labels, np.ones((2, 3), np.float32), image,
+    ...                  corner=(10, 20), core=(10, 20, 2, 3), scale=1.0, microns_per_pixel=0.25)
+    >>> window = np.zeros((2, 2), np.int32)
+    >>> paint(nuclei, window, (10, 21), first_id=7)
+    >>> window.tolist()
+    [[7, 7], [0, 0]]
+
     Args:
         nuclei: At the resolution of the window.
         labels: int32[h,w] or another type of integers, changed in place.
@@ -198,13 +208,20 @@ def paint(nuclei: Nuclei, labels: NDArray[Any], corner: tuple[int, int], first_i
 
 
 def to_arrays(nuclei: Nuclei) -> dict[str, NDArray[Any]]:
-    """Return every array by name, as `from_arrays` takes them."""
+    """Return every array by name, as `from_arrays` takes them.
+
+    >>> sorted(to_arrays(join([])))[:4]
+    ['boxes', 'ends', 'feature_area_um2', 'feature_eccentricity']
+    """
     arrays = {name: getattr(nuclei, name) for name in ARRAYS}
     return {f"feature_{name}": nuclei.features[name] for name in FEATURES} | arrays
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Nuclei:
     """Return the nuclei that `to_arrays` saved.
+
+    >>> len(from_arrays(to_arrays(join([]))))
+    0
 
     Raises:
         KeyError: An array is missing.

@@ -20,6 +20,7 @@ from msal_deploy.errors import BadInput, DeployError, suggest
 from msal_deploy.files import StrPath, atomic_file
 from msal_deploy.hardware import installed_versions
 from msal_deploy.prediction.cluster import SlideTasks, connect
+from msal_deploy.prediction.grid import region_side
 from msal_deploy.prediction.job import Job, check_same_run
 from msal_deploy.prediction.nuclei import Nuclei, join
 from msal_deploy.prediction.outputs import FORMATS, write_index, write_outputs
@@ -75,7 +76,7 @@ def predict(
     opened = open_engine(bundle, engine, threads=threads)
     with tempfile.TemporaryDirectory(prefix="msal-deploy-") as folder, opened:
         text = source if isinstance(source, np.ndarray) else str(source)
-        job = Job(text, folder, str(bundle.path), opened.id, mpp, threads, tile, overlap, batch=batch)
+        job = Job(text, folder, str(bundle.path), opened.id, mpp, threads, tile, overlap, region_side(tile), batch)
         record = _predict_one(replace(job, start=time.time()), opened, Progress(progress), ())
         if record.failed:
             raise BadInput(next(iter(record.failed.values())), "copy the file again")
@@ -124,7 +125,18 @@ def predict_all(
     names = _names(sources)
     out = Path(out)
     jobs = [
-        Job(str(source), str(out / name), str(bundle.path), opened.id, mpp, threads, tile, overlap, batch=batch)
+        Job(
+            str(source),
+            str(out / name),
+            str(bundle.path),
+            opened.id,
+            mpp,
+            threads,
+            tile,
+            overlap,
+            region_side(tile),
+            batch,
+        )
         for name, source in names.items()
     ]
     _check_out(out, jobs)

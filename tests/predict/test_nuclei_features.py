@@ -1,5 +1,8 @@
 """Outlines and features of nuclei: by hand, and against scikit-image and shapely."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -164,3 +167,13 @@ def test_a_table_has_a_row_for_each_label() -> None:
     assert list(table.columns) == list(FEATURES)
     assert table.index[0] == 1
     assert len(table) == blobs(2).max()
+
+
+def test_nuclei_of_an_array_as_geojson(tmp_path: Path) -> None:
+    nuclei = measured(blobs(4))
+    collection = nuclei.to_geojson(tmp_path / "a.geojson")
+    assert json.loads((tmp_path / "a.geojson").read_text(encoding="utf-8")) == collection
+    assert len(collection["features"]) == len(nuclei)
+    ring = collection["features"][0]["geometry"]["coordinates"][0]
+    assert ring[:-1] == nuclei.polygons[0].tolist()
+    assert ring[0] == ring[-1]

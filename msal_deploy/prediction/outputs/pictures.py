@@ -34,23 +34,35 @@ def overlay(folder: SlideFolder, slide: Slide | None = None) -> NDArray[np.uint8
 
     Args:
         folder: The slide's results.
-        slide: The open slide: images of up to 4096 px are drawn at the model's resolution, and the regions of others
-            that have no result show the slide. Without it, the picture has an eighth of the resolution or less.
+        slide: The open slide: the picture then has up to 4096 px, at the model's resolution or a half, a quarter, an
+            eighth … of it. Without it, or of larger slides, it is made of the regions' small pictures.
     """
     record = folder.record()
-    whole = slide is not None and max(record.shape) <= LONGEST
-    shrink = 1 if whole else SHRINK * ceil(max(record.shape) / (SHRINK * LONGEST))
-    canvas = _whole(slide) if slide is not None and whole else _small(folder, record, shrink, slide)
+    shrink = _shrink(record.shape, slide is not None)
+    fine = shrink < SHRINK
+    canvas = _read(slide, shrink) if slide is not None and fine else _small(folder, record, shrink, slide)
     for region in folder.regions():
         vertices = region.nuclei.points / (record.scale * shrink)
         _draw(canvas, vertices, region.nuclei.ends)
     return canvas
 
 
-def _whole(slide: Slide) -> NDArray[np.uint8]:
-    canvas = np.empty((*slide.shape, 3), np.uint8)
-    for top, left, height, width in windows(slide.shape, 1024):
-        canvas[top : top + height, left : left + width] = slide.read(top, left, height, width)
+def _shrink(shape: tuple[int, int], readable: bool) -> int:
+    """Return how many pixels of the model's resolution one of the picture has along each axis: a power of two."""
+    shrink = 1 if readable else SHRINK
+    while max(shape) > shrink * LONGEST:
+        shrink *= 2
+    return shrink
+
+
+def _read(slide: Slide, shrink: int) -> NDArray[np.uint8]:
+    height, width = slide.shape
+    canvas = np.empty((ceil(height / shrink), ceil(width / shrink), 3), np.uint8)
+    for top, left, tall, wide in windows(slide.shape, 2048):
+        part = slide.read(top, left, tall, wide)
+        size = (ceil(wide / shrink), ceil(tall / shrink))
+        y, x = top // shrink, left // shrink
+        canvas[y : y + size[1], x : x + size[0]] = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
     return canvas
 
 
