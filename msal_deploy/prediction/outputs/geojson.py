@@ -1,7 +1,6 @@
 """GeoJSON as QuPath reads it: one detection per nucleus, in pixels of level 0."""
 
 import gzip
-import json
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from msal_deploy.files import StrPath, atomic_file
@@ -54,7 +54,7 @@ def write_features(path: StrPath, name: str, parts: Iterable[tuple[Nuclei, int]]
         separator = b"\n"
         for nuclei, first in parts:
             for feature in features(nuclei, name, first):
-                stream.write(separator + json.dumps(feature, separators=(",", ":"), ensure_ascii=False).encode())
+                stream.write(separator + msgspec.json.encode(feature))
                 separator = b",\n"
         stream.write(b"\n]}\n")
 
