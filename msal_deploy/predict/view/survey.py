@@ -71,8 +71,8 @@ def survey(folder: SlideFolder, record: RunRecord) -> Survey:
         columns.append([region.nuclei.features[name].astype(np.float32) for name in ("x", "y", "area_um2")])
     nothing = [np.empty(0, np.float32)] * 3
     x, y, areas = (np.concatenate(part) for part in zip(nothing, *columns, strict=True))
-    scale = np.float32(record.scale)
-    return Survey(cores, x / scale, y / scale, areas, record.model_microns_per_pixel, record.shape)
+    x, y = (np.asarray(values / record.scale, np.float32) for values in (x, y))
+    return Survey(cores, x, y, areas, record.model_microns_per_pixel, record.shape)
 
 
 def places(folder: SlideFolder) -> list[tuple[int, int]]:
@@ -82,8 +82,8 @@ def places(folder: SlideFolder) -> list[tuple[int, int]]:
 
 
 def heat_map(density: NDArray[np.float64]) -> bytes:
-    """Return a PNG with alpha of a density, one pixel for each cell. Cells without nuclei are transparent."""
+    """Return a PNG of a density, one pixel for each cell: transparent without nuclei, opaque from a third of the most."""
     share = np.round(255 * density / max(density.max(initial=0.0), 1e-9)).astype(np.uint8)
     colours = cv2.applyColorMap(share, cv2.COLORMAP_INFERNO)
-    alpha = np.where(share > 0, 255, 0).astype(np.uint8)
+    alpha = np.minimum(3 * share.astype(np.int64), 255).astype(np.uint8)
     return bytes(cv2.imencode(".png", np.dstack([colours, alpha]))[1])

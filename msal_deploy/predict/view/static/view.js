@@ -3,7 +3,7 @@
 
 const MIN_ZOOM = 0.5; // screen px for each µm, below which outlines are too small to see
 const KEPT = 200; // regions in memory
-const VIRIDIS = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725"];
+const RAINBOW = ["#00b7ff", "#00dcc0", "#6fe000", "#ffe100", "#ff9400", "#ff2d55"];
 const ONE_COLOUR = "#00e05a";
 const LABELS = {
   x: "x", y: "y", area_um2: "Area", perimeter_um: "Perimeter", eccentricity: "Eccentricity", solidity: "Solidity",
@@ -239,7 +239,7 @@ function grouped({ paths, features }) {
 
 function shade(value) {
   const [low, high] = state.range;
-  return VIRIDIS[Math.max(0, Math.min(VIRIDIS.length - 1, Math.floor((value - low) / (high - low || 1) * VIRIDIS.length)))];
+  return RAINBOW[Math.max(0, Math.min(RAINBOW.length - 1, Math.floor((value - low) / (high - low || 1) * RAINBOW.length)))];
 }
 
 function recolour() {
