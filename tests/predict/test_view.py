@@ -2,7 +2,12 @@
 
 import http.client
 import json
+import re
+import signal
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,12 +143,27 @@ def test_the_heat_map_is_transparent_where_there_is_nothing(server: Server) -> N
 
 @pytest.mark.parametrize(
     "path",
-    ["/1/info.json", "/0/tiles/12/0_0.jpg", "/0/tiles/11/3_0.jpg", "/0/tiles/11/-1_0.jpg", "/0/regions/9-9.json", "/x"]
-    + ["/../gallery.py", "/static/../server.py", "/%2e%2e/server.py", "//etc/passwd", "/0/regions/..%2f0-0.json"]
-    + ["/0/regions/run.json", "/openseadragon-LICENSE.txt", "/view.js/", "/0/info.json\u00b9"],
+    [
+        "/1/info.json",
+        "/0/tiles/12/0_0.jpg",
+        "/0/tiles/11/3_0.jpg",
+        "/0/tiles/11/-1_0.jpg",
+        "/0/regions/9-9.json",
+        "/x",
+        "/../gallery.py",
+        "/static/../server.py",
+        "/%2e%2e/server.py",
+        "//etc/passwd",
+        "/0/regions/..%2f0-0.json",
+        "/0/regions/run.json",
+        "/view.js/",
+        "/openseadragon-LICENSE.txt",
+        "/0/info.json%C2%B9",
+        "/0/info.json%0A",
+    ],
 )
 def test_nothing_else_is_served(server: Server, path: str) -> None:
-    assert ask(server, path.encode("latin-1").decode("latin-1") if path.isascii() else "/0/info.json%C2%B9")[0] == 404
+    assert ask(server, path)[0] == 404
 
 
 @pytest.mark.parametrize("host", ["example.org", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.example.org"])
@@ -174,3 +194,20 @@ def test_a_damaged_region_is_named(tmp_path: Path) -> None:
     folder.region_path(0, 1).write_bytes(b"PK")
     with pytest.raises(BadInput, match=r"000-001\.npz is damaged"):
         Gallery(folder.path).answer("/0/info.json")
+
+
+def test_the_command_prints_the_address_and_ends_with_ctrl_c(folder: SlideFolder) -> None:
+    command = [sys.executable, "-m", "msal_deploy", "view", str(folder.path), "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    url = re.fullmatch(r"Viewer: (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)[1]
+    with urllib.request.urlopen(f"{url}slides.json") as answer:
+        assert json.load(answer) == [{"name": "squares", "nuclei": len(SQUARES)}]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out.strip(), err) == (0, "Viewer ended.", "")
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="contains no result of predict"):
+        Gallery(tmp_path)

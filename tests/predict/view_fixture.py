@@ -32,12 +32,14 @@ class Memory(Slide):
         self.closed, self._pixels = False, pixels()
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        assert 0 <= top and 0 <= left and top + height <= SHAPE[0] and left + width <= SHAPE[1]
+        assert min(top, left) >= 0 and top + height <= SHAPE[0] and left + width <= SHAPE[1]
         return self._pixels[top : top + height, left : left + width]
 
     def thumbnail(self, longest: int) -> np.ndarray:
         share = longest / max(SHAPE)
-        return cv2.resize(self._pixels, (round(SHAPE[1] * share), round(SHAPE[0] * share)), interpolation=cv2.INTER_AREA)
+        return cv2.resize(
+            self._pixels, (round(SHAPE[1] * share), round(SHAPE[0] * share)), interpolation=cv2.INTER_AREA
+        )
 
     def close(self) -> None:
         self.closed = True

@@ -82,7 +82,7 @@ def places(folder: SlideFolder) -> list[tuple[int, int]]:
 
 
 def heat_map(density: NDArray[np.float64]) -> bytes:
-    """Return a PNG of a density, one pixel for each cell: transparent without nuclei, opaque from a third of the most."""
+    """Return a PNG of a density, a pixel for each cell: transparent without nuclei, opaque from a third of the most."""
     share = np.round(255 * density / max(density.max(initial=0.0), 1e-9)).astype(np.uint8)
     colours = cv2.applyColorMap(share, cv2.COLORMAP_INFERNO)
     alpha = np.minimum(3 * share.astype(np.int64), 255).astype(np.uint8)

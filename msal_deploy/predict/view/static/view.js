@@ -10,7 +10,7 @@ const LABELS = {
   mean_probability: "Mean probability", haematoxylin_od: "Haematoxylin OD",
 };
 const $ = (id) => document.getElementById(id);
-const state = { index: 0, info: null, regions: new Map(), visible: [], heat: null, selected: null, range: null, asked: 0 };
+const state = { index: 0, info: null, regions: new Map(), visible: [], heat: null, selected: null, range: null, colouring: 0, asked: 0 };
 
 const viewer = OpenSeadragon({
   element: $("viewer"), drawer: "canvas", showNavigationControl: false, showNavigator: true, navigatorPosition: "TOP_RIGHT",
@@ -139,7 +139,7 @@ function prepare(data) {
     path.closePath();
     return path;
   });
-  return { ...data, paths, groups: null };
+  return { ...data, paths, groups: null, colouring: -1 };
 }
 
 function showFigures(seen) {
@@ -211,7 +211,7 @@ function drawOutlines() {
   context.lineWidth = 1.5 * ratio / (zoom * scale);
   let drawn = 0;
   for (const part of shown ? state.visible : []) {
-    part.groups ||= grouped(part);
+    if (part.colouring !== state.colouring) Object.assign(part, { groups: grouped(part), colouring: state.colouring });
     for (const [colour, path] of part.groups) {
       context.strokeStyle = colour;
       context.stroke(path);
@@ -253,8 +253,7 @@ function recolour() {
     $("low").textContent = number(state.range[0], 2);
     $("high").textContent = `${number(state.range[1], 2)} ${unit}`;
   }
-  for (const part of state.regions.values()) part.then((data) => { data.groups = null; }, () => {});
-  for (const part of state.visible) part.groups = null;
+  state.colouring += 1; // every region is coloured again when it is drawn
   draw();
 }
 
