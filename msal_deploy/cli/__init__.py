@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from msal_deploy import __version__
-from msal_deploy.cli import bench, build_trt, data, doctor, export, package, predict, report, run, train, validate
+from msal_deploy.cli import bench, build_trt, data, doctor, export, package, predict, report, run, train, validate, view
 from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
 
 app = command_line(
@@ -22,6 +22,7 @@ app.command("bench")(bench.bench)
 app.command("predict")(predict.predict)
 app.command("package")(package.package)
 app.command("report")(report.report)
+app.command("view")(view.view)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 
