@@ -54,7 +54,7 @@ class Grid:
     >>> grid.shape
     (1, 2)
     >>> grid.core(0, 1)
-    Window(top=0, left=1690, height=1000, width=1310)
+    Window(top=0, left=1707, height=1000, width=1293)
     >>> len(grid.tiles(0, 0)), len(grid.tiles(0, 1))
     (12, 9)
 

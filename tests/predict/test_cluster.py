@@ -38,6 +38,14 @@ class DieOnce(WorkerPlugin):
         cluster._steps = dying
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_regions():
+    """Nine regions of 2 × 2 tiles in each image, so that there is something to share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msal_deploy.prediction.grid.REGION", 256)
+        yield
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, list[Path]]:
     folder = tmp_path_factory.mktemp("inputs")

@@ -1,5 +1,7 @@
 """Every format gives the same pixels in every window, at the model's resolution; what would mislead is refused."""
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +27,10 @@ def whole(path, **options) -> np.ndarray:
         return slide.read(0, 0, *slide.shape)
 
 
-def write_svs(path: Path, image: np.ndarray = TISSUE, mpp: float | None = 0.25) -> Path:
+def write_svs(path: Path, mpp: float | None = 0.25, levels: int = 2) -> Path:
     description = APERIO.format(mpp=mpp) if mpp else APERIO.partition("|MPP")[0]
-    levels = [image, image[::4, ::4]]
     with tifffile.TiffWriter(path) as tiff:
-        for index, level in enumerate(levels):
+        for index, level in enumerate([TISSUE, TISSUE[::4, ::4]][:levels]):
             options = {"compression": "jpeg", "photometric": "rgb", "compressionargs": {"level": 98}}
             tiff.write(
                 level, tile=(256, 256), description=description, metadata=None, subfiletype=bool(index), **options
@@ -230,13 +231,19 @@ def test_a_damaged_tile_spoils_only_the_windows_that_show_it(tmp_path):
         np.testing.assert_array_equal(slide.read(384, 0, 316, 600), TISSUE[384:])
 
 
-def test_a_damaged_tile_of_a_whole_slide(tmp_path):
-    path = write_svs(tmp_path / "slide.svs")
+def damaged_svs(path: Path, levels: int = 2) -> Path:
+    """Write a slide whose tile of row 1, column 1 is zeros."""
+    write_svs(path, levels=levels)
     with tifffile.TiffFile(path) as tiff:
         offset, count = tiff.pages[0].dataoffsets[4], tiff.pages[0].databytecounts[4]
     data = bytearray(path.read_bytes())
     data[offset : offset + count] = b"\x00" * count
     path.write_bytes(data)
+    return path
+
+
+def test_a_damaged_tile_of_a_whole_slide(tmp_path):
+    path = damaged_svs(tmp_path / "slide.svs")
     with opened(path) as slide:
         before = slide.read(0, 0, 200, 200)
         with pytest.raises(BadInput, match=r"slide.svs is damaged at row 260, column 260"):
@@ -270,7 +277,7 @@ def test_a_small_file_that_claims_to_be_huge(tmp_path):
     for place in places:
         data[place : place + 4] = (60000).to_bytes(4 if place + 4 <= len(data) else 2, "little")
     (tmp_path / "huge.tif").write_bytes(data)
-    with pytest.raises(BadInput, match=r"huge.tif is truncated"):
+    with pytest.raises(BadInput, match=r"huge.tif claims 60000×60000 px but has \d+ bytes"):
         opened(tmp_path / "huge.tif")
     header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (100000).to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00"
     (tmp_path / "huge.png").write_bytes(header + b"\x00" * 2000)
@@ -286,6 +293,76 @@ def test_what_is_no_image(tmp_path):
             opened(tmp_path / name)
     with pytest.raises(BadInput, match=r"Expected an image uint8\[H,W,3\], got float64\[2, 2\]"):
         opened(np.zeros((2, 2)))
+
+
+def test_a_damaged_part_does_not_stop_the_thumbnail(tmp_path):
+    path = damaged_svs(tmp_path / "slide.svs", levels=1)
+    with opened(path) as slide:
+        thumbnail = slide.thumbnail(70)
+    assert thumbnail.shape == (70, 60, 3)
+    grey = (thumbnail == 128).all(axis=2)
+    assert grey[30:50, 30:50].all()  # the tile of rows and columns 256 to 512 is tried, and reported, as tissue is
+    assert not grey[:17].any()  # rows are divided at 350, 175 and 262
+
+
+def test_threads_go_on_after_an_error_in_one_of_them(tmp_path):
+    path = damaged_svs(tmp_path / "slide.svs", levels=1)
+    places = [(top, left) for top in range(0, 700, 50) for left in range(0, 600, 50)] * 4
+
+    def try_to_read(place):
+        try:
+            return slide.read(*place, 50, 50)
+        except BadInput:
+            return None
+
+    with opened(path) as slide, ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(try_to_read, places))
+    for (top, left), window in zip(places, found, strict=True):
+        damaged = top < 512 and top + 50 > 256 and left < 512 and left + 50 > 256
+        assert (window is None) == damaged, (top, left)
+
+
+def test_files_beside_a_slide_count_in_its_hash(tmp_path):
+    (tmp_path / "a.mrxs").write_bytes(b"index")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "Data0.dat").write_bytes(b"12")
+    before = source_sha256(tmp_path / "a.mrxs")
+    (tmp_path / "b.mrxs").write_bytes(b"another slide")
+    assert source_sha256(tmp_path / "a.mrxs") == before
+    (tmp_path / "a" / "Data0.dat").write_bytes(b"123")
+    assert source_sha256(tmp_path / "a.mrxs") != before
+
+
+def test_separate_channels_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "planes.ome.tif", TISSUE.transpose(2, 0, 1), metadata={"axes": "CYX"})
+    with pytest.raises(BadInput, match="has the axes CYX; save one image with interleaved RGB"):
+        opened(tmp_path / "planes.ome.tif")
+    write_zarr(tmp_path / "two.zarr")
+    group = zarr.open_group(str(tmp_path / "two.zarr"), mode="r+")
+    group.create_array("0", data=TISSUE.transpose(2, 0, 1)[:2], chunks=(2, 128, 128), overwrite=True)
+    with pytest.raises(BadInput, match="has 2 of axis c"):
+        opened(tmp_path / "two.zarr")
+    shutil.rmtree(tmp_path / "two.zarr" / "0")
+    with pytest.raises(BadInput, match="has no array 0"):
+        opened(tmp_path / "two.zarr")
+
+
+def test_turned_and_transparent_tiffs(tmp_path):
+    tags = [(274, "H", 1, 6, True)]  # Orientation: turn by 90° clockwise to show it
+    tifffile.imwrite(tmp_path / "turned.tif", TISSUE, photometric="rgb", extratags=tags)
+    np.testing.assert_array_equal(whole(tmp_path / "turned.tif"), np.rot90(TISSUE, -1))
+    half = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+    alpha = np.dstack([TISSUE, np.full((700, 600), 255, np.uint8)])
+    tifffile.imwrite(tmp_path / "alpha.tif", alpha, photometric="rgb", extrasamples=["unassalpha"], **half)
+    with opened(tmp_path / "alpha.tif") as slide:
+        assert slide.microns_per_pixel == pytest.approx(0.5)
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    oblong = {"resolution": (40000, 20000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "oblong.tif", TISSUE, photometric="rgb", **oblong)
+    with pytest.raises(BadInput, match=r"oblong.tif are 0.250 by 0.500 µm, not square; resample it, or give --mpp"):
+        opened(tmp_path / "oblong.tif")
 
 
 def test_one_pixel():

@@ -27,6 +27,9 @@ class OmeZarrSlide(PyramidSlide):
         self._axes = [axis["name"] for axis in multiscales["axes"]]
         self._levels = [_array(path, dataset["path"]) for dataset in multiscales["datasets"]]
         y, x = self._axes.index("y"), self._axes.index("x")
+        if any(level.ndim != len(self._axes) for level in self._levels):
+            raise BadInput(f"{path} has arrays of another number of axes than its metadata", "export it again")
+        _check_extra_axes(path, self._axes, self._levels[0].shape)
         sizes = [(level.shape[y], level.shape[x]) for level in self._levels]
         found = mpp or _resolution(multiscales, x)
         notes = [] if found else [f"{path.name} has no resolution: {model_mpp:g} µm/px, the model's, was assumed"]
@@ -64,10 +67,21 @@ def _multiscales(path: Path) -> dict[str, Any]:
     return multiscales
 
 
+def _check_extra_axes(path: Path, axes: list[str], shape: tuple[int, ...]) -> None:
+    """Refuse what is more than one RGB or grey image: its first part would be taken for the whole."""
+    for axis, extent in zip(axes, shape, strict=True):
+        allowed = (1, 3, 4) if axis == "c" else (1,)
+        if axis not in "yx" and extent not in allowed:
+            raise BadInput(f"{path} has {extent} of axis {axis}", "export one 8-bit RGB image")
+
+
 def _array(path: Path, name: str) -> Any:
     import zarr
 
-    array = zarr.open_array(str(path / name), mode="r")
+    try:
+        array = zarr.open_array(str(path / name), mode="r")
+    except Exception as error:  # zarr raises many exception types
+        raise BadInput(f"{path} has no array {name}, which its metadata names", "copy it again") from error
     if array.dtype != np.uint8:
         raise BadInput(f"{path} has {array.dtype} pixels", "convert it to 8-bit RGB")
     return array

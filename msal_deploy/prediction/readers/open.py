@@ -55,6 +55,10 @@ def open_slide(source: StrPath | NDArray[np.uint8], model_mpp: float, *, mpp: fl
 
 def _picture(path: Path, model_mpp: float, mpp: float | None) -> Slide:
     image, notes = read_picture(path)
+    if mpp is None and path.suffix.lower() in TIFFS:
+        from msal_deploy.prediction.readers.tiff import file_resolution
+
+        mpp = file_resolution(path)
     if mpp is None:
         notes.insert(0, f"{path.name} has no resolution: {model_mpp:g} µm/px, the model's, was assumed")
     return Picture(image, slide_name(path), str(path), mpp or model_mpp, model_mpp, tuple(notes))
@@ -96,15 +100,27 @@ def _openslide(path: Path, model_mpp: float, mpp: float | None) -> Slide:
 
 
 def source_sha256(source: StrPath | NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of an image: of its file, the names and sizes in a folder, or an array's shape and pixels.
+    """Return the SHA-256 of an image: of its file, or an array's shape and pixels.
+
+    Of a folder, and of the other files of a slide that has several, names and sizes count.
 
     >>> source_sha256(np.zeros((1, 1, 3), np.uint8))[:8]
-    'ee3a8a1f'
+    '5b5b6c1f'
     """
     if isinstance(source, np.ndarray):
         return hashlib.sha256(str(source.shape).encode() + np.ascontiguousarray(source).tobytes()).hexdigest()
     path = Path(source)
-    if not path.is_dir():
+    others = _companions(path)
+    if not others:
         return sha256(path)
-    files = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file())
-    return hashlib.sha256(repr(files).encode()).hexdigest()
+    files = sorted((str(file.relative_to(path.parent)), file.stat().st_size) for file in others if file.is_file())
+    return hashlib.sha256(repr((files, "" if path.is_dir() else sha256(path))).encode()).hexdigest()
+
+
+def _companions(path: Path) -> list[Path]:
+    """Return the other files of an image: the content of a folder, and what some scanners put beside the named file."""
+    if path.is_dir():
+        return list(path.rglob("*"))
+    if path.suffix.lower() == ".mrxs":
+        return list(path.with_suffix("").rglob("*"))
+    return list(path.parent.iterdir()) if path.suffix.lower() in (".vms", ".vmu", ".dcm") else []

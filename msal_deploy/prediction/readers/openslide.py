@@ -1,6 +1,5 @@
 """Whole slides through OpenSlide: SVS, NDPI, MRXS, SCN, VMS, BIF, DICOM and others."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +22,34 @@ class OpenSlideSlide(PyramidSlide):
         """
         import openslide
 
-        self._path, self._reopen, self._library = path, threading.Lock(), openslide
+        self._path, self._library = path, openslide
         try:
             self._slide = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
             raise BadInput(f"{path} is damaged ({error})", "copy it again") from error
         levels = [(height, width) for width, height in self._slide.level_dimensions]
+        self._downsamples = self._slide.level_downsamples
         resolution = mpp or _resolution(path, self._slide.properties)
         super().__init__(slide_name(path), str(path), levels, resolution, model_mpp)
 
     def read_level(self, level: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return a window of a level; what was not scanned is white."""
-        slide = self._slide
-        downsample = slide.level_downsamples[level]
+        corner = (round(left * self._downsamples[level]), round(top * self._downsamples[level]))
         try:
-            corner = (round(left * downsample), round(top * downsample))
-            rgba = np.asarray(slide.read_region(corner, level, (width, height)))
+            return _over_white(np.asarray(self._slide.read_region(corner, level, (width, height))))
+        except self._library.OpenSlideError:
+            self._slide = self._library.OpenSlide(self._path)
+        # After an error OpenSlide refuses every later call, so another thread's error may have ended this one, too.
+        # Whether this window is damaged shows in a handle of its own. No thread uses a broken one for long.
+        try:
+            own = self._library.OpenSlide(self._path)
+            return _over_white(np.asarray(own.read_region(corner, level, (width, height))))
         except self._library.OpenSlideError as error:
-            self._renew(slide)
             raise BadInput(f"{self._path} is damaged at row {top}, column {left} ({error})", "copy it again") from error
-        return _over_white(rgba)
 
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
-
-    def _renew(self, broken: Any) -> None:
-        """Open the file again: after an error, OpenSlide refuses every later call."""
-        with self._reopen:
-            if self._slide is broken:
-                self._slide = self._library.OpenSlide(self._path)
 
 
 def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -67,7 +64,9 @@ def _resolution(path: Path, properties: Any) -> float:
     try:
         x, y = float(properties["openslide.mpp-x"]), float(properties["openslide.mpp-y"])
     except (KeyError, ValueError):
-        raise BadInput(f"{path} has no resolution", "give it in µm per pixel with --mpp, such as --mpp 0.25") from None
+        x = y = 0.0
+    if not (x > 0 and y > 0):  # also if they are NaN
+        raise BadInput(f"{path} has no resolution", "give it in µm per pixel with --mpp, such as --mpp 0.25")
     if abs(x - y) > 0.02 * x:
         raise BadInput(f"The pixels of {path} are {x:.3f} by {y:.3f} µm, not square", "resample it, or give --mpp")
     return (x + y) / 2

@@ -11,12 +11,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from msal_deploy.errors import BadInput
 from msal_deploy.prediction.slide import Slide
 
 BLOCK = 512  # side of the blocks that are resampled, at the model's resolution
 CACHED_BLOCKS = 64  # 50 MB
 SAME = 0.005  # resolutions this close count as the same: 512 px then differ by 2.6 px
 BAND = 1 << 24  # pixels of a level that a thumbnail reads at once
+SMALLEST = 128  # side in pixels of a level below which a damaged part is not divided further
+DAMAGED = 128  # grey level of what cannot be read, in thumbnails
 MARGIN = 3  # source pixels around a block, more than cubic interpolation needs
 
 
@@ -80,9 +83,23 @@ class PyramidSlide(Slide):
             if first == last:
                 continue
             top, bottom = height * first // size[0], max(height * last // size[0], height * first // size[0] + 1)
-            band = self.read_level(level, top, 0, bottom - top, width)
+            band = self._readable(level, top, 0, bottom - top, width)
             parts.append(cv2.resize(band, (size[1], last - first), interpolation=cv2.INTER_AREA))
         return np.concatenate(parts)
+
+    def _readable(self, level: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Read a window; what is damaged in it is grey, which counts as tissue: so it is tried, and reported."""
+        try:
+            return self.read_level(level, top, left, height, width)
+        except BadInput:
+            if max(height, width) <= SMALLEST:
+                return np.full((height, width, 3), DAMAGED, np.uint8)
+        half_h, half_w = (height // 2, 0) if height >= width else (0, width // 2)
+        if half_h:
+            upper = self._readable(level, top, left, half_h, width)
+            return np.concatenate([upper, self._readable(level, top + half_h, left, height - half_h, width)])
+        first = self._readable(level, top, left, height, half_w)
+        return np.concatenate([first, self._readable(level, top, left + half_w, height, width - half_w)], axis=1)
 
     def _scaled(self, pixels: int) -> int:
         return max(1, round(pixels / self.scale))

@@ -15,6 +15,8 @@ from msal_deploy.prediction.readers.pyramid import PyramidSlide
 from msal_deploy.prediction.slide import slide_name
 
 MICRONS = {"µm": 1.0, "um": 1.0, "μm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+MAX_RATIO = 5000  # bytes of pixels for each byte of a file: more than any codec reaches, even on one colour
+MAX_PICTURE = 100_000_000  # pixels that are decoded as one picture, through Pillow
 PLAUSIBLE = (0.05, 10.0)  # µm/px; 72 dpi, which editors write, is 353 µm/px
 
 
@@ -37,7 +39,8 @@ class TiffSlide(PyramidSlide):
         self._pages: list[Any] = pages
         for page in pages:
             _check_page(path, page)
-        found = mpp or _ome_resolution(self._file) or _tag_resolution(pages[0])
+        _check_axes(path, series)
+        found = mpp or _resolution(path, self._file, pages[0])
         notes = [] if found else [f"{path.name} has no resolution: {model_mpp:g} µm/px, the model's, was assumed"]
         levels = [(page.imagelength, page.imagewidth) for page in pages]
         super().__init__(slide_name(path), str(path), levels, found or model_mpp, model_mpp, notes)
@@ -45,6 +48,8 @@ class TiffSlide(PyramidSlide):
     def read_level(self, level: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """Decode the tiles or strips of a window."""
         page = self._pages[level]
+        if not page.is_tiled and page.compression == 1 and page.is_contiguous:
+            return self._mapped(page, top, left, height, width)
         tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
         across = -(-page.imagewidth // wide)
         window = np.full((height, width, 3), 255, np.uint8)
@@ -63,6 +68,13 @@ class TiffSlide(PyramidSlide):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _mapped(self, page: Any, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Read a window of pixels that are in the file as they are, however long its strips."""
+        shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
+        pixels = np.memmap(self._path, np.uint8, "r", page.dataoffsets[0], shape)
+        window = np.array(pixels[top : top + height, left : left + width])
+        return np.repeat(window, 3, axis=2) if page.samplesperpixel == 1 else window
 
     def _decoded(self, page: Any, index: int) -> NDArray[np.uint8] | None:
         """Return uint8[h,w,3 or 1] of a tile or strip; None if the file leaves it out."""
@@ -83,12 +95,17 @@ class TiffSlide(PyramidSlide):
 
 
 def is_simple(path: Path) -> bool:
-    """Return whether a TIFF is 8-bit RGB or grey in one plane, which `TiffSlide` reads; also if it is damaged."""
+    """Return whether a TIFF is 8-bit RGB or grey in one plane, which `TiffSlide` reads; also if it is damaged.
+
+    Others, and those that are turned or have a colour profile, go through Pillow if they have one level.
+    """
     try:
         with tifffile.TiffFile(path) as file:
             page = file.series[0].keyframe
             grey_or_rgb = page.samplesperpixel in (1, 3) and page.planarconfig == 1 and page.photometric in (1, 2, 6)
-            return bool(grey_or_rgb and page.dtype == np.uint8)
+            turned = page.tags.valueof("Orientation", 1) != 1 or page.tags.valueof("InterColorProfile") is not None
+            small = page.imagelength * page.imagewidth < MAX_PICTURE and len(file.series[0].levels) == 1
+            return bool(grey_or_rgb and page.dtype == np.uint8 and not (turned and small))
     except Exception:  # TiffSlide says what is wrong
         return True
 
@@ -104,11 +121,40 @@ def _check_page(path: Path, page: Any) -> None:
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
     tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     expected = -(-page.imagelength // tall) * -(-page.imagewidth // wide)
-    if len(ends) < expected or max(ends, default=0) > path.stat().st_size:
+    promised = page.imagelength * page.imagewidth * page.samplesperpixel
+    size = path.stat().st_size
+    if promised > MAX_RATIO * size:
+        raise BadInput(
+            f"{path} claims {page.imagewidth}×{page.imagelength} px but has {size} bytes",
+            "copy it again",
+        )
+    if len(ends) < expected or max(ends, default=0) > size:
         raise BadInput(f"{path} is truncated: it ends before its last tile", "copy it again")
 
 
-def _ome_resolution(file: tifffile.TiffFile) -> float | None:
+def _check_axes(path: Path, series: Any) -> None:
+    """Refuse stacks and separate channels: the first plane would be taken for the whole."""
+    extra = [axis for axis, extent in zip(series.axes, series.shape, strict=True) if axis not in "YXS" and extent > 1]
+    if extra:
+        raise BadInput(f"{path} has the axes {series.axes}", "save one image with interleaved RGB pixels")
+
+
+def file_resolution(path: Path) -> float | None:
+    """Return µm/px of a TIFF; None if it says nothing plausible."""
+    with tifffile.TiffFile(path) as file:
+        return _resolution(path, file, file.series[0].keyframe)
+
+
+def _resolution(path: Path, file: tifffile.TiffFile, page: Any) -> float | None:
+    x, y = _ome_resolution(file) or _tag_resolution(page) or (0.0, 0.0)
+    if not all(PLAUSIBLE[0] <= value <= PLAUSIBLE[1] for value in (x, y)):
+        return None
+    if abs(x - y) > 0.02 * x:
+        raise BadInput(f"The pixels of {path} are {x:.3f} by {y:.3f} µm, not square", "resample it, or give --mpp")
+    return (x + y) / 2
+
+
+def _ome_resolution(file: tifffile.TiffFile) -> tuple[float, float] | None:
     """Return µm/px of OME metadata."""
     if not file.ome_metadata:
         return None
@@ -116,21 +162,13 @@ def _ome_resolution(file: tifffile.TiffFile) -> float | None:
         root = ElementTree.fromstring(file.ome_metadata)
         pixels = next(element for element in root.iter() if element.tag.endswith("}Pixels"))
         unit = MICRONS[pixels.get("PhysicalSizeXUnit", "µm")]
-        return _same(float(pixels.attrib["PhysicalSizeX"]) * unit, float(pixels.attrib["PhysicalSizeY"]) * unit)
+        return float(pixels.attrib["PhysicalSizeX"]) * unit, float(pixels.attrib["PhysicalSizeY"]) * unit
     except (ElementTree.ParseError, StopIteration, KeyError, ValueError):
         return None
 
 
-def _tag_resolution(page: Any) -> float | None:
+def _tag_resolution(page: Any) -> tuple[float, float] | None:
     """Return µm/px of the resolution tags, if a microscope can have written them."""
     unit = {2: 25400.0, 3: 10000.0}.get(int(page.resolutionunit), 0.0)
     x, y = page.resolution
-    return _same(unit / x, unit / y) if unit and x > 1 and y > 1 else None
-
-
-def _same(x: float, y: float) -> float | None:
-    if not all(PLAUSIBLE[0] <= value <= PLAUSIBLE[1] for value in (x, y)):
-        return None
-    if abs(x - y) > 0.02 * x:
-        raise BadInput(f"Its pixels are {x:.3f} by {y:.3f} µm, not square", "resample it, or give --mpp")
-    return (x + y) / 2
+    return (unit / x, unit / y) if unit and x > 1 and y > 1 else None
