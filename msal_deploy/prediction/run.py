@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import BadInput, DeployError, suggest
+from msal_deploy.errors import BadInput, DeployError, MissingRequirement, suggest
 from msal_deploy.files import StrPath, atomic_file
 from msal_deploy.hardware import installed_versions
 from msal_deploy.prediction.cluster import SlideTasks, connect
 from msal_deploy.prediction.grid import region_side
-from msal_deploy.prediction.job import Job, check_same_run
+from msal_deploy.prediction.job import Job, check_same_run, graph_sha256
 from msal_deploy.prediction.nuclei import Nuclei, join
 from msal_deploy.prediction.outputs import FORMATS, write_index, write_outputs
 from msal_deploy.prediction.pipeline import run_pipeline
@@ -190,9 +190,9 @@ class _Run:
         """Note a failure and go on."""
         try:
             yield
-        except (DeployError, OSError) as error:
-            if len(self.jobs) == 1 or getattr(error, "errno", None) is not None:
-                raise  # the exit code says what it was; a full disk fails for every slide
+        except DeployError as error:
+            if len(self.jobs) == 1 or isinstance(error, MissingRequirement):
+                raise  # a full disk or a missing package is no fault of this slide
             self.failures[str(job.source)] = str(error)
 
 
@@ -305,6 +305,8 @@ def _check_out(out: Path, jobs: Sequence[Job]) -> None:
         raise BadInput(
             f"{out} contains results of {identity.engine}, not {jobs[0].engine}", "choose another folder with --out"
         )
+    if identity.graph_sha256 != graph_sha256(jobs[0].open_bundle(), jobs[0].engine):
+        raise BadInput(f"{out} contains results of another graph", "choose another folder with --out")
 
 
 def _has_results(out: Path) -> bool:

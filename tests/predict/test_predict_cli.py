@@ -1,6 +1,11 @@
 """``msal-deploy predict`` with a real engine: outputs, resuming, and what is refused."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +13,7 @@ import pytest
 from dark_bundle import write_dark_bundle
 from PIL import Image
 from refusal import assert_refused
+from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner, Result
 
 from msal_deploy import Bundle
@@ -171,3 +177,42 @@ def test_small_images(bundle_folder: Path, tmp_path: Path, size: tuple[int, int]
     formats = "geojson,parquet,ome-zarr,tiff,png"
     result = run(tmp_path / "small.png", "-o", tmp_path / "out", "-b", bundle_folder, "-e", ENGINE, "--format", formats)
     assert result.exit_code == 0, result.output
+
+
+def test_results_of_another_graph_are_refused(folder: Path, tissue: Path, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "other")
+    Image.open(tissue).save(tmp_path / "second.png")
+    result = run(tmp_path / "second.png", "-o", folder, "-b", tmp_path / "other", "-e", ENGINE)
+    assert_refused(result, 2, "contains results of another graph")
+
+
+def test_a_full_disk_ends_with_one_sentence_and_the_run_goes_on_elsewhere(
+    bundle_folder: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (1200, 1200, 3), dtype=np.uint8)).save(tmp_path / "noise.png")
+    arguments = (tmp_path / "noise.png", "-b", bundle_folder, "-e", ENGINE, "--format", "tiff")
+    result = run(*arguments, "-o", small_disk / "out")
+    assert_refused(result, 3, "is full; free some space and run the command again")
+    left = [path for path in (small_disk / "out").rglob("*") if path.is_file()]
+    assert not [path for path in left if "partial" in path.name]
+    shutil.copytree(small_disk / "out", tmp_path / "out")
+    result = run(*arguments, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+
+
+def test_ctrl_c_stops_and_the_next_run_goes_on(bundle_folder: Path, tissue: Path, tmp_path: Path) -> None:
+    arguments = [str(tissue), "-b", str(bundle_folder), "-e", ENGINE, "--tile", "64", "--overlap", "32", "-o"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert run(*arguments, whole).exit_code == 0
+    command = [sys.executable, "-m", "msal_deploy", "predict", *arguments, str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        while not (out / "tissue" / "run.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode in (0, 130), errors  # 0 if it was faster than the signal
+    assert "Traceback" not in errors
+    assert run(*arguments, out).exit_code == 0
+    assert files(out) == files(whole)
