@@ -34,6 +34,9 @@ from msal_deploy.metrics.nuclei import aji, panoptic_quality
 from msal_deploy.prediction import predict, predict_all
 from msal_deploy.prediction.grid import Grid
 from msal_deploy.prediction.readers import open_slide
+from msal_deploy.prediction.record import SlideFolder
+from msal_deploy.prediction.steps import Steps
+from msal_deploy.prediction.tissue import find_tissue
 
 app = command_line("Measure predict.")
 Json = Annotated[Path | None, typer.Option("--json")]
@@ -67,13 +70,15 @@ def slide(
 
 
 def _engine_alone(bundle: Path, image: Path, tile: int) -> float:
-    """Return the seconds of a bare loop over the tiles of an image that is in memory."""
+    """Return the seconds of a bare loop over the tiles that predict computes, of an image that is in memory."""
     with open_slide(image, 0.25) as opened, open_engine(Bundle(bundle), ENGINE) as engine:
-        grid = Grid(opened.shape, tile)
+        grid, tissue = Grid(opened.shape, tile), find_tissue(opened, 0.25)
+        steps = Steps(opened, engine, SlideFolder("unused"), grid, tissue)
         whole = opened.read(0, 0, *opened.shape)
         missing = [(0, max(side - size, 0)) for side, size in zip(grid.side, opened.shape, strict=True)]
         whole = np.pad(whole, [*missing, (0, 0)])
-        tiles = [whole[row.tile, column.tile][None] for row in grid.rows for column in grid.columns]
+        places = [place for region in grid.regions() for place in steps.tissue_tiles(*region)]
+        tiles = [whole[grid.rows[i].tile, grid.columns[j].tile][None] for i, j in places]
         engine(tiles[0])
         began = time.perf_counter()
         for one in tiles:

@@ -100,7 +100,7 @@ def _compute(job: Job, region: Position) -> tuple[dict[str, str], Sequence[Event
             image = steps.read(*region)
         except BadInput as error:
             return {f"{region[0]}-{region[1]}": str(error)}, _taken(steps)
-        steps.compute(*region, image)
+        steps.keep(*region, image, steps.compute(*region, image))
     return {}, _taken(steps)
 
 

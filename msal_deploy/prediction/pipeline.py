@@ -36,7 +36,7 @@ def run_pipeline(steps: Steps, advance: Callable[[int], None] = lambda tiles: No
                 finding.start(schedule.fail(region, str(error)))
                 advance(len(steps.tissue_tiles(*region)))
                 continue
-            steps.compute(*region, image, advance)
+            finding.keep(region, image, steps.compute(*region, image, advance))
             finding.start(schedule.computed(region))
         finding.wait(0)
     return {f"{row}-{column}": message for (row, column), message in schedule.failed.items()}
@@ -62,11 +62,15 @@ class _Ahead:
 
 
 class _Finding:
-    """Finds the nuclei of regions while the engine computes the next ones."""
+    """Writes tiles and finds the nuclei of regions while the engine computes the next ones; in order, in one thread."""
 
     def __init__(self, steps: Steps, schedule: Schedule, pool: ThreadPoolExecutor) -> None:
         self._steps, self._schedule, self._pool = steps, schedule, pool
-        self._running: deque[tuple[Position, Future[None]]] = deque()
+        self._running: deque[tuple[Position | None, Future[None]]] = deque()
+
+    def keep(self, region: Position, image: NDArray[np.uint8], maps: NDArray[np.float32]) -> None:
+        """Start to write what a region's neighbours need."""
+        self._running.append((None, self._pool.submit(self._steps.keep, *region, image, maps)))
 
     def start(self, regions: Sequence[Position]) -> None:
         """Start regions in order; wait while too many are queued."""
@@ -79,4 +83,5 @@ class _Finding:
         while len(self._running) > left:
             region, future = self._running.popleft()
             future.result()
-            self._schedule.found(region)
+            if region is not None:
+                self._schedule.found(region)

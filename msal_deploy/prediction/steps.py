@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ from msal_deploy.runtimes import Engine
 from msal_deploy.runtimes.tiling import Blended, clip, infer
 
 TILES = "tiles"  # folder of what the first step hands to the second; removed when the slide is done
+MARGIN = 16  # pixels around the foreground: more than separation smooths over
 Event = tuple[str, str, float, float]
 
 
@@ -75,8 +77,12 @@ class Steps:
         return any(self.tissue_tiles(*region) for region in self.grid.neighbours(row, column))
 
     def tiles_path(self, row: int, column: int) -> Path:
-        """Return the file between the steps of a region."""
-        return self.folder.path / TILES / f"{row:03d}-{column:03d}.npz"
+        """Return the file between the steps of a region: float32[N,h,w], its `tissue_tiles`."""
+        return self.folder.path / TILES / f"{row:03d}-{column:03d}.npy"
+
+    def image_path(self, row: int, column: int) -> Path:
+        """Return the file with the image of a region, uint8[h,w,3] of its `read_window`. It is written first."""
+        return self.tiles_path(row, column).with_suffix(".image.npy")
 
     def read(self, row: int, column: int) -> NDArray[np.uint8]:
         """Read the image of a region's tiles.
@@ -89,8 +95,8 @@ class Steps:
 
     def compute(
         self, row: int, column: int, image: NDArray[np.uint8], advance: Callable[[int], None] = lambda tiles: None
-    ) -> None:
-        """Step one: compute the tiles of a region that show tissue, and write them with the image."""
+    ) -> NDArray[np.float32]:
+        """Step one: return float32[N,h,w], the tiles of a region that show tissue."""
         window, members = self.grid.read_window(row, column), self.tissue_tiles(row, column)
         height, width = self.grid.side
         missing = [(0, max(height - window.height, 0)), (0, max(width - window.width, 0)), (0, 0)]
@@ -102,7 +108,14 @@ class Steps:
             with self.clock.time("infer", f"{row}-{column}"):
                 maps.append(infer(self.engine, tiles))
             advance(len(some))
-        self._write_tiles(row, column, members, np.concatenate(maps), image)
+        return np.concatenate(maps)
+
+    def keep(self, row: int, column: int, image: NDArray[np.uint8], maps: NDArray[np.float32]) -> None:
+        """End step one: write image and tiles of a region for step two."""
+        with self.clock.time("write", f"{row}-{column}"):
+            for path, array in (self.image_path(row, column), image), (self.tiles_path(row, column), maps):
+                with atomic_file(path) as temporary:
+                    np.save(temporary, array)
 
     def find_nuclei(self, row: int, column: int) -> None:
         """Step two: blend the tiles in the window of a region, separate and measure its nuclei, and write them."""
@@ -111,8 +124,7 @@ class Steps:
             window, core = self.grid.window(row, column, self._halo()), self.grid.core(row, column)
             probability, image = self._assemble(row, column, window)
         with self.clock.time("separate", name):
-            resolution = self.engine.spec.microns_per_pixel
-            labels = separate(probability, threshold=self.engine.spec.threshold, microns_per_pixel=resolution)
+            labels = self._separate(probability)
         with self.clock.time("measure", name):
             nuclei = measure(
                 labels,
@@ -121,7 +133,7 @@ class Steps:
                 corner=(window.top, window.left),
                 core=core,
                 scale=self.slide.scale,
-                microns_per_pixel=resolution,
+                microns_per_pixel=self.engine.spec.microns_per_pixel,
             )
         with self.clock.time("write", name):
             inside = (
@@ -131,9 +143,21 @@ class Steps:
             quantised = np.rint(probability[inside] * 255).astype(np.uint8)
             Region(core, nuclei, quantised, shrink(image[inside])).save(self.folder.region_path(row, column))
 
+    def _separate(self, probability: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Separate the nuclei of a window. What is beyond its foreground costs time and changes nothing."""
+        spec = self.engine.spec
+        labels = np.zeros(probability.shape, np.int32)
+        foreground = probability >= spec.threshold
+        rows, columns = (_span(np.asarray(foreground.any(axis=axis)), MARGIN) for axis in (1, 0))
+        if rows.stop:
+            inside = np.ascontiguousarray(probability[rows, columns])
+            labels[rows, columns] = separate(inside, threshold=spec.threshold, microns_per_pixel=spec.microns_per_pixel)
+        return labels
+
     def remove_tiles(self, row: int, column: int) -> None:
         """Remove what the first step of a region wrote."""
         self.tiles_path(row, column).unlink(missing_ok=True)
+        self.image_path(row, column).unlink(missing_ok=True)
 
     def _halo(self) -> int:
         return round(HALO / self.engine.spec.microns_per_pixel)
@@ -147,17 +171,6 @@ class Steps:
         top, left = place.top - window.top, place.left - window.left
         return padded[top : top + place.height, left : left + place.width]
 
-    def _write_tiles(
-        self,
-        row: int,
-        column: int,
-        members: list[tuple[int, int]],
-        maps: NDArray[np.float32],
-        image: NDArray[np.uint8],
-    ) -> None:
-        with self.clock.time("write", f"{row}-{column}"), atomic_file(self.tiles_path(row, column)) as temporary:
-            np.savez(temporary, members=np.array(members, np.int64), maps=maps, image=image)
-
     def _assemble(self, row: int, column: int, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return float32[h,w] and uint8[h,w,3] of a window, from the tiles of the region and its neighbours."""
         image = np.full((window.height, window.width, 3), 255, np.uint8)
@@ -165,9 +178,8 @@ class Steps:
         for region in self.grid.neighbours(row, column):
             if not (path := self.tiles_path(*region)).exists():
                 continue  # no tissue, or a part of the slide that cannot be read
-            with _loaded(path) as file:
-                maps |= dict(zip(map(tuple, file["members"].tolist()), file["maps"], strict=True))
-                _copy_overlap(file["image"], self.grid.read_window(*region), image, window)
+            maps |= zip(self.tissue_tiles(*region), _mapped(path), strict=True)
+            _copy_overlap(_mapped(self.image_path(*region)), self.grid.read_window(*region), image, window)
         return self._blend(maps, window), image
 
     def _blend(self, maps: dict[tuple[int, int], NDArray[np.float32]], window: Window) -> NDArray[np.float32]:
@@ -194,13 +206,19 @@ def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(padded, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
-@contextmanager
-def _loaded(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+def _span(used: NDArray[np.bool_], margin: int) -> slice:
+    """Return from the first to the last true element and `margin` more, within the array; an empty slice if none is."""
+    places = np.flatnonzero(used)
+    return slice(max(places[0] - margin, 0), min(places[-1] + 1 + margin, len(used))) if len(places) else slice(0, 0)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """Open an array of which only the parts that are used are read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            yield file
-    except (OSError, ValueError, KeyError) as error:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
         raise BadInput(f"{path} is damaged ({error})", "remove it and run the same command again") from error
+    return array
 
 
 def _copy_overlap(source: NDArray[np.uint8], at: Window, target: NDArray[np.uint8], window: Window) -> None:

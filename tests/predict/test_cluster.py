@@ -30,7 +30,7 @@ class DieOnce(WorkerPlugin):
         original, mark = cluster._steps, self.mark
 
         def dying(job):
-            if list((Path(job.folder) / "tiles").glob("*.npz"))[2:] and not mark.exists():
+            if list((Path(job.folder) / "tiles").glob("*.image.npy"))[2:] and not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(job)

@@ -54,7 +54,7 @@ def _slide(folder: SlideFolder) -> dict[str, Any]:
         "density": f"{len(areas) / record.tissue_mm2:,.0f}" if record.tissue_mm2 else None,
         "median": f"{np.median(areas):.1f}" if len(areas) else None,
         "overlay": _data("jpeg", encoded(_thumbnail(folder), ".jpg")),
-        "heat": _data("png", density_map(folder, 90)),
+        "heat": _data("png", _heat(folder)),
         "histogram": _data("png", area_histogram(areas)) if len(areas) else None,
         "timeline": _data("png", timeline(record.timeline)) if record.timeline else None,
         "stages": _stages(record),
@@ -80,6 +80,11 @@ def _thumbnail(folder: SlideFolder) -> NDArray[np.uint8]:
     factor = min(1.0, THUMBNAIL / max(picture.shape))
     size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _heat(folder: SlideFolder) -> bytes:
+    saved = folder.path / "density.png"
+    return saved.read_bytes() if saved.is_file() else density_map(folder, 90)
 
 
 def _data(kind: str, content: bytes) -> str:

@@ -56,22 +56,26 @@ def _shrink(shape: tuple[int, int], readable: bool) -> int:
 
 
 def _read(slide: Slide, shrink: int) -> NDArray[np.uint8]:
-    height, width = slide.shape
-    canvas = np.empty((ceil(height / shrink), ceil(width / shrink), 3), np.uint8)
-    for top, left, tall, wide in windows(slide.shape, 2048):
-        part = slide.read(top, left, tall, wide)
-        size = (ceil(wide / shrink), ceil(tall / shrink))
-        y, x = top // shrink, left // shrink
-        canvas[y : y + size[1], x : x + size[0]] = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    if shrink > 1:
+        return _thumbnail(slide, (ceil(slide.shape[0] / shrink), ceil(slide.shape[1] / shrink)))
+    canvas = np.empty((*slide.shape, 3), np.uint8)
+    for top, left, tall, wide in windows(slide.shape, 1024):
+        canvas[top : top + tall, left : left + wide] = slide.read(top, left, tall, wide)
     return canvas
+
+
+def _thumbnail(slide: Slide, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the whole slide as uint8[h,w,3] of exactly this shape."""
+    picture = slide.thumbnail(max(shape))
+    kind = cv2.INTER_AREA if picture.shape[0] > shape[0] else cv2.INTER_LINEAR
+    return picture if picture.shape[:2] == shape else cv2.resize(picture, shape[::-1], interpolation=kind)  # type: ignore[return-value]
 
 
 def _small(folder: SlideFolder, record: RunRecord, shrink: int, slide: Slide | None) -> NDArray[np.uint8]:
     height, width = (ceil(side / shrink) for side in record.shape)
     canvas = np.full((height, width, 3), EMPTY, np.uint8)
     if slide is not None:
-        # A thumbnail is a little larger or smaller than a whole fraction of the slide.
-        canvas[:] = cv2.resize(slide.thumbnail(max(height, width)), (width, height), interpolation=cv2.INTER_AREA)
+        canvas[:] = _thumbnail(slide, (height, width))
     for region in folder.regions():
         top, left, tall, wide = region.core
         rows = slice(top // shrink, ceil((top + tall) / shrink))
