@@ -54,6 +54,19 @@ def atomic_file(path: StrPath) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_partial_files(folder: StrPath) -> None:
+    """Remove what killed processes left of `atomic_file` below a folder. None may be writing there.
+
+    >>> _ = Path(".a.partial-7.txt").write_text("half")
+    >>> remove_partial_files(".")
+    >>> Path(".a.partial-7.txt").exists()
+    False
+    """
+    for path in Path(folder).rglob(".*.partial-*"):
+        if path.is_file():
+            path.unlink()
+
+
 def _raise_if_disk_full(folder: Path, error: Exception) -> None:
     """Raise `MissingRequirement` if the disk is full: torch and safetensors raise other errors in that case."""
     if "No space left" in str(error) or shutil.disk_usage(folder).free < MIN_FREE_BYTES:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, DeployError, MissingRequirement, suggest
-from msal_deploy.files import StrPath, atomic_file
+from msal_deploy.files import StrPath, atomic_file, remove_partial_files
 from msal_deploy.hardware import installed_versions
 from msal_deploy.prediction.cluster import SlideTasks, connect
 from msal_deploy.prediction.grid import region_side
@@ -212,6 +212,7 @@ def _begin(job: Job, slide: Slide, engine: Engine) -> tuple[Steps, RunRecord]:
     earlier = check_same_run(job.results, record.identity)
     steps = job.steps(slide, engine)
     if earlier is not None:
+        remove_partial_files(job.results.path)
         return steps, earlier
     with atomic_file(job.results.path / TISSUE) as temporary:
         Image.fromarray(steps.tissue.mask.astype(np.uint8) * 255).save(temporary)

@@ -91,6 +91,7 @@ class OpenVinoEngine(Engine):
             settings[hints.performance_mode] = hints.PerformanceMode.LATENCY
         if self.threads:
             settings[properties.inference_num_threads] = self.threads
+            settings[hints.enable_cpu_pinning] = False  # several processes would all take the first cores
         return CORE.compile_model(model, "CPU", settings)
 
     def _close(self) -> None:

@@ -201,6 +201,15 @@ def test_a_full_disk_ends_with_one_sentence_and_the_run_goes_on_elsewhere(
     assert result.exit_code == 0, result.output
 
 
+def test_what_a_killed_run_left_half_written_is_removed(bundle_folder: Path, tissue: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(tissue, "-o", out, "-b", bundle_folder, "-e", ENGINE).exit_code == 0
+    whole = files(out)
+    (out / "tissue" / "regions" / ".000-000.partial-7.npz").write_bytes(b"half")
+    assert run(tissue, "-o", out, "-b", bundle_folder, "-e", ENGINE).exit_code == 0
+    assert files(out) == whole
+
+
 def test_ctrl_c_stops_and_the_next_run_goes_on(bundle_folder: Path, tissue: Path, tmp_path: Path) -> None:
     arguments = [str(tissue), "-b", str(bundle_folder), "-e", ENGINE, "--tile", "64", "--overlap", "32", "-o"]
     whole, out = tmp_path / "whole", tmp_path / "out"

@@ -184,7 +184,10 @@ class OpenVino : public Backend {
         } else {
             settings.insert(ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY));
         }
-        if (options_.threads > 0) settings.insert(ov::inference_num_threads(options_.threads));
+        if (options_.threads > 0) {
+            settings.insert(ov::inference_num_threads(options_.threads));
+            settings.insert(ov::hint::enable_cpu_pinning(false));  // several processes would all take the first cores
+        }
         return core_->compile_model(model, "CPU", settings);
     }
 

@@ -106,6 +106,7 @@ class TritonPythonModel:
             settings[hint.performance_mode] = hint.PerformanceMode.LATENCY
         if self.threads:
             settings[properties.inference_num_threads] = self.threads
+            settings[hint.enable_cpu_pinning] = False  # several processes would all take the first cores
         return self.core.compile_model(model, "CPU", settings)
 
     def _wait(self) -> triton.TritonError | None:
