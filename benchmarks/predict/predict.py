@@ -5,6 +5,7 @@ python benchmarks/predict/predict.py scale BUNDLE --json FILE
 python benchmarks/predict/predict.py seams BUNDLE --data monuseg --json FILE
 python benchmarks/predict/predict.py kills BUNDLE IMAGE --json FILE
 python benchmarks/predict/predict.py workers BUNDLE SLIDE --json FILE
+python benchmarks/predict/predict.py pyramid FILE --side 10000
 """
 
 import hashlib
@@ -29,17 +30,18 @@ from rich.console import Console
 from rich.progress import track
 
 from msal_deploy import Bundle, Engine, open_dataset, open_engine
+from msal_deploy.bench import describe_machine
 from msal_deploy.cli.terminal import command_line
 from msal_deploy.data import AnnotatedImage
 from msal_deploy.files import write_json
-from msal_deploy.hardware import describe_processor
+from msal_deploy.hardware import available_cores
 from msal_deploy.instances import separate
 from msal_deploy.metrics import count_nuclei
 from msal_deploy.metrics.nuclei import aji, panoptic_quality
 from msal_deploy.prediction import predict, predict_all
 from msal_deploy.prediction.grid import Grid
 from msal_deploy.prediction.readers import open_slide
-from msal_deploy.prediction.record import SlideFolder
+from msal_deploy.prediction.record import SlideFolder, find_slides
 from msal_deploy.prediction.steps import Steps
 from msal_deploy.prediction.tissue import find_tissue
 
@@ -51,47 +53,56 @@ ERR = Console(stderr=True)
 
 @app.command("slide")
 def slide(
-    bundle: Path, image: Path, runs: int = 3, tile: int = 512, json: Json = None, plot: Path | None = None
+    bundle: Path,
+    image: Path,
+    runs: int = 3,
+    tile: int = 512,
+    batch: int = 1,
+    engine: str = ENGINE,
+    json: Json = None,
+    plot: Path | None = None,
 ) -> None:
     """Time predict against its engine alone on the same tiles, in turns."""
     totals, pictures, engines, record = [], [], [], None
     with tempfile.TemporaryDirectory() as folder:
         for index in range(runs):
-            options: dict[str, Any] = {"bundle": Bundle(bundle), "engine": ENGINE, "tile": tile}
+            options: dict[str, Any] = {"bundle": Bundle(bundle), "engine": engine, "tile": tile, "batch": batch}
             began = time.perf_counter()
             predict_all([image], f"{folder}/{index}p", formats=["geojson", "png"], **options)
             pictures.append(time.perf_counter() - began)
             began = time.perf_counter()
             report = predict_all([image], f"{folder}/{index}", formats=["geojson"], **options)
             totals.append(time.perf_counter() - began)
-            engines.append(_engine_alone(bundle, image, tile))
+            engines.append(_engine_alone(bundle, image, engine, tile, batch))
             (record,) = report.slides.values()
     assert record is not None
     mm2 = record.tissue_mm2
     result = {
-        "image": image.name, "tile": tile, "mm2": mm2, "nuclei": record.nuclei, "end_to_end_s": totals,
+        "image": image.name, "engine": engine, "tile": tile, "batch": batch, "mm2": mm2, "nuclei": record.nuclei,
+        "end_to_end_s": totals,
         "end_to_end_with_pictures_s": pictures, "engine_alone_s": engines,
         "ratio": statistics.median(totals) / statistics.median(engines),
-        "seconds_per_mm2": statistics.median(totals) / mm2, "stages_s": record.seconds, "cpu": _cpu(),
+        "seconds_per_mm2": statistics.median(totals) / mm2, "stages_s": record.seconds,
     }  # fmt: skip
     if plot:
         _plot_timeline(record.timeline, plot)
     _end(result, json)
 
 
-def _engine_alone(bundle: Path, image: Path, tile: int) -> float:
+def _engine_alone(bundle: Path, image: Path, engine_id: str, tile: int, batch: int) -> float:
     """Return the seconds of a bare loop over the tiles that predict computes, of an image that is in memory."""
-    with open_slide(image, 0.25) as opened, open_engine(Bundle(bundle), ENGINE) as engine:
+    with open_slide(image, 0.25) as opened, open_engine(Bundle(bundle), engine_id) as engine:
         grid, tissue = Grid(opened.shape, tile), find_tissue(opened, 0.25)
         steps = Steps(opened, engine, SlideFolder("unused"), grid, tissue)
         whole = opened.read(0, 0, *opened.shape)
         missing = [(0, max(side - size, 0)) for side, size in zip(grid.side, opened.shape, strict=True)]
         whole = np.pad(whole, [*missing, (0, 0)])
         places = [place for region in grid.regions() for place in steps.tissue_tiles(*region)]
-        tiles = [whole[grid.rows[i].tile, grid.columns[j].tile][None] for i, j in places]
-        engine(tiles[0])
+        tiles = [whole[grid.rows[i].tile, grid.columns[j].tile] for i, j in places]
+        batches = [np.stack(tiles[first : first + batch]) for first in range(0, len(tiles), batch)]
+        engine(batches[0])
         began = time.perf_counter()
-        for one in tiles:
+        for one in batches:
             engine(one)
         return time.perf_counter() - began
 
@@ -134,7 +145,13 @@ def scale(bundle: Path, side: list[int] = [5000, 10000, 20000], json: Json = Non
         float(np.polyfit(pixels, np.log([row["seconds"] - fixed for row in rows]), 1)[0]) for fixed in (0, start)
     ]
     names = ("exponent_of_pixels", "exponent_without_start")
-    _end({"sizes": rows, "start_s": start, **dict(zip(names, exponents, strict=True)), "cpu": _cpu()}, json)
+    _end({"sizes": rows, "start_s": start, **dict(zip(names, exponents, strict=True))}, json)
+
+
+@app.command("pyramid")
+def pyramid(path: Path, side: int = 10000) -> None:
+    """Write a synthetic slide for the other commands: 0.25 µm/px, tissue everywhere."""
+    _write_pyramid(path, side)
 
 
 def _write_pyramid(path: Path, side: int) -> None:
@@ -151,14 +168,19 @@ def _write_pyramid(path: Path, side: int) -> None:
             tiff.write(whole[::factor, ::factor], subfiletype=1, resolution=(40000 / factor,) * 2, **options)
 
 
+def _command(bundle: Path, image: Path, out: Path, *options: str) -> list[str]:
+    """Return the command line of predict; a later `-e` replaces the engine."""
+    program = [sys.executable, "-m", "msal_deploy", "predict", str(image)]
+    return [*program, "-b", str(bundle), "-e", ENGINE, "-o", str(out), *options]
+
+
 def _measured(bundle: Path, image: Path, out: Path, *options: str) -> dict[str, float]:
     """Run the command line; return its seconds and its peak memory in MB."""
-    command = ["msal-deploy", "predict", str(image), "-b", str(bundle), "-e", ENGINE, "-o", str(out), *options]
     began = time.perf_counter()
-    process = subprocess.Popen([str(Path(sys.executable).parent / command[0]), *command[1:]])
+    process = subprocess.Popen(_command(bundle, image, out, *options))
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{command} failed")
+        raise SystemExit(f"predict ended with {os.waitstatus_to_exitcode(status)}")
     return {"seconds": time.perf_counter() - began, "peak_mb": usage.ru_maxrss / 1024}
 
 
@@ -179,7 +201,7 @@ def seams(bundle: Path, data: str, json: Json = None) -> None:
                 qualities.append(panoptic_quality(scored))
             mean = {"nuclei": np.mean(counts), "aji": np.mean(ajis), "pq": np.mean(qualities)}
             rows[str(tile)] = {name: float(value) for name, value in mean.items()}
-    _end({"images": len(images), "tiles": rows, "one_pass": passes, "cpu": _cpu()}, json)
+    _end({"images": len(images), "tiles": rows, "one_pass": passes}, json)
 
 
 def _one_pass(images: Sequence[AnnotatedImage], engine: Engine) -> dict[str, float]:
@@ -203,10 +225,10 @@ def kills(bundle: Path, image: Path, times: int = 20, seed: int = 0, json: Json 
         while killed < times:
             rounds += 1
             out = Path(folder) / f"round-{rounds}"
-            while not _survives(_command(bundle, image, out), chance.uniform(0.1, 0.6) * seconds):
+            while not _survives(_command(bundle, image, out, *FORMATS), chance.uniform(0.1, 0.6) * seconds):
                 killed += 1
             same &= _hashes(out) == expected
-    _end({"kills": killed, "rounds": rounds, "files": len(expected), "identical": same, "cpu": _cpu()}, json)
+    _end({"kills": killed, "rounds": rounds, "files": len(expected), "identical": same}, json)
 
 
 def _survives(command: list[str], limit: float) -> bool:
@@ -224,11 +246,6 @@ def _survives(command: list[str], limit: float) -> bool:
 FORMATS = ("--format", "geojson,geojson.gz,parquet,tiff,png")
 
 
-def _command(bundle: Path, image: Path, out: Path) -> list[str]:
-    program = str(Path(sys.executable).parent / "msal-deploy")
-    return [program, "predict", str(image), "-b", str(bundle), "-e", ENGINE, "-o", str(out), *FORMATS]
-
-
 def _hashes(out: Path) -> dict[str, str]:
     """Return the SHA-256 of every result; the run record and the page contain times."""
     files = [path for path in sorted(out.glob("*/**/*")) if path.is_file() and path.name != "run.json"]
@@ -236,27 +253,33 @@ def _hashes(out: Path) -> dict[str, str]:
 
 
 @app.command("workers")
-def workers(bundle: Path, image: Path, json: Json = None) -> None:
-    """Compare one process, one Dask worker and two: the same result, and the throughput."""
+def workers(
+    bundle: Path,
+    image: Path,
+    count: list[int] = [1, 2],  # noqa: B006
+    engine: str = ENGINE,
+    batch: int = 1,
+    json: Json = None,
+) -> None:
+    """Compare one process with Dask workers that share all cores: the same result, and the throughput."""
     rows, hashes = {}, []
     with tempfile.TemporaryDirectory() as folder:
-        for name, options in {
-            "one process": (),
-            "one worker": ("--workers", "1", "--threads", "2"),
-            "two workers": ("--workers", "2", "--threads", "1"),
-        }.items():
-            out = Path(folder) / name.replace(" ", "-")
-            rows[name] = _measured(bundle, image, out, *FORMATS, *options)
+        for number in (0, *count):
+            threads = str(max(available_cores() // max(number, 1), 1))
+            options = ("--workers", str(number), "--threads", threads) if number else ()
+            name, out = f"{number} workers" if number else "one process", Path(folder) / str(number)
+            rows[name] = _measured(bundle, image, out, *FORMATS, "-e", engine, "--batch", str(batch), *options)
             hashes.append(_hashes(out))
-    _end({"runs": rows, "identical": all(one == hashes[0] for one in hashes), "cpu": _cpu()}, json)
-
-
-def _cpu() -> str:
-    return describe_processor()[0]
+            (record,) = (slide.record() for slide in find_slides(out))
+            rows[name] |= {"seconds_per_mm2": rows[name]["seconds"] / record.tissue_mm2}
+    same = all(one == hashes[0] for one in hashes)
+    _end({"engine": engine, "batch": batch, "runs": rows, "identical": same}, json)
 
 
 def _end(result: dict[str, Any], json: Path | None) -> None:
+    """Print the result, and write it with the machine on which it was measured."""
     Console().print(result)
+    result["environment"] = describe_machine()
     if json:
         write_json(json, result)
 
