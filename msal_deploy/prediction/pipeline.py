@@ -14,9 +14,9 @@ from msal_deploy.prediction.schedule import Position, Schedule
 from msal_deploy.prediction.steps import Steps
 
 AHEAD = 2  # regions that are read, and regions that wait to be separated: bounds the memory
-# A region takes the engine five times as much processor time as its nuclei do. On a GPU the engine is faster than four
-# threads, and each of them takes 0.2 GB.
-CORES_PER_FINDER, MOST_FINDERS = 4, 4
+# An engine on the CPU needs five times as much processor time as the nuclei; one on a GPU is faster than four threads.
+# Two shorten the end, when the last regions become ready together. Each takes 0.2 GB.
+CORES_PER_FINDER, FEWEST_FINDERS, MOST_FINDERS = 4, 2, 4
 
 
 def run_pipeline(steps: Steps, advance: Callable[[int], None] = lambda tiles: None) -> dict[str, str]:
@@ -71,7 +71,7 @@ class _Finding(ExitStack):
     def __init__(self, steps: Steps, schedule: Schedule) -> None:
         super().__init__()
         self._steps, self._schedule = steps, schedule
-        self._threads = min(max(available_cores() // CORES_PER_FINDER, 1), MOST_FINDERS)
+        self._threads = min(max(available_cores() // CORES_PER_FINDER, FEWEST_FINDERS), MOST_FINDERS)
         self._writer = self.enter_context(ThreadPoolExecutor(1, "write"))
         self._finders = self.enter_context(ThreadPoolExecutor(self._threads, "nuclei"))
         self._writing: deque[Future[None]] = deque()

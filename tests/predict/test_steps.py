@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(tmp_path, fail_at)
         assert first == second, name
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (8, 2), (64, 4)])
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (12, 3), (64, 4)])
 def test_more_cores_find_nuclei_in_more_threads_with_the_same_result(tmp_path, monkeypatch, cores, threads):
     image = discs(900, 900, [(row, column) for row in range(40, 900, 90) for column in range(40, 900, 90)])
     names: set[str] = set()
