@@ -15,7 +15,7 @@ prints that line and exits with `exit_code`; users never see a traceback. Ctrl-C
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class DeployError(Exception):
@@ -39,6 +39,15 @@ class DeployError(Exception):
         super().__init__(f"{cause}; {remedy}" if remedy else cause)
         self.cause = cause
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.cause, self.remedy)  # workers of Dask send errors as pickles
+
+
+def _restored(kind: type[DeployError], cause: str, remedy: str) -> DeployError:
+    error = kind.__new__(kind)
+    DeployError.__init__(error, cause, remedy)
+    return error
 
 
 class GateFailed(DeployError):

@@ -104,6 +104,11 @@ def test_new_runtime_rejects_a_precision_that_its_entry_does_not_list(dummy, tin
         open_engine(tiny, "dummy:int8")
 
 
+def test_an_engine_without_a_precision_is_named_whole(tiny):
+    with pytest.raises(BadInput, match="The engine openvino has no precision; write openvino:fp32"):
+        open_engine(tiny, "openvino")
+
+
 def test_available_engines_lists_a_new_runtime(dummy, tiny):
     assert "dummy:fp32" in available_engines(tiny)
     assert "dummy:int4" not in available_engines(tiny)

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import pickle
 
 import pytest
 import typer
@@ -100,3 +101,11 @@ def test_suggest_returns_the_closest_name_or_all_names():
 def test_missing_extra_is_a_missing_requirement():
     assert issubclass(MissingExtra, MissingRequirement) and issubclass(MissingRequirement, DeployError)
     assert not issubclass(BadInput, GateFailed)
+
+
+@pytest.mark.parametrize(
+    "error", [BadInput("a is not b", "use c"), GateFailed("a is not b"), MissingExtra("pyarrow", "slides")]
+)
+def test_an_error_survives_the_way_from_another_process(error: DeployError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.cause, copy.remedy, str(copy)) == (type(error), error.cause, error.remedy, str(error))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.prediction.job import Job
+from msal_deploy.prediction.outputs import write_outputs
 from msal_deploy.prediction.schedule import Position, Schedule
 from msal_deploy.prediction.steps import Event, Steps
 from msal_deploy.runtimes import Engine
@@ -86,6 +87,21 @@ class SlideTasks:
             if message:
                 self.failed |= message
             advance(self._counts.get(future.key, 0))
+
+
+def write_on_cluster(client: "Client", job: Job, formats: Sequence[str]) -> None:
+    """Write the outputs of a slide, each in a task of its own.
+
+    Raises:
+        BadInput: See `write_outputs`.
+    """
+    for future in [client.submit(_write, job, name, retries=RETRIES, priority=2, pure=False) for name in formats]:
+        future.result()
+
+
+def _write(job: Job, name: str) -> None:
+    with job.open_slide() as slide:
+        write_outputs(job.results, [name], slide)
 
 
 def _near(steps: Steps, region: Position, tiles: "dict[Position, Future[Any]]") -> "list[Future[Any]]":

@@ -4,9 +4,10 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msal_deploy.bundle import Bundle
-from msal_deploy.errors import BadInput, DeployError, MissingRequirement, suggest
+from msal_deploy.errors import BadInput, DeployError, MissingRequirement
 from msal_deploy.files import StrPath, atomic_file, remove_partial_files
 from msal_deploy.hardware import installed_versions
-from msal_deploy.prediction.cluster import SlideTasks, connect
+from msal_deploy.prediction.checks import check_formats, check_out, has_results, names_of
+from msal_deploy.prediction.cluster import SlideTasks, connect, write_on_cluster
 from msal_deploy.prediction.grid import region_side
-from msal_deploy.prediction.job import Job, check_same_run, graph_sha256
+from msal_deploy.prediction.job import Job, check_same_run
 from msal_deploy.prediction.nuclei import Nuclei, join
-from msal_deploy.prediction.outputs import FORMATS, write_index, write_outputs
+from msal_deploy.prediction.outputs import write_index, write_outputs
 from msal_deploy.prediction.pipeline import run_pipeline
 from msal_deploy.prediction.progress import Progress
 from msal_deploy.prediction.record import RunRecord, SlideFolder, find_slides
 from msal_deploy.prediction.report import PredictReport
-from msal_deploy.prediction.slide import Slide, slide_name
-from msal_deploy.prediction.steps import TILES, Event, Steps
+from msal_deploy.prediction.slide import Slide
+from msal_deploy.prediction.steps import TILES, Clock, Event, Steps
 from msal_deploy.runtimes import Engine, open_engine, runtime_packages
 from msal_deploy.shipped import shipped_bundle
 
@@ -119,10 +121,10 @@ def predict_all(
     Raises:
         BadInput: An option is wrong, two sources have the same name, or `out` contains results of another engine.
     """
-    _check_formats(formats)
+    check_formats(formats)
     bundle = bundle or shipped_bundle()
     opened = open_engine(bundle, engine, threads=threads)
-    names = _names(sources)
+    names = names_of(sources)
     out = Path(out)
     jobs = [
         Job(
@@ -139,7 +141,7 @@ def predict_all(
         )
         for name, source in names.items()
     ]
-    _check_out(out, jobs)
+    check_out(out, jobs)
     run = _Run(jobs, tuple(dict.fromkeys(formats)), Progress(progress))
     with ExitStack() as stack:
         if workers or dask:
@@ -150,7 +152,7 @@ def predict_all(
             stack.enter_context(opened)
             run.here(opened)
     write_index(out, run.failures)
-    records = {folder.name: folder.record() for folder in find_slides(out)} if _has_results(out) else {}
+    records = {folder.name: folder.record() for folder in find_slides(out)} if has_results(out) else {}
     return PredictReport(out, {name: records[name] for name in names if name in records}, run.failures)
 
 
@@ -170,20 +172,20 @@ class _Run:
     def on_cluster(self, client: "Client", engine: Engine) -> None:
         """Start all slides, then finish one after the other."""
         with ExitStack() as stack:
-            started: list[tuple[Job, Slide, Steps, RunRecord, SlideTasks | None]] = []
+            started: list[tuple[Job, Steps, RunRecord, SlideTasks | None]] = []
             for job in self.jobs:
                 with self._failing(job):
                     job = replace(job, start=time.time())
                     slide = stack.enter_context(job.open_slide())
                     steps, record = _begin(job, slide, engine)
                     tasks = SlideTasks(client, job, steps) if record.nuclei < 0 else None
-                    started.append((job, slide, steps, record, tasks))
-            for job, slide, steps, record, tasks in started:
+                    started.append((job, steps, record, tasks))
+            for job, steps, record, tasks in started:
                 with self._failing(job), self.progress.slide(steps) as advance:
                     if tasks:
                         tasks.wait(advance)
                     failed, events = (tasks.failed, tasks.events) if tasks else ({}, [])
-                    _finish(job, slide, steps, record, failed, events, self.formats)
+                    _finish(job, steps, record, failed, events, self.formats, partial(write_on_cluster, client, job))
 
     @contextmanager
     def _failing(self, job: Job) -> Iterator[None]:
@@ -203,7 +205,8 @@ def _predict_one(job: Job, engine: Engine, progress: Progress, formats: tuple[st
         if record.nuclei < 0:
             with progress.slide(steps) as advance:
                 failed = run_pipeline(steps, advance)
-        return _finish(job, slide, steps, record, failed, steps.clock.events, formats)
+        write = partial(write_outputs, job.results, slide=slide)
+        return _finish(job, steps, record, failed, steps.clock.events, formats, write)
 
 
 def _begin(job: Job, slide: Slide, engine: Engine) -> tuple[Steps, RunRecord]:
@@ -228,16 +231,16 @@ def _versions(engine: Engine) -> dict[str, str]:
 
 def _finish(
     job: Job,
-    slide: Slide,
     steps: Steps,
     record: RunRecord,
     failed: dict[str, str],
     events: Sequence[Event],
     formats: tuple[str, ...],
+    write: Callable[[Sequence[str]], object],
 ) -> RunRecord:
     """Write the outputs that are missing, and the record of the complete run."""
-    folder = job.results
-    if record.nuclei < 0:
+    folder, computed = job.results, record.nuclei < 0
+    if computed:
         count = sum(len(region.nuclei) for region in folder.regions())
         notes = record.notes if count or failed else (*record.notes, _nothing(steps))
         complete = -1 if failed else count
@@ -245,10 +248,12 @@ def _finish(
         folder.write_record(record)
     missing = [name for name in formats if name not in record.formats or failed]
     if missing:
-        with steps.clock.time("outputs", "all"):
-            write_outputs(folder, missing, slide)
-        written = tuple(dict.fromkeys([*record.formats, *missing]))
-        record = msgspec.structs.replace(record, formats=() if failed else written)
+        clock = Clock(job.start)
+        with clock.time("outputs", "all"):
+            write(missing)
+        written = () if failed else tuple(dict.fromkeys([*record.formats, *missing]))
+        times = _times(job, [*events, *clock.events]) if computed else {}
+        record = msgspec.structs.replace(record, formats=written, **times)
         folder.write_record(record)
     if not failed:
         shutil.rmtree(folder.path / TILES, ignore_errors=True)
@@ -266,49 +271,3 @@ def _times(job: Job, events: Sequence[Event]) -> dict[str, Any]:
     seconds["total"] = time.time() - job.start
     rounded = {stage: round(value, 3) for stage, value in seconds.items()}
     return {"seconds": rounded, "timeline": tuple(sorted(events, key=lambda event: event[2]))}
-
-
-def _names(sources: Sequence[StrPath]) -> dict[str, StrPath]:
-    """Return the sources by the name of their folder.
-
-    Raises:
-        BadInput: There is none, or two have the same name.
-    """
-    if not sources:
-        raise BadInput("No image was given", "name one or more files")
-    names: dict[str, StrPath] = {}
-    for source in sources:
-        name = slide_name(source)
-        if name in names:
-            raise BadInput(
-                f"{names[name]} and {source} have the same name", "rename one, or write them into different folders"
-            )
-        names[name] = source
-    return names
-
-
-def _check_formats(formats: Sequence[str]) -> None:
-    for name in formats:
-        if name not in FORMATS:
-            raise BadInput(f"{name!r} is not an output format", suggest(name, FORMATS))
-
-
-def _check_out(out: Path, jobs: Sequence[Job]) -> None:
-    """Raise `BadInput` if `out` contains something else than results of the same engine."""
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file", "choose a folder with --out")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not _has_results(out):
-        raise BadInput(f"{out} contains other files than results of predict", "choose another folder with --out")
-    identity = find_slides(out)[0].record().identity
-    if identity.engine != jobs[0].engine:
-        raise BadInput(
-            f"{out} contains results of {identity.engine}, not {jobs[0].engine}", "choose another folder with --out"
-        )
-    if identity.graph_sha256 != graph_sha256(jobs[0].open_bundle(), jobs[0].engine):
-        raise BadInput(f"{out} contains results of another graph", "choose another folder with --out")
-
-
-def _has_results(out: Path) -> bool:
-    return any(out.glob("*/run.json"))

@@ -106,9 +106,24 @@ def test_the_report_as_json(bundle_folder: Path, tissue: Path, tmp_path: Path) -
     assert record["shape"] == [600, 500] and record["scale"] == 1.0
     # 600 · 500 px · (0.25 µm)² = 18,750 µm²: all of the image is tissue
     assert record["tissue_mm2"] == pytest.approx(0.01875)
-    assert record["seconds"].keys() >= {"read", "infer", "stitch", "separate", "measure", "write", "total"}
+    seconds = record["seconds"]
+    assert seconds.keys() == {"read", "infer", "stitch", "separate", "measure", "write", "outputs", "total"}
+    # Each stage has its own time, and what is in the timeline adds up to it; the total ends after the outputs.
+    spans = [(stage, end - begin) for stage, _, begin, end in record["timeline"]]
+    for stage in seconds.keys() - {"total"}:
+        assert sum(span for name, span in spans if name == stage) == pytest.approx(seconds[stage], abs=0.001)
+    assert seconds["total"] >= max(end for *_, end in record["timeline"])
     assert record["identity"]["engine"] == ENGINE
     assert any("0.25 µm/px" in note for note in record["notes"])
+
+
+def test_a_format_whose_package_is_missing_is_refused_before_anything_is_computed(
+    bundle_folder: Path, tissue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("msal_deploy.prediction.checks.find_spec", lambda name: None)
+    result = run(tissue, "-o", tmp_path / "out", "-b", bundle_folder, "-e", ENGINE, "--format", "parquet")
+    assert_refused(result, 3, "pyarrow is not installed; run: pip install 'msal-deploy[slides]'")
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_engine_is_refused(folder: Path, bundle_folder: Path, tissue: Path) -> None:

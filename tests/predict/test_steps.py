@@ -1,5 +1,7 @@
 """The steps of a region: the same probabilities and nuclei as from one pass over the whole image."""
 
+import threading
+
 import numpy as np
 import pytest
 from plain_slide import PlainEngine, PlainSlide, discs, plain_steps
@@ -7,6 +9,7 @@ from plain_slide import PlainEngine, PlainSlide, discs, plain_steps
 from msal_deploy.instances import separate
 from msal_deploy.prediction.pipeline import run_pipeline
 from msal_deploy.prediction.schedule import Schedule
+from msal_deploy.prediction.steps import Steps
 from msal_deploy.runtimes.tiling import segment
 
 
@@ -98,6 +101,38 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(tmp_path, fail_at)
     for name in names:
         first, second = ((tmp_path / run / "regions" / name).read_bytes() for run in ("whole", "two"))
         assert first == second, name
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (12, 3), (64, 4)])
+def test_more_cores_find_nuclei_in_more_threads_with_the_same_result(tmp_path, monkeypatch, cores, threads):
+    image = discs(900, 900, [(row, column) for row in range(40, 900, 90) for column in range(40, 900, 90)])
+    names: set[str] = set()
+    find = Steps.find_nuclei
+
+    def noted(steps, row, column):
+        names.add(threading.current_thread().name)
+        find(steps, row, column)
+
+    run_pipeline(plain_steps(PlainSlide(image), tmp_path / "one", tile=256, overlap=64, group=1))
+    monkeypatch.setattr("msal_deploy.prediction.pipeline.available_cores", lambda: cores)
+    monkeypatch.setattr(Steps, "find_nuclei", noted)
+    run_pipeline(plain_steps(PlainSlide(image), tmp_path / "more", tile=256, overlap=64, group=1))
+    # A thread pool starts a thread only if none is idle, so the number of threads is a bound.
+    assert {name.rpartition("_")[0] for name in names} == {"nuclei"} and 1 <= len(names) <= threads
+    regions = sorted((tmp_path / "one" / "regions").iterdir())
+    assert len(regions) == 25
+    for path in regions:
+        assert path.read_bytes() == (tmp_path / "more" / "regions" / path.name).read_bytes(), path.name
+    assert list((tmp_path / "more" / "tiles").iterdir()) == []
+
+
+def test_a_full_disk_ends_the_run_with_its_error(tmp_path, monkeypatch):
+    def full(steps, *args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Steps, "keep", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_pipeline(plain_steps(PlainSlide(discs(300, 300, [(50, 50)])), tmp_path, tile=256, overlap=64, group=1))
 
 
 def test_tiles_are_removed_when_no_region_needs_them(tmp_path):

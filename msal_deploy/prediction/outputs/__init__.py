@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from msal_deploy.errors import BadInput
-from msal_deploy.prediction.outputs.files import FILES
+from msal_deploy.prediction.outputs.files import FILES, NEEDS
 from msal_deploy.prediction.outputs.geojson import write_geojson
 from msal_deploy.prediction.outputs.ome_zarr import write_ome_zarr
 from msal_deploy.prediction.outputs.page import write_index
@@ -13,7 +13,7 @@ from msal_deploy.prediction.outputs.tiff import write_tiff
 from msal_deploy.prediction.record import SlideFolder
 from msal_deploy.prediction.slide import Slide
 
-__all__ = ["FILES", "FORMATS", "write_index", "write_outputs"]
+__all__ = ["FILES", "FORMATS", "NEEDS", "write_index", "write_outputs"]
 
 FORMATS = tuple(FILES)
 

@@ -1,4 +1,4 @@
-"""The files of each output format."""
+"""The files of each output format, and what writes them."""
 
 # Format -> the files it consists of, in the slide's folder.
 FILES = {
@@ -9,3 +9,6 @@ FILES = {
     "tiff": ("labels.tiff",),
     "png": ("overlay.png", "density.png"),
 }
+
+# Format -> the optional package that writes it.
+NEEDS = {"parquet": "pyarrow", "ome-zarr": "zarr"}
