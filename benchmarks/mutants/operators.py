@@ -107,10 +107,11 @@ class DropArgument(Operator):
 
 
 class SwapArguments(Operator):
-    """Call with two neighbouring positional arguments in each other's place."""
+    """Call with two neighbouring positional arguments in each other's place, unless the result is the same."""
 
     def mutation_positions(self, node: NodeOrLeaf) -> Iterator[Position]:
-        yield from ((one.start_pos, other.end_pos) for one, other in _pairs(node))
+        if not _is_symmetric(node):
+            yield from ((one.start_pos, other.end_pos) for one, other in _pairs(node))
 
     def mutate(self, node: BaseNode, index: int) -> NodeOrLeaf:
         arguments = _arguments(node)
@@ -122,6 +123,12 @@ class SwapArguments(Operator):
     @classmethod
     def examples(cls) -> tuple[Example, ...]:
         return (Example("f(a, b)", "f(b, a)"),)
+
+
+def _is_symmetric(node: NodeOrLeaf) -> bool:
+    """Return whether a call is of min, max, np.minimum or np.maximum."""
+    name = node.get_previous_sibling() if node.type == "trailer" else None
+    return name is not None and name.get_code(include_prefix=False) in ("min", "max", ".minimum", ".maximum")
 
 
 def _arguments(node: NodeOrLeaf) -> list[NodeOrLeaf]:

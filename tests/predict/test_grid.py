@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msal_deploy.prediction.grid import Grid
+from msal_deploy.prediction.grid import HALO, Grid, region_side
 
 extents = st.tuples(st.integers(1, 2500), st.integers(1, 2500))
 
@@ -50,3 +50,44 @@ def test_a_region_of_four_tiles_by_hand():
     assert grid.core(1, 0) == (1707, 0, 1293, 600)
     assert grid.window(1, 0, 128) == (1579, 0, 1421, 600)
     assert grid.read_window(1, 0) == (1658, 0, 1342, 600)
+    # The window of the first region ends 128 px below 1707, that of the second starts 128 px above.
+    assert grid.window(0, 0, 128) == (0, 0, 1835, 600)
+    assert grid.read_window(0, 0) == (0, 0, 1756, 600)
+
+
+def test_a_region_in_the_middle_by_hand():
+    grid = Grid((1200, 1500), tile=256, overlap=56, group=2)
+    # (1200 - 256) / 200 = 4.7: six tiles, 188.8 apart; (1500 - 256) / 200 = 6.2: eight tiles, 177.7 apart.
+    assert [span.tile.start for span in grid.rows] == [0, 188, 377, 566, 755, 944]
+    assert [span.tile.start for span in grid.columns] == [0, 177, 355, 533, 710, 888, 1066, 1244]
+    assert grid.shape == (3, 4)
+    # Rows: tiles 1 and 2 share 377 to 444, tiles 3 and 4 share 755 to 822. Columns: 355 to 433, and 710 to 789.
+    assert grid.core(1, 1) == (410, 394, 788 - 410, 749 - 394)
+    assert grid.window(1, 1, 30) == (380, 364, 818 - 380, 779 - 364)
+    assert grid.read_window(1, 1) == (377, 355, 566 + 256 - 377, 533 + 256 - 355)
+    assert grid.tiles(1, 1) == [(2, 2), (2, 3), (3, 2), (3, 3)]
+    # A halo that reaches one pixel beyond the image ends at its border.
+    assert grid.window(0, 0, 1) == (0, 0, 411, 395)
+    assert grid.window(2, 3, 1) == (787, 1104, 1200 - 787, 1500 - 1104)
+    assert list(grid.regions()) == [(row, column) for row in range(3) for column in range(4)]
+
+
+def test_neighbours_are_the_eight_around_a_region_within_the_grid():
+    grid = Grid((1200, 1500), tile=256, overlap=56, group=1)
+    assert grid.shape == (6, 8)
+    around = [(row, column) for row in (2, 3, 4) for column in (3, 4, 5)]
+    assert grid.neighbours(3, 4) == around
+    assert grid.neighbours(0, 0) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert grid.neighbours(5, 7) == [(4, 6), (4, 7), (5, 6), (5, 7)]
+
+
+def test_sizes():
+    # 2048 px are 4 tiles of 512, 3 of 600, 8 of 256; larger tiles are regions of their own.
+    assert [region_side(tile) for tile in (256, 512, 600, 2047, 2048, 2049, 4096)] == [8, 4, 3, 1, 1, 1, 1]
+    assert HALO == 32
+    grid = Grid((3000, 3000))
+    assert (grid.side, grid.group, grid.shape) == ((512, 512), 4, (2, 2))
+    assert [span.tile.start for span in grid.rows] == [0, 414, 829, 1244, 1658, 2073, 2488]
+    # An image smaller than a tile is padded to a multiple of 32.
+    assert Grid((100, 1000)).side == (128, 512)
+    assert len(Grid((100, 1000)).rows) == 1
