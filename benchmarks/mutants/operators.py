@@ -126,9 +126,9 @@ class SwapArguments(Operator):
 
 
 def _is_symmetric(node: NodeOrLeaf) -> bool:
-    """Return whether a call is of min, max, np.minimum or np.maximum."""
+    """Return whether a call is of min, max, np.minimum, np.maximum or np.hypot."""
     name = node.get_previous_sibling() if node.type == "trailer" else None
-    return name is not None and name.get_code(include_prefix=False) in ("min", "max", ".minimum", ".maximum")
+    return name is not None and name.get_code(include_prefix=False) in ("min", "max", ".minimum", ".maximum", ".hypot")
 
 
 def _arguments(node: NodeOrLeaf) -> list[NodeOrLeaf]:

@@ -10,6 +10,7 @@ from shapely.geometry import Polygon
 from skimage.color import rgb2hed
 from skimage.measure import label, regionprops
 
+from msal_deploy.prediction.features import find_centroids
 from msal_deploy.prediction.nuclei import FEATURES, Nuclei, from_arrays, join, measure, paint, to_arrays
 
 
@@ -177,3 +178,80 @@ def test_nuclei_of_an_array_as_geojson(tmp_path: Path) -> None:
     ring = collection["features"][0]["geometry"]["coordinates"][0]
     assert ring[:-1] == nuclei.polygons[0].tolist()
     assert ring[0] == ring[-1]
+
+
+def test_a_diagonal_line_by_hand() -> None:
+    labels = np.zeros((7, 7), np.int32)
+    labels[[2, 3, 4], [2, 3, 4]] = 1
+    # 3 rows, 3 columns and 3 diagonals of one direction cross the border twice each, the one along the line once more.
+    expected = np.pi / 8 * (6 + 6 + (6 + 2) / 2**0.5)
+    assert measured(labels).features["perimeter_um"][0] == pytest.approx(expected)
+    assert measured(np.ascontiguousarray(labels[:, ::-1])).features["perimeter_um"][0] == pytest.approx(expected)
+
+
+def test_a_border_with_another_nucleus_counts_from_both_sides() -> None:
+    labels = np.zeros((6, 8), np.int32)
+    labels[1:5, 1:3], labels[1:5, 3:5] = 1, 2
+    # 4 rows, 2 columns and 5 diagonals of each direction cross the border of a rectangle of 4 × 2 px twice each.
+    expected = np.pi / 8 * (8 + 4 + 2 * 10 / 2**0.5)
+    assert measured(labels).features["perimeter_um"] == pytest.approx([expected, expected])
+
+
+def test_black_pixels_have_the_density_of_1() -> None:
+    labels = np.array([[1, 2, 3]], np.int32)
+    image = np.array([[[0, 0, 0], [1, 1, 1], [2, 2, 2]]], np.uint8)
+    nuclei = measure(
+        labels, np.ones((1, 3), np.float32), image, corner=(0, 0), core=(0, 0, 1, 3), scale=1, microns_per_pixel=1
+    )
+    # All channels have the density log10(255 / v). Of equal densities, haematoxylin is the first column's sum.
+    weight = float(np.linalg.inv([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])[:, 0].sum())
+    expected = [weight * np.log10(255), weight * np.log10(255), weight * np.log10(127.5)]
+    assert nuclei.features["haematoxylin_od"] == pytest.approx(expected)
+
+
+def test_some_of_the_pixels() -> None:
+    labels = np.zeros((4, 9), np.int32)
+    labels[1, 1:3], labels[2:4, 5], labels[0, 8] = 2, 5, 7
+    some = find_centroids(labels).keep(np.array([False, True, True]))
+    assert (some.labels.tolist(), some.area.tolist()) == ([5, 7], [2, 1])
+    assert (some.x.tolist(), some.y.tolist()) == ([5.5, 8.5], [3.0, 0.5])
+    assert (some.at.tolist(), some.which.tolist()) == ([8, 2 * 9 + 5, 3 * 9 + 5], [1, 0, 0])
+    assert some.shape == (4, 9)
+
+
+@pytest.mark.parametrize("larger", [0, 1])
+def test_of_two_parts_the_larger_one_is_outlined(larger: int) -> None:
+    labels = np.zeros((12, 6), np.int32)
+    labels[1:3, 1:4] = 1
+    labels[8:10, 1:4] = 1
+    labels[(3, 10)[larger], 1:4] = 1
+    (outline,) = measured(labels).polygons
+    top, bottom = ((1, 4), (8, 11))[larger]
+    assert (outline[:, 1].min(), outline[:, 1].max()) == (top + 0.25, bottom - 0.25)
+
+
+def test_a_large_nucleus_far_from_the_corner() -> None:
+    labels = np.zeros((700, 700), np.int32)
+    labels[300:600, 280:680] = 1
+    nuclei = measured(labels)
+    assert nuclei.boxes.tolist() == [[300, 280, 300, 400]]
+    assert nuclei.polygons[0].min(axis=0).tolist() == [280.25, 300.25]
+    assert nuclei.polygons[0].max(axis=0).tolist() == [679.75, 599.75]
+    assert nuclei.features["solidity"][0] == 1
+
+
+def test_the_arrays_have_their_types_with_and_without_nuclei() -> None:
+    labels = np.zeros((8, 8), np.int32)
+    empty = measured(labels)
+    labels[2:5, 2:5] = 1
+    types = {name: (array.dtype, array.ndim) for name, array in to_arrays(measured(labels)).items()}
+    for nuclei in (empty, join([]), join([empty, empty])):
+        assert {name: (array.dtype, array.ndim) for name, array in to_arrays(nuclei).items()} == types
+        assert nuclei.points.shape == (0, 2)
+        assert nuclei.boxes.shape == (0, 4)
+        assert nuclei.masks.shape == (0,)
+    assert types["points"] == (np.float32, 2)
+    assert types["ends"] == types["mask_ends"] == (np.int64, 1)
+    assert types["boxes"] == (np.int32, 2)
+    assert types["masks"] == (np.uint8, 1)
+    assert types["feature_solidity"] == (np.float64, 1)
