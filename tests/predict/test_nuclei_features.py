@@ -1,6 +1,7 @@
 """Outlines and features of nuclei: by hand, and against scikit-image and shapely."""
 
 import json
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,93 @@ def test_the_arrays_have_their_types_with_and_without_nuclei() -> None:
     assert types["boxes"] == (np.int32, 2)
     assert types["masks"] == (np.uint8, 1)
     assert types["feature_solidity"] == (np.float64, 1)
+
+
+def two_regions() -> tuple[NDArray[np.int32], list[Nuclei]]:
+    """A label image of 40 × 60 px with three nuclei, and its nuclei in two regions, as a run stores them."""
+    labels = np.zeros((40, 60), np.int32)
+    labels[3:9, 4:8], labels[20:25, 10:18], labels[30:33, 50:57] = 1, 2, 3
+    labels[22, 10:12] = 0
+    left = measured(labels, core=(0, 0, 40, 30))
+    return labels, [left, measured(np.ascontiguousarray(labels[:, 30:]), corner=(0, 30), core=(0, 30, 40, 30))]
+
+
+def test_joined_regions_have_the_nuclei_of_both() -> None:
+    labels, parts = two_regions()
+    joined, whole = join(parts), measured(labels)
+    assert [len(part) for part in parts] == [2, 1]
+    for name, array in to_arrays(whole).items():
+        np.testing.assert_array_equal(to_arrays(joined)[name], array, err_msg=name)
+    assert [len(polygon) for polygon in joined.polygons] == [len(polygon) for polygon in whole.polygons]
+    np.testing.assert_array_equal(joined.mask(2), np.ones((3, 7), bool))
+    assert (joined.shape, joined.scale, joined.microns_per_pixel) == ((0, 0), 1.0, 0.25)
+
+
+def test_a_core_wider_than_high() -> None:
+    labels = np.zeros((10, 40), np.int32)
+    labels[4:6, 30:32] = 1
+    assert len(measured(labels, core=(0, 0, 10, 40))) == 1
+    assert len(measured(labels, core=(0, 0, 10, 31))) == 0  # the centroid is on the edge
+
+
+def test_labels_and_a_layer_for_napari() -> None:
+    labels, parts = two_regions()
+    nuclei = replace(join(parts), shape=(40, 60), microns_per_pixel=0.5)
+    np.testing.assert_array_equal(nuclei.labels, labels)
+    assert nuclei.labels.dtype == np.int32
+    data, options, kind = nuclei.napari_layer()
+    np.testing.assert_array_equal(data, labels)
+    assert (kind, options["name"], options["scale"]) == ("labels", "nuclei", (0.5, 0.5))
+    assert options["features"]["index"].tolist() == [1, 2, 3]
+    assert list(options["features"]) == ["index", *FEATURES]
+    assert options["features"]["area_um2"].tolist() == [24, 38, 21]
+    with pytest.raises(FrozenInstanceError):
+        nuclei.shape = (1, 1)  # type: ignore[misc]
+
+
+def test_the_index_of_a_table_is_named() -> None:
+    assert join(two_regions()[1]).to_pandas().index.name == "label"
+
+
+def test_units() -> None:
+    assert dict(FEATURES) == {
+        "x": "px", "y": "px", "area_um2": "µm²", "perimeter_um": "µm", "eccentricity": "", "solidity": "",
+        "mean_probability": "", "haematoxylin_od": "",
+    }  # fmt: skip
+
+
+def test_every_array_is_stored_under_its_name() -> None:
+    nuclei = join(two_regions()[1])
+    arrays = to_arrays(nuclei)
+    assert set(arrays) == {f"feature_{name}" for name in FEATURES} | {"points", "ends", "boxes", "masks", "mask_ends"}
+    for name in ("points", "ends", "boxes", "masks", "mask_ends"):
+        assert arrays[name] is getattr(nuclei, name)
+        assert getattr(from_arrays(arrays), name) is arrays[name]
+
+
+@pytest.mark.parametrize(
+    ("corner", "shape"),
+    [
+        ((0, 0), (40, 60)),
+        ((4, 5), (40, 60)),  # 1 px of the first nucleus is cut off above and at its left
+        ((21, 11), (5, 5)),  # inside the second one
+        ((12, 0), (28, 9)),  # the first one ends 3 px above the window
+        ((0, 20), (40, 9)),  # higher than wide, between nuclei
+        ((0, 48), (40, 12)),  # higher than wide: the third one starts at row 30
+        ((9, 8), (11, 2)),  # the first one ends, and the second one starts, where the window does
+        ((33, 57), (5, 3)),
+    ],
+)
+@pytest.mark.parametrize("offset", [0, 300])
+def test_windows_are_painted_as_parts_of_the_whole(
+    corner: tuple[int, int], shape: tuple[int, int], offset: int
+) -> None:
+    labels, _ = two_regions()
+    nuclei = measured(labels, corner=(offset, offset))
+    top, left = corner
+    expected = np.zeros(shape, np.int32)
+    part = labels[top : top + shape[0], left : left + shape[1]]
+    expected[: part.shape[0], : part.shape[1]] = part
+    window = np.zeros(shape, np.int32)
+    paint(nuclei, window, (top + offset, left + offset), 1)
+    np.testing.assert_array_equal(window, expected)
