@@ -79,11 +79,14 @@ class Job:
         """
         return open_slide(self.source, self.open_bundle().spec.microns_per_pixel, mpp=self.mpp)
 
+    def grid(self, slide: Slide) -> Grid:
+        """Return the tiles and regions of the open slide."""
+        return Grid(slide.shape, self.tile, self.overlap, self.group)
+
     def steps(self, slide: Slide, engine: Engine, tissue: Tissue | None = None) -> Steps:
         """Return the steps of the open slide with the open engine."""
-        grid = Grid(slide.shape, self.tile, self.overlap, self.group)
         tissue = tissue or find_tissue(slide, engine.spec.microns_per_pixel)
-        return Steps(slide, engine, self.results, grid, tissue, self.batch, Clock(self.start))
+        return Steps(slide, engine, self.results, self.grid(slide), tissue, self.batch, Clock(self.start))
 
     def record(self, slide: Slide) -> RunRecord:
         """Return the record of a run that begins."""
@@ -96,7 +99,7 @@ class Job:
             scale=slide.scale,
             model_microns_per_pixel=spec.microns_per_pixel,
             threshold=spec.threshold,
-            grid=Grid(slide.shape, self.tile, self.overlap, self.group).shape,
+            grid=self.grid(slide).shape,
             notes=slide.notes,
         )
 

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,7 +29,7 @@ from msal_deploy.prediction.nuclei import Nuclei, join
 from msal_deploy.prediction.outputs import write_index, write_outputs
 from msal_deploy.prediction.pipeline import run_pipeline
 from msal_deploy.prediction.progress import Progress
-from msal_deploy.prediction.record import RunRecord, SlideFolder, find_slides
+from msal_deploy.prediction.record import RUN, RunRecord, SlideFolder, find_slides
 from msal_deploy.prediction.report import PredictReport
 from msal_deploy.prediction.slide import Slide
 from msal_deploy.prediction.steps import TILES, Clock, Event, Steps
@@ -200,13 +201,27 @@ class _Run:
 
 def _predict_one(job: Job, engine: Engine, progress: Progress, formats: tuple[str, ...]) -> RunRecord:
     with job.open_slide() as slide:
-        steps, record = _begin(job, slide, engine)
+        with _warming(job, slide, engine):
+            steps, record = _begin(job, slide, engine)
         failed: dict[str, str] = {}
         if record.nuclei < 0:
             with progress.slide(steps) as advance:
                 failed = run_pipeline(steps, advance)
         write = partial(write_outputs, job.results, slide=slide)
         return _finish(job, steps, record, failed, steps.clock.events, formats, write)
+
+
+@contextmanager
+def _warming(job: Job, slide: Slide, engine: Engine) -> Iterator[None]:
+    """Compute an empty batch beside the block: OpenVINO compiles for the size of the tiles, CUDA starts."""
+    if (job.results.path / RUN).exists():  # there may be nothing left to compute
+        yield
+        return
+    height, width = job.grid(slide).side
+    with ThreadPoolExecutor(1, "warm") as pool:
+        empty = pool.submit(engine, np.zeros((job.batch, height, width, 3), np.uint8))
+        yield
+        empty.result()
 
 
 def _begin(job: Job, slide: Slide, engine: Engine) -> tuple[Steps, RunRecord]:
