@@ -83,11 +83,13 @@ def test_neighbours_are_the_eight_around_a_region_within_the_grid():
 
 def test_sizes():
     # 2048 px are 4 tiles of 512, 3 of 600, 8 of 256; larger tiles are regions of their own.
-    assert [region_side(tile) for tile in (256, 512, 600, 2047, 2048, 2049, 4096)] == [8, 4, 3, 1, 1, 1, 1]
+    assert [region_side(tile) for tile in (256, 512, 600, 683, 2047, 2048, 2049, 4096)] == [8, 4, 3, 2, 1, 1, 1, 1]
     assert HALO == 32
     grid = Grid((3000, 3000))
     assert (grid.side, grid.group, grid.shape) == ((512, 512), 4, (2, 2))
     assert [span.tile.start for span in grid.rows] == [0, 414, 829, 1244, 1658, 2073, 2488]
+    # Tiles start at most 448 px apart: two cover 960 px, for 961 there are three.
+    assert [len(Grid((side, 64)).rows) for side in (960, 961)] == [2, 3]
     # An image smaller than a tile is padded to a multiple of 32.
     assert Grid((100, 1000)).side == (128, 512)
     assert len(Grid((100, 1000)).rows) == 1

@@ -2,14 +2,17 @@
 
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 from plain_slide import PlainEngine, PlainSlide, discs, plain_steps
 
+from msal_deploy.errors import BadInput
 from msal_deploy.instances import separate
+from msal_deploy.prediction import steps as module
 from msal_deploy.prediction.pipeline import run_pipeline
 from msal_deploy.prediction.schedule import Schedule
-from msal_deploy.prediction.steps import Steps
+from msal_deploy.prediction.steps import Clock, Steps, shrink
 from msal_deploy.runtimes.tiling import segment
 
 
@@ -139,3 +142,106 @@ def test_tiles_are_removed_when_no_region_needs_them(tmp_path):
     steps = plain_steps(PlainSlide(discs(900, 900, [(100, 100)])), tmp_path, tile=256, overlap=64, group=2)
     run_pipeline(steps)
     assert list((tmp_path / "tiles").iterdir()) == []
+
+
+def test_a_stage_is_noted_with_its_times(monkeypatch):
+    times = iter([101.23456, 103.98765])
+    monkeypatch.setattr(module.time, "time", lambda: next(times))
+    clock = Clock(100.0)
+    with clock.time("read", "1-2"):
+        pass
+    assert clock.events == [("read", "1-2", 1.2346, 3.9877)]
+
+
+def test_every_stage_of_every_region_is_noted_and_every_tile_counted(tmp_path):
+    steps = plain_steps(PlainSlide(discs(300, 700, [(50, 50), (200, 600)])), tmp_path, tile=256, overlap=56, group=2)
+    steps = Steps(steps.slide, steps.engine, steps.folder, steps.grid, steps.tissue, batch=3)
+    assert steps.grid.shape == (1, 2)  # of 2 × 4 tiles
+    counts = []
+    run_pipeline(steps, counts.append)
+    assert counts == [3, 1, 3, 1]
+    noted = sorted((stage, region) for stage, region, _, _ in steps.clock.events)
+    # Each region is written twice: its tiles, then its nuclei; it has two calls of the engine.
+    once = [(stage, region) for stage in ("measure", "read", "separate", "stitch") for region in ("0-0", "0-1")]
+    twice = [(stage, region) for stage in ("infer", "write") for region in ("0-0", "0-1") for _ in range(2)]
+    assert noted == sorted(once + twice)
+    assert steps.tiles_path(2, 34) == tmp_path / "tiles" / "002-034.npy"
+    assert steps.image_path(2, 34) == tmp_path / "tiles" / "002-034.image.npy"
+
+
+def test_an_image_smaller_than_a_tile_is_mirrored(tmp_path):
+    image = np.random.default_rng(0).integers(0, 200, (70, 50, 3), dtype=np.uint8)
+    tiles = []
+
+    class Noted(PlainEngine):
+        def __call__(self, images):
+            tiles.append(images.copy())
+            return super().__call__(images)
+
+    run_pipeline(plain_steps(PlainSlide(image), tmp_path, Noted()))
+    # The next multiples of 32.
+    np.testing.assert_array_equal(tiles[0][0], np.pad(image, [(0, 26), (0, 14), (0, 0)], mode="reflect"))
+
+
+def test_separation_gets_the_threshold_and_the_resolution_of_the_model(tmp_path, monkeypatch):
+    given = []
+
+    def noted(probability, **options):
+        given.append((probability.shape, options))
+        return separate(probability, **options)
+
+    monkeypatch.setattr(module, "separate", noted)
+    engine = PlainEngine()
+    engine.spec = msgspec.structs.replace(engine.spec, threshold=0.75, microns_per_pixel=0.5)
+    image = np.full((200, 240, 3), 60, np.uint8)  # a probability of 0.76
+    image[:, :120] = 70  # and one of 0.73, which is background
+    run_pipeline(plain_steps(PlainSlide(image), tmp_path, engine))
+    # The foreground and 16 px around it.
+    assert given == [((200, 136), {"threshold": 0.75, "microns_per_pixel": 0.5})]
+
+
+def test_what_is_left_out_for_separation():
+    used = np.zeros(30, bool)
+    assert module._span(used, 4) == slice(0, 0)
+    used[[10, 15]] = True
+    assert module._span(used, 4) == slice(6, 20)
+    assert module._span(used, 12) == slice(0, 28)
+    assert module._span(used, 20) == slice(0, 30)
+
+
+def test_shrinking_by_hand():
+    image = np.zeros((9, 20, 3), np.uint8)
+    image[:8, :8] = np.arange(8)[:, None, None] * 10  # a mean of 35
+    image[:8, 16:] = 40  # repeated to the end of its block
+    image[8, :8] = 90  # a row that is repeated
+    assert shrink(image)[..., 0].tolist() == [[35, 0, 40], [90, 0, 0]]
+    assert shrink(image).shape == (2, 3, 3)
+    assert shrink(np.full((8, 16, 3), 5, np.uint8)).shape == (1, 2, 3)
+
+
+def test_probabilities_are_kept_in_255_steps_and_glass_is_white(tmp_path):
+    image = np.full((700, 256, 3), 240, np.uint8)
+    image[40:60, 40:60] = (100, 40, 120)
+    steps = plain_steps(PlainSlide(image), tmp_path, tile=256, overlap=56, group=1)
+    run_pipeline(steps)
+    first = regions_of(steps)[0]
+    assert first.probability.dtype == np.uint8
+    # Red 100 is 155 of 255, red 240 is 15; what no tile shows has 0.
+    assert set(np.unique(first.probability)) <= {0, 15, 155}
+    assert first.probability[50, 50] == 155
+    # Tissue and 96 px around it end at row 156: tiles 0 (to 256) and 1 (148 to 404) are computed. The core of region 2 is
+    # rows 350 to 498; it sees the image of tile 1 only.
+    region = {region.core[0]: region for region in regions_of(steps)}[350]
+    assert region.core == (350, 0, 148, 256)
+    assert (region.picture[:6] == 240).all()
+    assert (region.picture[7:] == 255).all()
+
+
+def test_damaged_tiles_name_themselves(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(6).reshape(2, 3))
+    assert isinstance(module._mapped(path), np.memmap)
+    path.write_bytes(path.read_bytes()[:-9])
+    for damaged in (path, tmp_path / "none.npy"):
+        with pytest.raises(BadInput, match=rf"{damaged.name} is damaged \(.+\); remove it and run the same command"):
+            module._mapped(damaged)
