@@ -229,8 +229,8 @@ def test_probabilities_are_kept_in_255_steps_and_glass_is_white(tmp_path):
     # Red 100 is 155 of 255, red 240 is 15; what no tile shows has 0.
     assert set(np.unique(first.probability)) <= {0, 15, 155}
     assert first.probability[50, 50] == 155
-    # Tissue and 96 px around it end at row 156: tiles 0 (to 256) and 1 (148 to 404) are computed. The core of region 2 is
-    # rows 350 to 498; it sees the image of tile 1 only.
+    # Tissue and 96 px around it end at row 156: tiles 0 (to 256) and 1 (148 to 404) are computed. The core of region 2
+    # is rows 350 to 498; it sees the image of tile 1 only.
     region = {region.core[0]: region for region in regions_of(steps)}[350]
     assert region.core == (350, 0, 148, 256)
     assert (region.picture[:6] == 240).all()
