@@ -33,7 +33,7 @@ def test_colours(colour, is_tissue):
     assert tissue_mask(picture, 4.0).any() == is_tissue
 
 
-@pytest.mark.parametrize(("resolution", "reach"), [(4.0, 6), (1.0, 24), (100.0, 1)])
+@pytest.mark.parametrize(("resolution", "reach"), [(4.0, 6), (4.2, 6), (1.0, 24), (100.0, 1)])
 def test_24_micrometres_around_tissue_count_and_at_least_a_pixel(resolution, reach):
     picture = np.full((101, 141, 3), 240, np.uint8)
     picture[50, 60] = (120, 0, 120)
@@ -46,12 +46,19 @@ def test_24_micrometres_around_tissue_count_and_at_least_a_pixel(resolution, rea
 
 
 @pytest.mark.parametrize(
-    ("shape", "is_blurred"), [((8, 30), False), ((30, 8), False), ((9, 30), True), ((30, 9), True)]
+    ("shape", "is_blurred"), [((7, 30), False), ((8, 30), False), ((30, 8), False), ((9, 30), True), ((30, 9), True)]
 )
 def test_pictures_of_more_than_8_px_are_blurred(shape, is_blurred):
     picture = np.full((*shape, 3), 240, np.uint8)
     picture[4, 4] = (240, 210, 225)  # alone, a chroma of 30; blurred, 30 · 0.16 = 5
     assert tissue_mask(picture, 4.0).any() != is_blurred
+
+
+def test_grey_tissue_on_glass():
+    picture = np.full((60, 60, 3), 240, np.uint8)
+    picture[20:30, 20:30] = 150
+    rows = np.flatnonzero(tissue_mask(picture, 12.0).any(axis=1))
+    assert (rows[0], rows[-1]) == (18, 31)  # 24 µm are 2 px
 
 
 class Glass:
