@@ -44,13 +44,15 @@ def ramp(rows: int, columns: int) -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize("resolution", [0.5, 0.4, 0.2, 0.125, 0.1])
+@pytest.mark.parametrize("resolution", [0.5, 0.4, 0.3, 0.22, 0.2, 0.125, 0.1])
 def test_a_pixel_has_the_value_of_its_centre(small_blocks, resolution):
     slide = Memory([ramp(40, 50)], resolution)
     scale = 0.25 / resolution
     assert slide.scale == scale
     assert slide.shape == (round(40 / scale), round(50 / scale))
-    whole = slide.read(0, 0, *slide.shape).astype(float)
+    whole = slide.read(0, 0, *slide.shape)
+    assert whole.dtype == np.uint8
+    whole = whole.astype(float)
     y, x = ((np.arange(side) + 0.5) * scale - 0.5 for side in slide.shape)
     inside_y, inside_x = (y > 4) & (y < 35), (x > 4) & (x < 45)
     assert np.abs(whole[inside_y][..., 1] - 6 * y[inside_y, None]).max() <= 1
@@ -71,6 +73,13 @@ def test_the_border_is_that_of_the_image(small_blocks):
     for line in (large[0], large[-1], large[:, 0], large[:, -1]):
         assert line.min() >= 195
     assert abs(large[8:26, 8:26] - 60).max() <= 1
+
+
+def test_enlarging_is_cubic():
+    image = np.full((20, 20, 3), 60, np.uint8)
+    image[:, 10:] = 200
+    large = Memory([image], 0.5).read(0, 0, 40, 40)
+    assert large.max() > 205 and large.min() < 55  # sharper than the edge itself; linear interpolation never is
 
 
 def test_the_level_gives_the_pixels(small_blocks):
@@ -111,7 +120,7 @@ def test_up_to_a_tenth_smaller_is_not_blurred():
 )
 def test_resolutions_within_half_a_percent_are_the_same(resolution, scale):
     slide = Memory([ramp(30, 40)], resolution)
-    assert slide.scale == scale
+    assert (slide.scale, slide.source, slide.name) == (scale, "array", "memory")
     if scale == 1.0:
         np.testing.assert_array_equal(slide.read(2, 3, 20, 30), ramp(30, 40)[2:22, 3:33])
         assert slide.reads == [(0, 2, 3, 20, 30)]
