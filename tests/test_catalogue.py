@@ -105,7 +105,7 @@ def test_new_runtime_rejects_a_precision_that_its_entry_does_not_list(dummy, tin
 
 
 def test_an_engine_without_a_precision_is_named_whole(tiny):
-    with pytest.raises(BadInput, match="The engine openvino has no precision; write openvino:fp32"):
+    with pytest.raises(BadInput, match="openvino needs a precision; use openvino:fp32"):
         open_engine(tiny, "openvino")
 
 

@@ -415,7 +415,7 @@ def test_changed_file_is_refused(bundle, tiny, tmp_path, name, file):
         ("zebra:fp32", "choose from: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, triton"),
         ("", "'' is not a runtime .in ''.; choose from"),
         (":fp32", "'' is not a runtime .in ':fp32'.; choose from"),
-        ("torch", "The engine torch has no precision; write torch:fp32"),
+        ("torch", "torch needs a precision; use torch:fp32"),
         ("torch:int4", "torch does not support 'int4'; choose from: fp32"),
         ("torch:fp32:", "did you mean 'fp32'"),
     ],

@@ -2,7 +2,7 @@
 
 python benchmarks/predict/predict.py slide BUNDLE SLIDE --json FILE --plot FILE
 python benchmarks/predict/predict.py scale BUNDLE --json FILE
-python benchmarks/predict/predict.py seams BUNDLE --data monuseg --json FILE
+python benchmarks/predict/predict.py seams BUNDLE monuseg --json FILE
 python benchmarks/predict/predict.py kills BUNDLE IMAGE --json FILE
 python benchmarks/predict/predict.py workers BUNDLE SLIDE --json FILE
 python benchmarks/predict/predict.py pyramid FILE --side 10000
@@ -126,14 +126,14 @@ def _plot_timeline(events: Any, path: Path) -> None:
 
 
 @app.command("scale")
-def scale(bundle: Path, side: list[int] = [5000, 10000, 20000], json: Json = None) -> None:  # noqa: B006
-    """Measure time and peak memory of synthetic pyramidal slides of several sizes."""
+def scale(bundle: Path, side: list[int] | None = None, json: Json = None) -> None:
+    """Measure time and peak memory of synthetic pyramidal slides of 5,000, 10,000 and 20,000 px, or of each --side."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.tif"
         _write_pyramid(small, 512)
         start = _measured(bundle, small, Path(folder) / "small")["seconds"]
-        for extent in side:
+        for extent in side or (5000, 10000, 20000):
             path = Path(folder) / f"{extent}.tif"
             with ProcessPoolExecutor(1, get_context("spawn")) as other:  # its memory would count as predict's
                 other.submit(_write_pyramid, path, extent).result()
@@ -256,15 +256,15 @@ def _hashes(out: Path) -> dict[str, str]:
 def workers(
     bundle: Path,
     image: Path,
-    count: list[int] = [1, 2],  # noqa: B006
+    count: list[int] | None = None,
     engine: str = ENGINE,
     batch: int = 1,
     json: Json = None,
 ) -> None:
-    """Compare one process with Dask workers that share all cores: the same result, and the throughput."""
+    """Compare one process with 1 and 2 Dask workers, or each --count, that share all cores: result and throughput."""
     rows, hashes = {}, []
     with tempfile.TemporaryDirectory() as folder:
-        for number in (0, *count):
+        for number in (0, *(count or (1, 2))):
             threads = str(max(available_cores() // max(number, 1), 1))
             options = ("--workers", str(number), "--threads", threads) if number else ()
             name, out = f"{number} workers" if number else "one process", Path(folder) / str(number)

@@ -8,7 +8,7 @@ from msal_deploy.errors import EXTRA_OF_MODULE, BadInput, MissingExtra, suggest
 from msal_deploy.files import StrPath
 from msal_deploy.prediction.job import Job, graph_sha256
 from msal_deploy.prediction.outputs import FORMATS, NEEDS
-from msal_deploy.prediction.record import find_slides
+from msal_deploy.prediction.record import RUN, find_slides
 from msal_deploy.prediction.slide import slide_name
 
 
@@ -16,7 +16,7 @@ def names_of(sources: Sequence[StrPath]) -> dict[str, StrPath]:
     """Return the sources by the name of the folder of their results.
 
     Raises:
-        BadInput: There is none, or two have the same name.
+        BadInput: No source is given, or two have the same name.
     """
     if not sources:
         raise BadInput("No image was given", "name one or more files")
@@ -64,4 +64,4 @@ def check_out(out: Path, jobs: Sequence[Job]) -> None:
 
 def has_results(out: Path) -> bool:
     """Return whether a folder contains results of predict."""
-    return any(out.glob("*/run.json"))
+    return any(out.glob(f"*/{RUN}"))

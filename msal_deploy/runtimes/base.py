@@ -55,7 +55,7 @@ class Engine(ABC):
     def __init__(self, bundle: Bundle, precision: str, threads: int | None = None, streams: int = 1) -> None:
         precisions = CATALOGUE[self.runtime].precisions if self.runtime in CATALOGUE else ()
         if precisions and not precision:
-            raise BadInput(f"The engine {self.runtime} has no precision", f"write {self.runtime}:{precisions[0]}")
+            raise BadInput(f"{self.runtime} needs a precision", f"use {self.runtime}:{precisions[0]}")
         if precisions and precision not in precisions:
             raise BadInput(f"{self.runtime} does not support {precision!r}", suggest(precision, precisions))
         if threads is not None and not 1 <= threads <= MAX_THREADS:

@@ -297,7 +297,7 @@ def test_labels_and_a_layer_for_napari() -> None:
     assert list(options["features"]) == ["index", *FEATURES]
     assert options["features"]["area_um2"].tolist() == [24, 38, 21]
     with pytest.raises(FrozenInstanceError):
-        nuclei.shape = (1, 1)  # type: ignore[misc]
+        nuclei.shape = (1, 1)
 
 
 def test_the_index_of_a_table_is_named() -> None:

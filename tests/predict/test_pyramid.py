@@ -96,8 +96,9 @@ def test_the_level_gives_the_pixels(small_blocks):
 def test_a_spot_is_blurred_by_half_a_pixel():
     image = np.zeros((48, 48, 3), np.uint8)
     image[20, 20] = 255
-    # Two pixels for each: a Gaussian of 1 px. Its weights are 0.39905, 0.24204, 0.05401, 0.00443; pixel 10 lies in the
-    # middle between 20 and 21, with (0.39905 + 0.24204) / 2 = 0.32054 along each axis, pixel 9 between 18 and 19.
+    # Each new pixel covers two old ones, so the image is blurred by a Gaussian of 1 px, with the weights 0.39905,
+    # 0.24204, 0.05401 and 0.00443. Pixel 10 lies halfway between 20 and 21, and gets (0.39905 + 0.24204) / 2 = 0.32054
+    # along each axis; pixel 9 lies between 18 and 19.
     spot = Memory([image], 0.125).read(0, 0, 24, 24)[..., 0].astype(int)
     near, far = (0.39905 + 0.24204) / 2, (0.05401 + 0.24204) / 2
     assert abs(spot[10, 10] - 255 * near * near) <= 1.5

@@ -68,7 +68,7 @@ def _thumbnail(slide: Slide, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the whole slide as uint8[h,w,3] of exactly this shape."""
     picture = slide.thumbnail(max(shape))
     kind = cv2.INTER_AREA if picture.shape[0] > shape[0] else cv2.INTER_LINEAR
-    return picture if picture.shape[:2] == shape else cv2.resize(picture, shape[::-1], interpolation=kind)  # type: ignore[return-value]
+    return np.asarray(cv2.resize(picture, shape[::-1], interpolation=kind), np.uint8)
 
 
 def _small(folder: SlideFolder, record: RunRecord, shrink: int, slide: Slide | None) -> NDArray[np.uint8]:
