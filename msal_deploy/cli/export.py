@@ -70,7 +70,7 @@ def export(
     from msal_deploy.weights import DEFAULT, find_weights
 
     _check_options(fp16 or int8, int8, calibration, budget, method)
-    out = output_folder(out, is_bundle)
+    output_folder(out, is_bundle)
     chosen = choose_recipe(recipe or "paper", model=model) if recipe or model else None
     if checkpoint is None and chosen is not None:
         weights = untrained(chosen)
@@ -78,7 +78,7 @@ def export(
     else:
         weights = load_checkpoint(find_weights(checkpoint or DEFAULT), chosen)
     added: list[PrecisionReport] = []
-    trial_log = out.with_name(f".{out.name}.search.jsonl")
+    trial_log = out.resolve().with_name(f".{out.resolve().name}.search.jsonl")
     with output_lock(out), _calibration_images(calibration) as dataset:
         if dataset:
             _check_calibration(dataset, weights.recipe, tiles, scored=budget is not None)

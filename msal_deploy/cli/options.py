@@ -42,7 +42,23 @@ def output(path: Path | None) -> Path | None:
     """
     from msal_deploy.files import output_file
 
-    return None if path is None else output_file(path)
+    if path is not None:
+        output_file(path)
+    return path
+
+
+def lock(context: typer.Context, out: Path | None) -> Path | None:
+    """Check the folder that a command adds its results to, and hold its lock until the command ends.
+
+    Raises:
+        BadInput: It is not a folder, or cannot be written, or another command is writing to it.
+    """
+    from msal_deploy.files import output_folder, output_lock
+
+    if out is not None:
+        output_folder(out)
+        context.with_resource(output_lock(out))
+    return out
 
 
 Json = Annotated[

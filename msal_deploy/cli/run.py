@@ -18,6 +18,7 @@ from msal_deploy.cli.options import (
     Seconds,
     WorstImage,
     choose_recipe,
+    lock,
 )
 from msal_deploy.cli.pages import gallery
 from msal_deploy.errors import BadInput, GateFailed
@@ -45,7 +46,7 @@ def run(
         str | None,
         typer.Option("--checkpoint", "-c", help="Checkpoint file, or name of shipped weights. Default: msal-net-r34."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("msal-deploy-run"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.", callback=lock)] = Path("msal-deploy-run"),
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", help="Recipe to train first: paper, fast, demo, or a TOML file."),
@@ -91,7 +92,7 @@ def run(
     from msal_deploy.data import label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json
     from msal_deploy.report import accuracy_latency, accuracy_latency_table
-    from msal_deploy.runtimes import available_engines
+    from msal_deploy.runtimes import available_engines, find_runtime
     from msal_deploy.validate import Limits
     from msal_deploy.weights import DEFAULT, find_weights
 
@@ -102,6 +103,8 @@ def run(
     if training is not None and training.train.mixture:
         cause = f"The recipe {training.name!r} trains on several data sets, and run on one"
         raise BadInput(cause, "train it with msal-deploy train, and pass the result with --checkpoint")
+    for name in engine or ():
+        find_runtime(name)
     weights = out / "training" / "best.safetensors" if training else find_weights(checkpoint or DEFAULT)
     first, others = _name_weights(weights, also or [])
     suffixes = {first: ""} | {name: f"-{name}" for name in others}  # of the files and the bundle

@@ -40,7 +40,10 @@ class Group(TyperGroup):
             sys.stdout.flush()  # a full disk or a closed pipe shows here
         except typer.Abort:
             sys.exit(1)
-        except BrokenPipeError:  # nobody reads the output any more, as in: msal-deploy bench | head -1
+        except (BrokenPipeError, SystemExit) as error:
+            # Nobody reads the output any more, as in: msal-deploy bench | head -1. Rich exits with 1 then.
+            if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it closes stdout
             sys.exit(exit_code(signal.SIGPIPE))
         except OSError as error:

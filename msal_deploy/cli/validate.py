@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import AjiBudget, Budget, BundlePath, Engines, Json, PqBudget, Threads, WorstImage
+from msal_deploy.cli.options import AjiBudget, Budget, BundlePath, Engines, Json, PqBudget, Threads, WorstImage, lock
 from msal_deploy.cli.pages import gallery
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def validate(
     ] = False,
     threads: Threads = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for report.html and what it was made from.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for report.html and what it was made from.", callback=lock),
     ] = None,
     json: Json = None,
 ) -> None:
