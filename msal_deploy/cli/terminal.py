@@ -69,10 +69,12 @@ class Group(TyperGroup):
             typer.echo(INTERRUPTED, err=True)
             raise typer.Exit(exit_code(signal.SIGINT)) from None
         except Exception as error:
+            told = _translated(error)
             # Typer's own exceptions (usage errors, exits) come from a module that moved between its versions.
-            if os.environ.get("MSAL_DEPLOY_TRACEBACK") or type(error).__module__.startswith(("typer", "click")):
+            unexpected = isinstance(told, InternalFault) and os.environ.get("MSAL_DEPLOY_TRACEBACK")
+            if unexpected or type(error).__module__.startswith(("typer", "click")):
                 raise
-            _fail(_translated(error))
+            _fail(told)
 
 
 def _translated(error: Exception) -> DeployError:
