@@ -1,18 +1,12 @@
 """The command line. Each command is a module that imports its stage when it runs, so that ``--help`` is instant."""
 
-import sys
-import tempfile
-from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from msal_deploy import __version__
 from msal_deploy.cli import bench, build_trt, data, doctor, export, package, predict, report, run, train, validate, view
-from msal_deploy.cli.signals import default_signals, honour_signals
-from msal_deploy.cli.terminal import command_line, replace_unprintable
-from msal_deploy.files import remove_leftovers
+from msal_deploy.cli.terminal import command_line, run_command_line
 
 app = command_line(
     "Turn a nuclei-segmentation checkpoint into a fast inference engine, with its Dice score verified against PyTorch. "
@@ -49,21 +43,6 @@ def _root(
     pass
 
 
-def _tidy(words: list[str]) -> None:
-    """Remove what killed commands left among temporary files and beside every path of the command line."""
-    remove_leftovers(tempfile.gettempdir())
-    for path in {Path(word.rpartition("=")[2]) for word in words}:
-        with suppress(OSError, ValueError):  # not a path
-            for folder in (path.resolve().parent, path) if path.is_dir() else (path.resolve().parent,):
-                remove_leftovers(folder)
-
-
 def main() -> None:
     """Run the command line."""
-    honour_signals()
-    replace_unprintable()
-    try:
-        _tidy(sys.argv[1:])
-        app()
-    finally:
-        default_signals()
+    run_command_line(app)

@@ -5,15 +5,17 @@ import io
 import os
 import signal
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from msal_deploy.cli.signals import INTERRUPTED, exit_code
+from msal_deploy.cli.signals import INTERRUPTED, default_signals, exit_code, honour_signals
 from msal_deploy.errors import BadInput, DeployError, InternalFault, MissingRequirement, translate_missing_extra
-from msal_deploy.files.temporary import LEFTOVER
+from msal_deploy.files.temporary import LEFTOVER, remove_leftovers
 
 AGAIN = "run the command again"
 LACKING = {  # errors of the system -> what the machine lacks, and what to do
@@ -140,8 +142,23 @@ def _named(name: str | bytes | int) -> str:
     return shown if shown.isprintable() else repr(shown)
 
 
-def replace_unprintable() -> None:
-    """Let a terminal that has no ✓ or µ show a ? instead of ending the command."""
+def run_command_line(app: typer.Typer) -> None:
+    """Run a command line as a program; every error and signal ends it as documented."""
+    honour_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace")  # a terminal that has no ✓ or µ shows a ?
+    try:
+        _tidy(sys.argv[1:])
+        app()
+    finally:
+        default_signals()
+
+
+def _tidy(words: list[str]) -> None:
+    """Remove what killed commands left among temporary files and beside every path of the command line."""
+    remove_leftovers(tempfile.gettempdir())
+    for path in {Path(word.rpartition("=")[2]) for word in words}:
+        with suppress(OSError, ValueError):  # not a path
+            for folder in (path.resolve().parent, path) if path.is_dir() else (path.resolve().parent,):
+                remove_leftovers(folder)
