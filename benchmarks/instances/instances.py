@@ -48,5 +48,4 @@ def run(
 
 
 if __name__ == "__main__":
-    exit_cleanly_on_sigterm()
-    app(prog_name="instances.py")
+    run_command_line(app)
