@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from msal_deploy.cli.options import BundlePath
-from msal_deploy.cli.terminal import command_line
+from msal_deploy.cli.terminal import command_line, run_command_line
 
 app = command_line("Score the separation of touching nuclei on labelled images.")
 
