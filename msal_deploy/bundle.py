@@ -175,17 +175,22 @@ class Bundle:
         return path
 
 
+# Files of a bundle that its manifest does not list: they can be made again.
+UNLISTED = (MANIFEST, "timings.*.cache", "*.plan.cache", "*.plan.rejected", "*.plan.rejected.json", "bisect.jsonl")
+
+
 def is_bundle(folder: StrPath) -> bool:
-    """Return whether `folder` is a bundle, so that a new one may replace it.
+    """Return whether `folder` is a bundle and holds no other files, so that a new one may replace it.
 
     >>> is_bundle("bundle"), is_bundle("monuseg")
     (True, False)
     """
     try:
-        Bundle(folder)
+        bundle = Bundle(folder)
     except BadInput:
         return False
-    return True
+    files = (path.relative_to(folder) for path in Path(folder).rglob("*") if not path.is_dir())
+    return all(str(file) in bundle or any(map(file.match, UNLISTED)) for file in files)
 
 
 def write_manifest(folder: StrPath, manifest: Manifest) -> None:

@@ -5,11 +5,13 @@
     DeployError
     ├── GateFailed          exit 1   a measured gate failed: parity, precision, a failed check
     ├── BadInput            exit 2   the input or the usage is wrong
-    └── MissingRequirement  exit 3   a GPU, a package, memory or disk space is missing
-        └── MissingExtra             … a Python package; the message has the pip command that installs it
+    ├── MissingRequirement  exit 3   a GPU, a package, memory or disk space is missing
+    │   └── MissingExtra             … a Python package; the message has the pip command that installs it
+    └── InternalFault       exit 70  a fault of msal-deploy itself; nothing that a user does should cause it
 
 Each error has a `cause` (what is wrong) and a `remedy` (what to do), and prints as ``cause; remedy``. The command line
-prints that line and exits with `exit_code`; users never see a traceback. Ctrl-C exits with 130.
+prints that line and exits with `exit_code`; users never see a traceback. Signals exit as in shells: Ctrl-C with 130,
+SIGTERM with 143, SIGHUP with 129.
 """
 
 import difflib
@@ -33,7 +35,7 @@ class DeployError(Exception):
         exit_code: Exit code of the command line.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         super().__init__(f"{cause}; {remedy}" if remedy else cause)
@@ -66,6 +68,10 @@ class MissingRequirement(DeployError):
     """A requirement is missing: a GPU, a package, memory or disk space."""
 
     exit_code = 3
+
+
+class InternalFault(DeployError):
+    """A fault of msal-deploy itself, which its authors should know of; never the result of a gate."""
 
 
 class MissingExtra(MissingRequirement):

@@ -3,11 +3,10 @@
 import os
 from pathlib import Path
 
-from filelock import FileLock
-
 import msal_deploy
 from msal_deploy.bundle import Bundle, is_bundle
 from msal_deploy.errors import MissingExtra
+from msal_deploy.files import output_lock
 from msal_deploy.weights import DEFAULT, SHA256
 
 
@@ -24,8 +23,7 @@ def shipped_bundle() -> Bundle:
         MissingExtra: PyTorch, which exports it, is not installed.
     """
     folder = cache_directory() / f"{DEFAULT}-{SHA256[DEFAULT][:12]}-{msal_deploy.__version__}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # two runs may start at the same time
+    with output_lock(folder, waiting=lambda: None):  # two runs may start at the same time
         if not is_bundle(folder):
             _export(folder)
     return Bundle(folder)

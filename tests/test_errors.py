@@ -13,6 +13,7 @@ from msal_deploy.errors import (
     BadInput,
     DeployError,
     GateFailed,
+    InternalFault,
     MissingExtra,
     MissingRequirement,
     suggest,
@@ -42,7 +43,7 @@ def outcome(error: BaseException) -> tuple[int, str]:
         (BadInput("no"), 2),
         (MissingRequirement("no"), 3),
         (MissingExtra("torch", "train"), 3),
-        (DeployError("no"), 1),
+        (InternalFault("no"), 70),
         (KeyboardInterrupt(), 130),
         (OSError(errno.ENOSPC, "No space left on device", "a.json"), 3),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 3),
@@ -51,7 +52,10 @@ def outcome(error: BaseException) -> tuple[int, str]:
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.json"), 2),
         (OSError("no number, no name"), 2),
         (MemoryError(), 3),
-        (ValueError("surprise"), 1),
+        (ValueError("surprise"), 70),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 3),
+        (OSError(errno.EMFILE, "Too many open files"), 3),
+        (OSError(errno.EFBIG, "File too large"), 3),
         (ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt"), 3),
         (typer.Exit(0), 0),
         (typer.Exit(7), 7),
@@ -69,6 +73,10 @@ def test_message_is_printed_once_as_an_error():
     assert outcome(BadInput("The width is 33; use 32"))[1] == "Error: The width is 33; use 32\n"
 
 
+def test_message_is_one_line_of_printable_characters():
+    assert outcome(BadInput("a\nb\x1b[2Jc\u202ed", "e  f"))[1] == "Error: a b\\x1b[2Jc\\u202ed; e f\n"
+
+
 def test_unexpected_error_names_its_type_and_the_traceback_variable(monkeypatch):
     monkeypatch.delenv("MSAL_DEPLOY_TRACEBACK", raising=False)
     _, output = outcome(ValueError("surprise"))
@@ -76,8 +84,9 @@ def test_unexpected_error_names_its_type_and_the_traceback_variable(monkeypatch)
 
 
 def test_message_hides_temporary_names():
-    _, output = outcome(PermissionError(errno.EACCES, "Permission denied", "out/.report.partial-17.json"))
-    assert "partial" not in output and "out" in output
+    temporary = "out/.report.json.msal-deploy-abcd_123/report.json"
+    _, output = outcome(PermissionError(errno.EACCES, "Permission denied", temporary))
+    assert output == "Error: Permission denied: out; choose a path that you can read and write\n"
 
 
 @pytest.mark.parametrize(("module", "extra"), [("tensorrt", "gpu"), ("pycuda.driver", "pascal"), ("torch.x", "train")])

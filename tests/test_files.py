@@ -1,6 +1,5 @@
 """Files and folders are whole or not there, also when the block fails, the disk is full, or the target is taken."""
 
-import errno
 import hashlib
 import json
 import os
@@ -60,9 +59,8 @@ def test_full_disk_leaves_the_old_file(small_disk):
 
 
 def test_read_only_disk(read_only_disk):
-    with pytest.raises(OSError) as caught, atomic_file(read_only_disk / "old.json") as temporary:
+    with pytest.raises(BadInput, match="cannot be written"), atomic_file(read_only_disk / "old.json") as temporary:
         temporary.write_text("new")
-    assert caught.value.errno == errno.EROFS
     with pytest.raises(OSError), atomic_directory(read_only_disk / "bundle"):
         pass
     assert names(read_only_disk) == ["old.json"]

@@ -5,20 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 from msgspec.structs import replace
 from rich.console import Console
 
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.errors import MissingRequirement
-from msal_deploy.files import atomic_file
+from msal_deploy.files import atomic_file, output_lock
 from msal_deploy.trt.bindings import Backend
 from msal_deploy.trt.plan_metadata import PlanMetadata, kernel_cache_path, metadata_path, write_metadata
 
-LOCK = ".build-trt.lock"
 # Measured on TensorRT-RTX 1.7.1: 0.48 GB for a graph of 68 MB, 0.67 GB for one of 135 MB.
 MEMORY_OF_BUILDER, MEMORY_FACTOR = 256 << 20, 3
 DISK_FACTOR = 1.5  # a plan is about as large as its graph, an INT8 plan somewhat larger
@@ -26,17 +25,11 @@ DISK_FACTOR = 1.5  # a plan is about as large as its graph, an INT8 plan somewha
 
 @contextmanager
 def locked(bundle: Path, *, progress: bool) -> Iterator[None]:
-    """Hold the lock of a bundle, so that only one build runs in it at a time."""
-    lock = FileLock(bundle / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        Console(stderr=True, quiet=not progress).print(f"Waiting for another build-trt in {bundle}.")
-        lock.acquire()
-    try:
+    """Hold the lock of a bundle, so that only one command writes to it at a time."""
+    console = Console(stderr=True, quiet=not progress)
+    waiting = partial(console.print, f"Waiting for another command that writes to {bundle}.", markup=False)
+    with output_lock(bundle, waiting=waiting):
         yield
-    finally:
-        lock.release()
 
 
 def check_free_space(graph: Path) -> None:

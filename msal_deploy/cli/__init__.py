@@ -6,12 +6,14 @@ import typer
 
 from msal_deploy import __version__
 from msal_deploy.cli import bench, build_trt, data, doctor, export, package, predict, report, run, train, validate, view
-from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
+from msal_deploy.cli.signals import default_signals, honour_signals
+from msal_deploy.cli.terminal import command_line, replace_unprintable
 
 app = command_line(
     "Turn a nuclei-segmentation checkpoint into a fast inference engine, with its Dice score verified against PyTorch. "
     "Start with: msal-deploy run",
-    "Exit codes: 0 done, 1 gate failed, 2 bad input or usage, 3 missing requirement, 130 interrupted.",
+    "Exit codes: 0 done, 1 gate failed, 2 bad input or usage, 3 missing requirement, 70 internal fault, "
+    "130 interrupted.",
 )
 app.command("run")(run.run)
 app.command("train")(train.train)
@@ -44,5 +46,9 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
-    exit_cleanly_on_sigterm()
-    app()
+    honour_signals()
+    replace_unprintable()
+    try:
+        app()
+    finally:
+        default_signals()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import BundlePath, Engines, Json, parse_size
+from msal_deploy.cli.options import BundlePath, Engines, Json, Seconds, parse_size
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def bench(
         typer.Option("--tune", help="Find the best threads, streams and batch size on this machine. Takes minutes."),
     ] = False,
     size: Annotated[str, typer.Option(help="Image size in pixels: a side, or HEIGHTxWIDTH; multiples of 32.")] = "512",
-    seconds: Annotated[float, typer.Option(help="Length of a time window in seconds.")] = 3.0,
-    windows: Annotated[int, typer.Option(help="Number of time windows per setting.")] = 3,
+    seconds: Seconds = 3.0,
+    windows: Annotated[int, typer.Option(min=1, max=1000, help="Number of time windows per setting.")] = 3,
     json: Json = None,
 ) -> None:
     """Time engines end to end, from image to probability in memory: p50, p90, p99 and images per second.
@@ -64,12 +64,12 @@ def bench(
             windows=windows,
             progress=True,
         )
+    if json:
+        write_json(json, report.to_json())
     console = Console()
     console.print(report.table())
     if tune:
         console.print(*best.messages(), sep="\n", highlight=False, soft_wrap=True)
-    if json:
-        write_json(json, report.to_json())
 
 
 def _add_fp32_baselines(engines: list[str]) -> list[str]:

@@ -1,6 +1,8 @@
 """``msal-deploy build-trt``."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -67,18 +69,15 @@ def build_trt(
     Example: msal-deploy build-trt bundle --fp16 --gpu rtx-3090
     """
     from msal_deploy.bundle import Bundle
-    from msal_deploy.files import write_json
     from msal_deploy.trt.plan_metadata import BuildOptions
 
     opened = Bundle(bundle)
     precision = _precision({"fp16": fp16, "int8": int8, "fp32": fp32, "auto": auto, "rebuild": rebuild})
     if precision == "rebuild":
-        report: dict[str, Any] = _rebuild(opened)
+        _rebuild(opened, json)
     else:
         options = BuildOptions(workspace, version_compatible, hardware_compatible, tf32, allow_wider)
-        report = _build(opened, precision, gpu, _backend(backend), parse_profile(batch, size), options)
-    if json:
-        write_json(json, report)
+        _build(opened, precision, gpu, _backend(backend), parse_profile(batch, size), options, json)
 
 
 def _precision(flags: dict[str, bool]) -> str:
@@ -102,15 +101,19 @@ def _build(
     backend: "TrtBackendName | None",
     profile: "Profile",
     options: "BuildOptions",
-) -> dict[str, Any]:
+    json: Path | None,
+) -> None:
     from msal_deploy.build_trt import BuildRequest, build_trt, find_build_target, first_preferred
+    from msal_deploy.files import write_json
 
     build_target = find_build_target(bundle.path, gpu, backend)
     chosen = first_preferred(bundle, build_target.target) if precision == "auto" else precision
     report = build_trt(bundle, BuildRequest(chosen, build_target, profile, options), progress=True)
+    if json:
+        write_json(json, report.to_json())
     _show(report)
-    typer.echo(f"Next: msal-deploy validate {bundle.path} --data DIR --engine {build_target.backend}:{chosen}")
-    return report.to_json()
+    path = shlex.quote(str(bundle.path))
+    typer.echo(f"Next: msal-deploy validate {path} --data DIR --engine {build_target.backend}:{chosen}")
 
 
 def _show(report: "BuildReport") -> None:
@@ -121,10 +124,11 @@ def _show(report: "BuildReport") -> None:
         typer.echo(f"Warning: {warning}", err=True)
 
 
-def _rebuild(bundle: "Bundle") -> dict[str, Any]:
+def _rebuild(bundle: "Bundle", json: Path | None) -> None:
     """Rebuild the plans that can no longer be used. The first that this machine cannot build is reported at the end."""
     from msal_deploy.build_trt import build_trt
     from msal_deploy.build_trt.rebuild import find_stale
+    from msal_deploy.files import write_json
     from msal_deploy.trt.plan_checks import plans
 
     stale, all_plans = find_stale(bundle), plans(bundle)
@@ -136,12 +140,15 @@ def _rebuild(bundle: "Bundle") -> dict[str, Any]:
         except MissingRequirement as error:
             errors.append(error)
             continue
+        built.append(report)
+    kept = [file.name for file in all_plans if file not in {plan.file for plan in stale}]
+    if json:
+        write_json(json, {"built": [report.to_json() for report in built], "kept": kept})
+    for report in built:
         _show(report)
-        built.append(report.to_json())
     typer.echo(f"{len(all_plans)} plans: {len(all_plans) - len(stale)} up to date, {len(built)} rebuilt")
     if errors:
         raise errors[0]
-    return {"built": built, "kept": [file.name for file in all_plans if file not in {plan.file for plan in stale}]}
 
 
 def parse_profile(batch: str, size: str) -> "Profile":
@@ -153,11 +160,11 @@ def parse_profile(batch: str, size: str) -> "Profile":
     Raises:
         BadInput: One of them is neither.
     """
-    from msal_deploy.cli.options import parse_size
+    from msal_deploy.cli.options import is_number, parse_size
     from msal_deploy.trt.plan_metadata import Profile
 
     batches, sizes = _three(batch, "batch"), [parse_size(part) for part in _three(size, "size")]
-    if not all(part.isdecimal() for part in batches):
+    if not all(is_number(part) for part in batches):
         raise BadInput(f"{batch!r} is not a batch", "write 4, or 1:4:8 for MIN:OPT:MAX")
     return Profile(*((int(count), height, width) for count, (height, width) in zip(batches, sizes, strict=True)))
 

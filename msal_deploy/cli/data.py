@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
+from msal_deploy.cli.options import Json
+
 app = typer.Typer(help="Check a data set, or write a synthetic one.", no_args_is_help=True)
 
 
 @app.command()
 def verify(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="A folder or zip with images and annotations.")],
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file as JSON.")
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Check that every image and annotation can be read and that they belong together.
 
@@ -28,9 +28,9 @@ def verify(
     from msal_deploy.files import write_json
 
     report = data.verify(path, progress=True)
-    Console().print(report.table())
-    if json is not None:
+    if json:
         write_json(json, report.to_json())
+    Console().print(report.table())
     if not report.ok:
         count = len(report.messages)
         raise GateFailed(f"{path} has {count} problem{'s' if count > 1 else ''}, the first: {report.messages[0]}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import Json
+from msal_deploy.cli.options import Json, output
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -24,10 +24,14 @@ def doctor(
         typer.Option(help="Also estimate this bundle's graphs on the GPU (or all GPUs) and check their operators."),
     ] = None,
     requirements: Annotated[
-        Path | None, typer.Option(help="Write compatible versions to this requirements file.")
+        Path | None, typer.Option(help="Write compatible versions to this requirements file.", callback=output)
     ] = None,
-    dockerfile: Annotated[Path | None, typer.Option(help="Write a Dockerfile with these versions.")] = None,
-    compose: Annotated[Path | None, typer.Option(help="Write a Docker Compose file for that Dockerfile.")] = None,
+    dockerfile: Annotated[
+        Path | None, typer.Option(help="Write a Dockerfile with these versions.", callback=output)
+    ] = None,
+    compose: Annotated[
+        Path | None, typer.Option(help="Write a Docker Compose file for that Dockerfile.", callback=output)
+    ] = None,
     json: Json = None,
 ) -> None:
     """Check this machine and print versions that work together; exit 3 if it does not meet the requirements of --gpu.
@@ -42,15 +46,18 @@ def doctor(
     from msal_deploy.doctor import requirements as pip_file
     from msal_deploy.files import atomic_file, write_json
 
+    outputs = [path for path in (requirements, dockerfile, compose, json) if path]
+    if len(set(outputs)) < len(outputs):
+        raise BadInput("Two options name the same file", "give each its own")
     report = doctor(gpu, Bundle(bundle) if bundle else None)
     makers = {requirements: pip_file, dockerfile: docker_file, compose: compose_file}
     files = {path: make(_required(report.target)) for path, make in makers.items() if path}
-    Console().print(report.table())
+    if json:
+        write_json(json, report.to_json())
     for path, text in files.items():
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    if json:
-        write_json(json, report.to_json())
+    Console().print(report.table())
     report.require_target(requirements, dockerfile)
 
 

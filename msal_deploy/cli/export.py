@@ -1,15 +1,21 @@
 """``msal-deploy export``."""
 
+import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from msal_deploy.cli.options import Json, RecipeName, choose_recipe
+from msal_deploy.cli.options import Json, RecipeName, choose_recipe, finite
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from msal_deploy.data import Dataset
     from msal_deploy.precision import PrecisionReport
+    from msal_deploy.recipe import Recipe
 
 
 def export(
@@ -38,6 +44,7 @@ def export(
         float | None,
         typer.Option(
             min=0,
+            callback=finite,
             help="Maximum loss of mean Dice through INT8 on held-out training images: nodes stay in float until it is "
             "met. Default: quantise everything.",
         ),
@@ -56,12 +63,14 @@ def export(
 
     Example: msal-deploy export --out bundle --fp16 --int8 --calibration monuseg --budget 0.002
     """
+    from msal_deploy.bundle import is_bundle
     from msal_deploy.checkpoint import load_checkpoint, untrained
     from msal_deploy.export import export as write_bundle
-    from msal_deploy.files import write_json
+    from msal_deploy.files import output_folder, output_lock, write_json
     from msal_deploy.weights import DEFAULT, find_weights
 
     _check_options(fp16 or int8, int8, calibration, budget, method)
+    out = output_folder(out, is_bundle)
     chosen = choose_recipe(recipe or "paper", model=model) if recipe or model else None
     if checkpoint is None and chosen is not None:
         weights = untrained(chosen)
@@ -70,22 +79,25 @@ def export(
         weights = load_checkpoint(find_weights(checkpoint or DEFAULT), chosen)
     added: list[PrecisionReport] = []
     trial_log = out.with_name(f".{out.name}.search.jsonl")
+    with output_lock(out), _calibration_images(calibration) as dataset:
+        if dataset:
+            _check_calibration(dataset, weights.recipe, tiles, scored=budget is not None)
 
-    def finish(folder: Path) -> None:
-        if calibration is not None:
-            added.append(_add(folder, calibration, fp16, int8, tiles, method, budget, trial_log))
+        def finish(folder: Path) -> None:
+            if dataset:
+                added.append(_add(folder, dataset, fp16, int8, tiles, method, budget, trial_log))
 
-    report = write_bundle(weights, out, finish=finish, progress=True)
-    trial_log.unlink(missing_ok=True)
+        report = write_bundle(weights, out, finish=finish, progress=True)
+        trial_log.unlink(missing_ok=True)
+    if json:
+        write_json(json, report.to_json() | {"precision": added[0].to_json() if added else None})
     typer.echo(
         f"{out}: opset {report.opset}, {report.nodes} nodes; max |Δp| torch to ONNX Runtime {report.worst:.1e} "
         f"over {len(report.checks)} shapes"
     )
     for precision in added:
         _print_precision(precision)
-    typer.echo(f"Next: msal-deploy validate {out} --data DIR")
-    if json:
-        write_json(json, report.to_json() | {"precision": added[0].to_json() if added else None})
+    typer.echo(f"Next: msal-deploy validate {shlex.quote(str(out))} --data DIR")
 
 
 def _check_options(calibrates: bool, int8: bool, calibration: Path | None, budget: float | None, method: str) -> None:
@@ -102,9 +114,25 @@ def _check_options(calibrates: bool, int8: bool, calibration: Path | None, budge
         raise BadInput(f"{method!r} is not a calibration method", suggest(method, methods))
 
 
+def _calibration_images(path: Path | None) -> "AbstractContextManager[Dataset | None]":
+    from msal_deploy.data import open_dataset
+
+    return nullcontext() if path is None else open_dataset(path)
+
+
+def _check_calibration(dataset: "Dataset", recipe: "Recipe", tiles: int | None, *, scored: bool) -> None:
+    """Read all images and labels that calibration needs: export takes minutes before it comes to them."""
+    from msal_deploy.precision import choose_tiles
+
+    _, validation, *_ = choose_tiles(dataset.train, dataset.test, recipe.train.validation, tiles)
+    if scored:
+        for image in validation:
+            image.instances()
+
+
 def _add(
     folder: Path,
-    calibration: Path,
+    dataset: "Dataset",
     fp16: bool,
     int8: bool,
     tiles: int | None,
@@ -112,22 +140,20 @@ def _add(
     budget: float | None,
     trial_log: Path,
 ) -> "PrecisionReport":
-    from msal_deploy.data import open_dataset
     from msal_deploy.precision import add_precisions
 
-    with open_dataset(calibration) as dataset:
-        return add_precisions(
-            folder,
-            dataset.train,
-            dataset.test,
-            fp16=fp16,
-            int8=int8,
-            tiles=tiles,
-            method=method,
-            budget=budget,
-            trial_log=trial_log,
-            progress=True,
-        )
+    return add_precisions(
+        folder,
+        dataset.train,
+        dataset.test,
+        fp16=fp16,
+        int8=int8,
+        tiles=tiles,
+        method=method,
+        budget=budget,
+        trial_log=trial_log,
+        progress=True,
+    )
 
 
 def _print_precision(precision: "PrecisionReport") -> None:

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,33 @@ Engines = Annotated[
         "Default: every engine installed on this machine that the bundle has a graph for.",
     ),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the report as JSON to this file.")]
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse NaN and infinity, which pass every other check of a number.
+
+    Raises:
+        BadInput: `value` is one of them.
+    """
+    if value is not None and not math.isfinite(value):
+        raise BadInput(f"{value} is not a finite number", "give a number")
+    return value
+
+
+def output(path: Path | None) -> Path | None:
+    """Check a file that is written at the end, before minutes of work.
+
+    Raises:
+        BadInput: It is a folder, a device or a FIFO, or cannot be written.
+    """
+    from msal_deploy.files import output_file
+
+    return None if path is None else output_file(path)
+
+
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Also write the report as JSON to this file.", callback=output)
+]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", "-r", help="A recipe: paper, robust, fast, demo, or a TOML file.")
 ]
@@ -29,15 +56,27 @@ Encoder = Annotated[
     typer.Option(help="Initial encoder weights: imagenet, random, or a torchvision ResNet's state dict."),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Number of epochs. Default: the recipe's.")]
-Budget = Annotated[float, typer.Option(min=0, help="Largest acceptable loss of mean Dice.")]
-WorstImage = Annotated[float, typer.Option(min=0, help="Largest acceptable loss of Dice of a single image.")]
+Budget = Annotated[float, typer.Option(min=0, callback=finite, help="Largest acceptable loss of mean Dice.")]
+WorstImage = Annotated[
+    float, typer.Option(min=0, callback=finite, help="Largest acceptable loss of Dice of a single image.")
+]
 AjiBudget = Annotated[
-    float | None, typer.Option(min=0, help="Largest acceptable loss of mean AJI. Default: AJI is reported only.")
+    float | None,
+    typer.Option(min=0, callback=finite, help="Largest acceptable loss of mean AJI. Default: AJI is reported only."),
 ]
 PqBudget = Annotated[
-    float | None, typer.Option(min=0, help="Largest acceptable loss of mean PQ. Default: PQ is reported only.")
+    float | None,
+    typer.Option(min=0, callback=finite, help="Largest acceptable loss of mean PQ. Default: PQ is reported only."),
+]
+Seconds = Annotated[
+    float, typer.Option(min=0.01, max=3600, callback=finite, help="Length of a benchmark time window in seconds.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: the runtime's choice.")]
+
+
+def is_number(text: str) -> bool:
+    """Return whether `text` is a number that a size or a batch may have: 1 to 9 decimal digits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 9
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -50,7 +89,7 @@ def parse_size(text: str) -> tuple[int, int]:
         BadInput: `text` is not a size.
     """
     parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isdecimal() for part in parts):
+    if len(parts) not in (1, 2) or not all(is_number(part) for part in parts):
         raise BadInput(f"{text!r} is not a size", "use 512, or 768x512 for height x width")
     return int(parts[0]), int(parts[-1])
 

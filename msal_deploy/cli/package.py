@@ -54,7 +54,7 @@ def package(
 
     options = choose_options(integration, precision, gpu, backend, author or ())
     report = write_package(Bundle(bundle), integration, out, options)
-    typer.echo(f"{out}: {len(report.files)} files for {integration}")
-    typer.echo(report.next_step)
     if json:
         write_json(json, report.to_json())
+    typer.echo(f"{out}: {len(report.files)} files for {integration}")
+    typer.echo(report.next_step)

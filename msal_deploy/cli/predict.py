@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from msal_deploy.cli.options import Json, Threads
+from msal_deploy.cli.options import Json, Threads, finite
 
 
 def predict(
@@ -25,7 +25,12 @@ def predict(
     ] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(min=0.01, help="µm per pixel of the images. Default: what the file says, or the model's."),
+        typer.Option(
+            min=0.01,
+            max=100,
+            callback=finite,
+            help="µm per pixel of the images. Default: what the file says, or the model's.",
+        ),
     ] = None,
     formats: Annotated[
         str,

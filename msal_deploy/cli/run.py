@@ -15,6 +15,7 @@ from msal_deploy.cli.options import (
     Epochs,
     Json,
     PqBudget,
+    Seconds,
     WorstImage,
     choose_recipe,
 )
@@ -66,7 +67,7 @@ def run(
     worst_image: WorstImage = 0.02,
     budget_aji: AjiBudget = None,
     budget_pq: PqBudget = None,
-    seconds: Annotated[float, typer.Option(help="Length of a benchmark time window in seconds.")] = 3.0,
+    seconds: Seconds = 3.0,
     json: Json = None,
 ) -> None:
     """Run all stages: data, training, export, FP16 and INT8, validation, benchmark, and report.html.

@@ -1,19 +1,30 @@
 """What all commands share: how an error ends a command, and where output goes."""
 
 import errno
+import io
 import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from msal_deploy.errors import BadInput, DeployError, MissingRequirement, translate_missing_extra
+from msal_deploy.cli.signals import INTERRUPTED, exit_code
+from msal_deploy.errors import BadInput, DeployError, InternalFault, MissingRequirement, translate_missing_extra
+from msal_deploy.files.temporary import LEFTOVER
 
-INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as in shells
+AGAIN = "run the command again"
+LACKING = {  # errors of the system -> what the machine lacks, and what to do
+    errno.ENOSPC: ("The output disk is full", f"free some space and {AGAIN}"),
+    errno.EDQUOT: ("The disk quota is used up", f"free some space and {AGAIN}"),
+    errno.EFBIG: ("A file became larger than this system allows", "raise the limit (ulimit -f), or use another disk"),
+    errno.ENOMEM: ("Not enough memory", "use a smaller batch or size"),
+    errno.EMFILE: ("Too many open files", f"raise the limit (ulimit -n) and {AGAIN}"),
+    errno.ENFILE: ("Too many open files on this machine", f"close other programs and {AGAIN}"),
+    errno.EAGAIN: ("No more processes or threads can be started", f"raise the limit (ulimit -u) and {AGAIN}"),
+}
 
 
 class Group(TyperGroup):
@@ -26,8 +37,15 @@ class Group(TyperGroup):
             return super().main(*args, **extra)
         try:
             code = super().main(*args, **extra)
+            sys.stdout.flush()  # a full disk or a closed pipe shows here
         except typer.Abort:
             sys.exit(1)
+        except BrokenPipeError:  # nobody reads the output any more, as in: msal-deploy bench | head -1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it closes stdout
+            sys.exit(exit_code(signal.SIGPIPE))
+        except OSError as error:
+            _print_error(str(_from_os(error)))
+            sys.exit(_from_os(error).exit_code)
         except Exception as error:
             # Typer brings its own copy of click, under a private name: usage errors are told by their interface.
             if not hasattr(error, "format_message"):
@@ -42,21 +60,28 @@ class Group(TyperGroup):
         try:
             with translate_missing_extra():
                 return super().invoke(ctx)
-        except DeployError as error:
-            _fail(error)
+        except BrokenPipeError:
+            raise
         except KeyboardInterrupt:
-            typer.echo("\nInterrupted; no partial files are left.", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-        except OSError as error:
-            _fail(_from_os(error))
-        except MemoryError:
-            _fail(MissingRequirement("Not enough memory", "use a smaller batch or size"))
+            typer.echo(INTERRUPTED, err=True)
+            raise typer.Exit(exit_code(signal.SIGINT)) from None
         except Exception as error:
             # Typer's own exceptions (usage errors, exits) come from a module that moved between its versions.
             if os.environ.get("MSAL_DEPLOY_TRACEBACK") or type(error).__module__.startswith(("typer", "click")):
                 raise
-            cause = f"Unexpected {type(error).__name__}: {error}"
-            _fail(DeployError(cause, "set MSAL_DEPLOY_TRACEBACK=1 to see where"))
+            _fail(_translated(error))
+
+
+def _translated(error: Exception) -> DeployError:
+    """Return what the user is told of an error."""
+    if isinstance(error, DeployError):
+        return error
+    if isinstance(error, MemoryError):
+        return MissingRequirement("Not enough memory", "use a smaller batch or size")
+    if isinstance(error, OSError):
+        return _from_os(error)
+    cause = f"Unexpected {type(error).__name__}: {error}"
+    return InternalFault(cause, "please report it; MSAL_DEPLOY_TRACEBACK=1 shows where it happened")
 
 
 def command_line(help: str, epilog: str | None = None) -> typer.Typer:
@@ -87,24 +112,31 @@ def _fail(error: DeployError) -> NoReturn:
 
 
 def _print_error(message: str) -> None:
-    typer.secho(f"Error: {message}", err=True, fg="red" if sys.stderr.isatty() else None)
+    line = " ".join(message.split())
+    # Names in files may hold anything, also what moves the cursor of a terminal.
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    typer.secho(f"Error: {line}", err=True, fg="red" if sys.stderr.isatty() else None)
 
 
 def _from_os(error: OSError) -> DeployError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MissingRequirement("The output disk is full", "free some space and run the command again")
-    path = Path(os.fsdecode(error.filename or ""))
-    # A temporary name means nothing to the user: the folder is what cannot be written.
-    where = f": {path.parent if '.partial-' in path.name else path}" if error.filename else ""
+    if error.errno in LACKING:
+        return MissingRequirement(*LACKING[error.errno])
+    where = f": {_named(error.filename)}" if error.filename else ""
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return BadInput(f"{error.strerror}{where}", "choose a path that you can read and write")
-    return BadInput(f"{error.strerror or error}{where}")
+    return BadInput(f"{error.strerror or error}{where}", "check the path")
 
 
-def exit_cleanly_on_sigterm() -> None:
-    """Let SIGTERM unwind the stack, so that temporary files and folders are removed."""
+def _named(name: str | bytes | int) -> str:
+    """Return the file that an error is about. A temporary name means nothing to the user."""
+    path = Path(os.fsdecode(name) if isinstance(name, (str, bytes)) else f"file {name}")
+    temporary = next((parent for parent in (path, *path.parents) if LEFTOVER.fullmatch(parent.name)), None)
+    shown = str(path if temporary is None else temporary.parent)
+    return shown if shown.isprintable() else repr(shown)
 
-    def handle(signum: int, frame: FrameType | None) -> NoReturn:
-        sys.exit(TERMINATED)
 
-    signal.signal(signal.SIGTERM, handle)
+def replace_unprintable() -> None:
+    """Let a terminal that has no ✓ or µ show a ? instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -1,12 +1,13 @@
 """``msal-deploy train``."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import Encoder, Epochs, Json, RecipeName, choose_recipe
+from msal_deploy.cli.options import Encoder, Epochs, Json, RecipeName, choose_recipe, finite
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def train(
     encoder: Encoder = None,
     epochs: Epochs = None,
     rate: Annotated[
-        float | None, typer.Option(min=1e-9, max=1.0, help="Learning rate, instead of the recipe's.")
+        float | None, typer.Option(min=1e-9, max=1.0, callback=finite, help="Learning rate, instead of the recipe's.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Random seed, instead of the recipe's.")
@@ -104,10 +105,10 @@ def train(
         )
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return  # with --devices, only the first process reports
-    typer.echo(f"{report.checkpoint}: validation Dice {report.best.validation_dice:.4f} at epoch {report.best.epoch}")
-    typer.echo(f"Next: msal-deploy export {report.checkpoint} --out BUNDLE")
     if json:
         write_json(json, report.to_json())
+    typer.echo(f"{report.checkpoint}: validation Dice {report.best.validation_dice:.4f} at epoch {report.best.epoch}")
+    typer.echo(f"Next: msal-deploy export {shlex.quote(str(report.checkpoint))} --out BUNDLE")
 
 
 def _checkpoint(name_or_path: str, recipe: str | None) -> "Checkpoint":

@@ -14,7 +14,6 @@ otherwise it is an image. An image and its annotation have the same stem.
 
 import os
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from msal_deploy.data.annotations import VERTEX_CONVENTION, rasterise, read_xml
 from msal_deploy.data.archive import is_junk, unpack
 from msal_deploy.data.images import image_size, read_image, read_label
 from msal_deploy.errors import BadInput
-from msal_deploy.files import StrPath
+from msal_deploy.files import StrPath, temporary_folder
 
 Split = Literal["train", "test"]
 Role = Literal["image", "xml", "map"]
@@ -202,8 +201,8 @@ def opened_folder(path: StrPath) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="msal-deploy-") as temporary:
-        folder = Path(temporary) / path.stem  # the zip's name may contain train or test
+    with temporary_folder(name="unpacked") as temporary:
+        folder = temporary / path.stem  # the zip's name may contain train or test
         unpack(path, folder)
         yield folder
 

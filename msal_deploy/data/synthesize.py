@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from msal_deploy.data.annotations import rasterise, write_xml
-from msal_deploy.data.checksums import write_sums
+from msal_deploy.data.checksums import check_sums, write_sums
 from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath, atomic_directory
@@ -58,9 +58,11 @@ def synthesize(out: StrPath, *, train: int = 23, test: int = 8, size: int = 512,
 
 
 def _is_synthetic(folder: Path) -> bool:
-    # Many folders have a README.txt; only one with our first line may be replaced.
-    readme = folder / README
-    return readme.is_file() and readme.read_bytes().startswith(FIRST_LINE.encode())
+    """Return whether a folder holds a synthetic set, to its end or not, and no other files."""
+    readme = folder / README  # many folders have one, but not with our first line
+    if not (readme.is_file() and readme.read_bytes().startswith(FIRST_LINE.encode())):
+        return False
+    return not {*check_sums(folder).unlisted} - {README}
 
 
 def _write_train(folder: Path, stem: str, rng: np.random.Generator, size: int) -> None:

@@ -11,6 +11,6 @@
 """
 
 from msal_deploy.precision.calibration_tiles import require_unseen
-from msal_deploy.precision.run import PrecisionReport, add_precisions
+from msal_deploy.precision.run import PrecisionReport, add_precisions, choose_tiles
 
-__all__ = ["PrecisionReport", "add_precisions", "require_unseen"]
+__all__ = ["PrecisionReport", "add_precisions", "choose_tiles", "require_unseen"]

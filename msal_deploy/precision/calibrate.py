@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from rich.console import Console
 from rich.progress import track
 
+from msal_deploy.files import temporary_folder
 from msal_deploy.graph import load_graph
 from msal_deploy.precision.calibration_tiles import Tile
 
@@ -59,7 +59,7 @@ def calibrate(graph: Path, tiles: Sequence[Tile], method: Method = "minmax", *, 
         ONNX Runtime's `TensorsData`: tensor name -> range.
     """
     name = load_graph(graph).graph.input[0].name
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with temporary_folder(name="calibration") as folder, _quiet():
         calibrator = create_calibrator(
             graph,
             augmented_model_path=str(Path(folder) / "augmented.onnx"),

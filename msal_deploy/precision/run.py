@@ -148,11 +148,8 @@ def add_precisions(
         GateFailed: The FP16 graph gives NaN or Inf, or no INT8 graph stays within the budget.
     """
     folder, trial_log = Path(folder), Path(trial_log) if trial_log else None
-    bundle = Bundle(folder)
-    training, validation = validation_split(train, bundle.manifest.recipe.train.validation)
-    pool = tissue_tiles(training, test)
-    tiles = tiles or min(TILES, len(pool))
-    selected = select_tiles(pool, tiles)
+    share = Bundle(folder).manifest.recipe.train.validation
+    training, validation, pool, selected = choose_tiles(train, test, share, tiles)
     record = describe_tiles(selected, training, method)
     write_json(folder / CALIBRATION, msgspec.to_builtins(record))
     _register(folder, **{CALIBRATION: ()})
@@ -163,11 +160,32 @@ def add_precisions(
         len(selected),
         len(record.images),
         _add_fp16(folder, selected, extremes) if fp16 else None,
-        _add_int8(folder, ranges, pool, validation, tiles, method, budget, trial_log, progress) if int8 else None,
+        _add_int8(folder, ranges, pool, validation, len(selected), method, budget, trial_log, progress)
+        if int8
+        else None,
     )
     write_json(folder / PRECISION_REPORT, report.to_json())
     _register(folder, **{PRECISION_REPORT: (FP32, CALIBRATION)})
     return report
+
+
+def choose_tiles(
+    train: Sequence[AnnotatedImage], test: Sequence[AnnotatedImage], share: float, tiles: int | None = None
+) -> tuple[Sequence[AnnotatedImage], Sequence[AnnotatedImage], Sequence[Tile], Sequence[Tile]]:
+    """Return the images to calibrate on, those to score on, all tiles of the former, and the tiles to calibrate on.
+
+    Args:
+        train: Training images.
+        test: Test images, which must differ from them.
+        share: Share of the training images that the recipe validates on.
+        tiles: Number of calibration tiles; None for `TILES`, or all if there are fewer.
+
+    Raises:
+        BadInput: There are too few images or tiles, or a training image is also a test image.
+    """
+    training, validation = validation_split(train, share)
+    pool = tissue_tiles(training, test)
+    return training, validation, pool, select_tiles(pool, tiles or min(TILES, len(pool)))
 
 
 def _register(folder: Path, **made: tuple[str, ...]) -> None:

@@ -10,7 +10,6 @@ OpenVINO runs the graphs on held-out training images, because its INT8 kernels f
 
 import copy
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -25,6 +24,7 @@ from rich.progress import Progress
 from msal_deploy.bundle import Bundle, graph_name
 from msal_deploy.data import Patch
 from msal_deploy.errors import GateFailed
+from msal_deploy.files import temporary_folder
 from msal_deploy.graph import int8_share, layers, module_of
 from msal_deploy.metrics import Interval, dice, signed
 from msal_deploy.precision.int8 import quantisable, to_int8
@@ -136,8 +136,8 @@ class Evaluator:
         indices = sorted(first.values()) if one_each else range(len(self.patches))
         model, patches = self.graph(float_nodes), [self.patches[k] for k in indices]
         expected = [self._expected[k] for k in indices]
-        with tempfile.TemporaryDirectory() as folder:
-            actual, times = _run(candidate_bundle(self._bundle, model, GRAPH, Path(folder)), patches)
+        with temporary_folder(name="candidate") as folder:
+            actual, times = _run(candidate_bundle(self._bundle, model, GRAPH, folder), patches)
         score = score_pixels(patches, actual, expected, self._bundle.spec.threshold)
         mean = fmean(dice(score.confusions[k]) for k in score.scored)
         return Trial(tuple(float_nodes), int8_share(layers(model)), mean, score.delta_dice, median(times))

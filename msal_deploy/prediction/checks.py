@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from msal_deploy.errors import EXTRA_OF_MODULE, BadInput, MissingExtra, suggest
-from msal_deploy.files import StrPath
+from msal_deploy.files import StrPath, output_folder
 from msal_deploy.prediction.job import Job, graph_sha256
 from msal_deploy.prediction.outputs import FORMATS, NEEDS
 from msal_deploy.prediction.record import RUN, find_slides
@@ -47,8 +47,7 @@ def check_formats(formats: Sequence[str]) -> None:
 
 def check_out(out: Path, jobs: Sequence[Job]) -> None:
     """Raise `BadInput` if `out` contains something else than results of the same engine."""
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file", "choose a folder with --out")
+    output_folder(out)
     if not out.exists() or not any(out.iterdir()):
         return
     if not has_results(out):

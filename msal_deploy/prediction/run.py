@@ -1,7 +1,6 @@
 """The stage's entries: one image or slide to `Nuclei`, or many of them to a folder of outputs."""
 
 import shutil
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from PIL import Image
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, DeployError, MissingRequirement
-from msal_deploy.files import StrPath, atomic_file, remove_partial_files
+from msal_deploy.files import StrPath, atomic_file, output_lock, temporary_folder
 from msal_deploy.hardware import installed_versions
 from msal_deploy.prediction.checks import check_formats, check_out, has_results, names_of
 from msal_deploy.prediction.cluster import SlideTasks, connect, write_on_cluster
@@ -77,9 +76,9 @@ def predict(
     """
     bundle = bundle or shipped_bundle()
     opened = open_engine(bundle, engine, threads=threads)
-    with tempfile.TemporaryDirectory(prefix="msal-deploy-") as folder, opened:
+    with temporary_folder(name="predict") as folder, opened:
         text = source if isinstance(source, np.ndarray) else str(source)
-        job = Job(text, folder, str(bundle.path), opened.id, mpp, threads, tile, overlap, region_side(tile), batch)
+        job = Job(text, str(folder), str(bundle.path), opened.id, mpp, threads, tile, overlap, region_side(tile), batch)
         record = _predict_one(replace(job, start=time.time()), opened, Progress(progress), ())
         if record.failed:
             raise BadInput(next(iter(record.failed.values())), "copy the file again")
@@ -142,9 +141,9 @@ def predict_all(
         )
         for name, source in names.items()
     ]
-    check_out(out, jobs)
     run = _Run(jobs, tuple(dict.fromkeys(formats)), Progress(progress))
-    with ExitStack() as stack:
+    with output_lock(out), ExitStack() as stack:
+        check_out(out, jobs)
         if workers or dask:
             client = stack.enter_context(connect(workers, dask))
             stack.enter_context(opened)
@@ -152,8 +151,8 @@ def predict_all(
         else:
             stack.enter_context(opened)
             run.here(opened)
-    write_index(out, run.failures)
-    records = {folder.name: folder.record() for folder in find_slides(out)} if has_results(out) else {}
+        write_index(out, run.failures)
+        records = {folder.name: folder.record() for folder in find_slides(out)} if has_results(out) else {}
     return PredictReport(out, {name: records[name] for name in names if name in records}, run.failures)
 
 
@@ -230,7 +229,6 @@ def _begin(job: Job, slide: Slide, engine: Engine) -> tuple[Steps, RunRecord]:
     earlier = check_same_run(job.results, record.identity)
     steps = job.steps(slide, engine)
     if earlier is not None:
-        remove_partial_files(job.results.path)
         return steps, earlier
     with atomic_file(job.results.path / TISSUE) as temporary:
         Image.fromarray(steps.tissue.mask.astype(np.uint8) * 255).save(temporary)

@@ -6,12 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from tiny_bundle import put_graph, tiny_graph
 
 from msal_deploy.build_trt import build_trt, save
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import GateFailed, MissingRequirement
+from msal_deploy.files import output_lock
 from msal_deploy.trt.plan_metadata import metadata_path, read_metadata
 
 
@@ -57,16 +57,14 @@ def test_accepted_plan_removes_the_rejected_one(tiny, install, make_request, fil
 
 def test_second_build_waits_for_the_first(tiny, install, make_request, capsys):
     install("rtx")
-    lock = FileLock(tiny.path / save.LOCK)
-    lock.acquire()
     done = threading.Event()
     thread = threading.Thread(target=lambda: (build_trt(tiny, make_request("rtx", "fp16"), progress=True), done.set()))
-    thread.start()
-    assert not done.wait(0.5)
-    lock.release()
-    assert done.wait(30)
+    with output_lock(tiny.path):
+        thread.start()
+        assert not done.wait(0.5)
     thread.join()
-    assert "Waiting for another build-trt in" in capsys.readouterr().err
+    assert done.is_set()
+    assert "Waiting for another command that writes to" in " ".join(capsys.readouterr().err.split())
 
 
 def test_too_little_disk_space_is_reported_before_the_build(tiny, install, make_request, monkeypatch, files):

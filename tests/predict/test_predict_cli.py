@@ -242,7 +242,7 @@ def test_what_a_killed_run_left_half_written_is_removed(bundle_folder: Path, tis
     out = tmp_path / "out"
     assert run(tissue, "-o", out, "-b", bundle_folder, "-e", ENGINE).exit_code == 0
     whole = files(out)
-    (out / "tissue" / "regions" / ".000-000.partial-7.npz").write_bytes(b"half")
+    (out / "tissue" / "regions" / ".000-000.npz.msal-deploy-abcd_123").mkdir()
     assert run(tissue, "-o", out, "-b", bundle_folder, "-e", ENGINE).exit_code == 0
     assert files(out) == whole
 

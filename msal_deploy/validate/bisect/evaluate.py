@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.data import Patch
+from msal_deploy.files import temporary_folder
 from msal_deploy.metrics import Interval, clustered_interval, confusion, dice
 from msal_deploy.runtimes import Engine, open_engine
 from msal_deploy.scoring import run_engine
@@ -106,8 +106,8 @@ class Evaluator:
     def _score(self, nodes: tuple[str, ...], indices: Sequence[int]) -> Trial:
         runtime, _, precision = self._engine_id.partition(":")
         name = self._bundle.graph_name(precision, runtime)
-        with tempfile.TemporaryDirectory() as folder:
-            candidate = candidate_bundle(self._bundle, self.graph.returned(nodes), name, Path(folder))
+        with temporary_folder(name="candidate") as folder:
+            candidate = candidate_bundle(self._bundle, self.graph.returned(nodes), name, folder)
             scores, finite = self._dice(self._open(candidate, self._engine_id), indices)
         return self._trial(nodes, scores, finite, indices)
 
