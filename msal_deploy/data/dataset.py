@@ -24,9 +24,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.data.annotations import VERTEX_CONVENTION, rasterise, read_xml
+from msal_deploy.data.annotations import VERTEX_CONVENTION, read_xml
 from msal_deploy.data.archive import is_junk, unpack
 from msal_deploy.data.images import image_size, read_image, read_label
+from msal_deploy.data.polygons import rasterise
 from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath, temporary_folder
 

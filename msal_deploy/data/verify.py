@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, rasterise, read_xml
+from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, read_xml
 from msal_deploy.data.checksums import Checksums, check_sums
 from msal_deploy.data.dataset import AnnotatedImage, Problem, checked_size, opened_folder, scan
 from msal_deploy.data.images import read_image, read_label
+from msal_deploy.data.polygons import rasterise
 from msal_deploy.data.verify_report import Agreement, ImageReport, SplitReport, VerifyReport
 from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath
