@@ -85,7 +85,7 @@ class AnnotatedImage(msgspec.Struct, frozen=True):
         """
         shape = image_size(self.image_path)
         if self.xml_path is not None:
-            return rasterise(read_xml(self.xml_path).polygons, shape)
+            return rasterise(read_xml(self.xml_path).polygons, shape, str(self.xml_path))
         if self.map_path is None:
             raise BadInput(f"{self.image_path} has no annotation", "add an XML or a label map of the same name")
         return checked_size(read_label(self.map_path), shape, self.map_path)

@@ -19,7 +19,7 @@ MAX_COVER = 30  # times that the bounding boxes of the polygons may cover the im
 MIN_LIMIT = 20_000_000  # crossings, and pixels in boxes, that are drawn in any image: 3 s; MoNuSeg has 0.6 million
 
 
-def rasterise(polygons: Iterable[Polygon], shape: tuple[int, int]) -> NDArray[np.int32]:
+def rasterise(polygons: Iterable[Polygon], shape: tuple[int, int], name: str = "this image") -> NDArray[np.int32]:
     """Draw filled polygons. Later polygons cover earlier ones; parts outside the image are cut off.
 
     >>> rasterise([np.array([[0, 0], [2, 0], [2, 1], [0, 1]])], (3, 4))
@@ -30,6 +30,7 @@ def rasterise(polygons: Iterable[Polygon], shape: tuple[int, int]) -> NDArray[np
     Args:
         polygons: One float64[V,2] per nucleus, (x, y) in array coordinates.
         shape: Height and width in pixels.
+        name: What the polygons belong to, for the error.
 
     Returns:
         int32[H,W]: 0 for background, n for the n-th polygon. If later polygons cover a polygon completely, its number
@@ -45,7 +46,9 @@ def rasterise(polygons: Iterable[Polygon], shape: tuple[int, int]) -> NDArray[np
         covered += height * width
         crossings += _crossings(vertices, top, height)
         if covered > max(MAX_COVER * instances.size, MIN_LIMIT) or crossings > max(instances.size, MIN_LIMIT):
-            raise BadInput("The outlines cross or cover each other too often", "use one outline for each nucleus")
+            raise BadInput(
+                f"The outlines of {name} cross or cover each other too often", "use one outline for each nucleus"
+            )
         if height and width:
             instances[top : top + height, left : left + width][inside(vertices, box)] = number
     return instances
@@ -81,7 +84,7 @@ def inside(vertices: Polygon, box: tuple[int, int, int, int]) -> NDArray[np.bool
         to_left += np.bincount(np.clip(line + column + (ahead >= 0), first, last)[above], minlength=len(to_left))
     right = to_right.reshape(height, width + 1)[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
     drawn = (right % 2 == 1) | (to_left.reshape(height, width + 1).cumsum(axis=1)[:, :-1] % 2 == 1)
-    return drawn | _corners(vertices, box)
+    return np.asarray(drawn | _corners(vertices, box))
 
 
 def _crossings(vertices: Polygon, top: int, height: int) -> int:
