@@ -2,6 +2,7 @@
 
 import shlex
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,12 +123,12 @@ def _calibration_images(path: Path | None) -> "AbstractContextManager[Dataset | 
 
 def _check_calibration(dataset: "Dataset", recipe: "Recipe", tiles: int | None, *, scored: bool) -> None:
     """Read all images and labels that calibration needs: export takes minutes before it comes to them."""
+    from msal_deploy.data import check_labels
     from msal_deploy.precision import choose_tiles
 
     _, validation, *_ = choose_tiles(dataset.train, dataset.test, recipe.train.validation, tiles)
     if scored:
-        for image in validation:
-            image.instances()
+        check_labels(validation, partial(typer.echo, err=True))
 
 
 def _add(

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,7 +90,7 @@ def run(
 
     import msal_deploy.export  # noqa: F401  (needs torch: if it is missing, fail before any work)
     from msal_deploy.bundle import Bundle
-    from msal_deploy.data import label_convention, open_dataset, patches_of
+    from msal_deploy.data import check_labels, label_convention, open_dataset, patches_of
     from msal_deploy.files import write_json
     from msal_deploy.report import accuracy_latency, accuracy_latency_table
     from msal_deploy.runtimes import available_engines, find_runtime
@@ -112,6 +113,7 @@ def run(
     history: tuple[Epoch, ...] = ()
     source = f"the test images of {data.name}" if data else SYNTHETIC
     with open_dataset(data or _generate(out / "data")) as dataset:
+        check_labels((*dataset.train, *dataset.test) if training else dataset.test, partial(typer.echo, err=True))
         patches, convention = patches_of(dataset.test), label_convention(dataset.test)
         if training is not None:
             weights, history = _train(dataset, training, out / "training", data)

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,7 +89,7 @@ def train(
     options = (encoder, epochs, seed, model, backbone, rate)
     chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, data, *options)
     both = [*data, *(unseen or ())]
-    with open_training_sets(both) as sets:
+    with open_training_sets(both, warn=partial(typer.echo, err=True)) as sets:
         names = list(sets)
         report = run_training(
             {name: sets[name] for name in names[: len(data)]},

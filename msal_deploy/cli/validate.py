@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +85,7 @@ def validate(
     opened = Bundle(bundle)
     first, *others = dict.fromkeys(map(parse_protocol, protocol or ["corners"]))
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
-    with open_scored_images(data) as images:
+    with open_scored_images(data, warn=partial(typer.echo, err=True)) as images:
         require_unseen(opened, images)
         patches = protocol_patches(images, first, patch)
         also = {name: protocol_patches(images, name, patch) for name in others}

@@ -24,9 +24,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from msal_deploy.data.annotations import VERTEX_CONVENTION, rasterise, read_xml
+from msal_deploy.data.annotations import VERTEX_CONVENTION, read_xml
 from msal_deploy.data.archive import is_junk, unpack
 from msal_deploy.data.images import image_size, read_image, read_label
+from msal_deploy.data.polygons import rasterise
 from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath, temporary_folder
 
@@ -84,7 +85,7 @@ class AnnotatedImage(msgspec.Struct, frozen=True):
         """
         shape = image_size(self.image_path)
         if self.xml_path is not None:
-            return rasterise(read_xml(self.xml_path).polygons, shape)
+            return rasterise(read_xml(self.xml_path).polygons, shape, str(self.xml_path))
         if self.map_path is None:
             raise BadInput(f"{self.image_path} has no annotation", "add an XML or a label map of the same name")
         return checked_size(read_label(self.map_path), shape, self.map_path)

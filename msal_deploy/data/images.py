@@ -1,5 +1,6 @@
 """Read image and label files into arrays. Pillow decodes them; files that would lose information are rejected."""
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -63,6 +64,15 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with opened_image(path) as image:
         return image.height, image.width
+
+
+def pixel_hash(image: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of an image's shape and pixels; it does not depend on the file format.
+
+    >>> pixel_hash(np.zeros((2, 2, 3), np.uint8))[:8]
+    '93d26e15'
+    """
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def read_label(path: Path) -> NDArray[np.int32]:
