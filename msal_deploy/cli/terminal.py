@@ -16,13 +16,13 @@ from typer.core import TyperGroup
 from msal_deploy.cli.signals import INTERRUPTED, default_signals, exit_code, honour_signals
 from msal_deploy.errors import BadInput, DeployError, InternalFault, MissingRequirement, translate_missing_extra
 from msal_deploy.files.temporary import LEFTOVER, remove_leftovers
+from msal_deploy.memory import is_out_of_memory, not_enough_memory
 
 AGAIN = "run the command again"
 LACKING = {  # errors of the system -> what the machine lacks, and what to do
     errno.ENOSPC: ("The output disk is full", f"free some space and {AGAIN}"),
     errno.EDQUOT: ("The disk quota is used up", f"free some space and {AGAIN}"),
     errno.EFBIG: ("A file became larger than this system allows", "raise the limit (ulimit -f), or use another disk"),
-    errno.ENOMEM: ("Not enough memory", "use a smaller batch or size"),
     errno.EMFILE: ("Too many open files", f"raise the limit (ulimit -n) and {AGAIN}"),
     errno.ENFILE: ("Too many open files on this machine", f"close other programs and {AGAIN}"),
     errno.EAGAIN: ("No more processes or threads can be started", f"raise the limit (ulimit -u) and {AGAIN}"),
@@ -81,10 +81,10 @@ class Group(TyperGroup):
 
 def _translated(error: Exception) -> DeployError:
     """Return what the user is told of an error."""
+    if is_out_of_memory(error):  # also where a stage took it for damage of a file
+        return not_enough_memory(error)
     if isinstance(error, DeployError):
         return error
-    if isinstance(error, MemoryError):
-        return MissingRequirement("Not enough memory", "use a smaller batch or size")
     if isinstance(error, OSError):
         return _from_os(error)
     cause = f"Unexpected {type(error).__name__}: {error}"

@@ -223,6 +223,11 @@ class Tally:
             print(f"{kind:<24} {number:>5} tried {wrong:>4} wrong")
         print(f"{sum(self.tried.values())} tried, {len(self.failed)} wrong, {self.seconds:.0f} s")
         if json_file is not None:
-            report = {"format_version": 1, "tried": self.tried, "failed": self.failed, "seconds": round(self.seconds, 1)}
+            report = {
+                "format_version": 1,
+                "tried": self.tried,
+                "failed": self.failed,
+                "seconds": round(self.seconds, 1),
+            }
             json_file.write_text(json.dumps({**report, **more}, indent=2) + "\n")
         return int(bool(self.failed))
