@@ -47,7 +47,7 @@ def output(path: Path | None) -> Path | None:
     return path
 
 
-def lock(context: typer.Context, out: Path | None) -> Path | None:
+def lock_output(context: typer.Context, out: Path) -> None:
     """Check the folder that a command adds its results to, and hold its lock until the command ends.
 
     Raises:
@@ -55,10 +55,8 @@ def lock(context: typer.Context, out: Path | None) -> Path | None:
     """
     from msal_deploy.files import output_folder, output_lock
 
-    if out is not None:
-        output_folder(out)
-        context.with_resource(output_lock(out))
-    return out
+    output_folder(out)
+    context.with_resource(output_lock(out))
 
 
 Json = Annotated[

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import AjiBudget, Budget, BundlePath, Engines, Json, PqBudget, Threads, WorstImage, lock
+from msal_deploy.cli.options import (
+    AjiBudget,
+    Budget,
+    BundlePath,
+    Engines,
+    Json,
+    PqBudget,
+    Threads,
+    WorstImage,
+    lock_output,
+)
 from msal_deploy.cli.pages import gallery
 
 if TYPE_CHECKING:
@@ -22,6 +32,7 @@ BISECT_PATCHES = 16
 
 
 def validate(
+    context: typer.Context,
     bundle: BundlePath,
     data: Annotated[
         str,
@@ -58,7 +69,7 @@ def validate(
     threads: Threads = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for report.html and what it was made from.", callback=lock),
+        typer.Option("--out", "-o", help="Folder for report.html and what it was made from."),
     ] = None,
     json: Json = None,
 ) -> None:
@@ -82,6 +93,8 @@ def validate(
     from msal_deploy.validate import Limits
     from msal_deploy.validate import validate as score
 
+    if out:
+        lock_output(context, out)
     opened = Bundle(bundle)
     first, *others = dict.fromkeys(map(parse_protocol, protocol or ["corners"]))
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
