@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import onnx
 import pytest
+from tiny_bundle import tiny_graph
 
 from msal_deploy.bundle import CHECKPOINT, MANIFEST, Bundle, Manifest, artifact, write_manifest
 from msal_deploy.errors import BadInput
 from msal_deploy.recipe import Recipe
 from msal_deploy.spec import ModelSpec
-from tiny_bundle import tiny_graph
 
 
 @pytest.fixture
