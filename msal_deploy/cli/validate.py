@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import AjiBudget, Budget, BundlePath, Engines, Json, PqBudget, Threads, WorstImage
+from msal_deploy.cli.options import (
+    AjiBudget,
+    Budget,
+    BundlePath,
+    Engines,
+    Json,
+    LabelFolder,
+    PqBudget,
+    Threads,
+    WorstImage,
+)
 from msal_deploy.cli.pages import gallery
 
 if TYPE_CHECKING:
@@ -32,6 +42,7 @@ def validate(
             show_default=False,
         ),
     ],
+    labels: LabelFolder = None,
     engine: Engines = None,
     budget: Budget = 0.002,
     worst_image: WorstImage = 0.02,
@@ -84,7 +95,7 @@ def validate(
     opened = Bundle(bundle)
     first, *others = dict.fromkeys(map(parse_protocol, protocol or ["corners"]))
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
-    with open_scored_images(data, warn=partial(typer.echo, err=True)) as images:
+    with open_scored_images(data, partial(typer.echo, err=True), labels) as images:
         require_unseen(opened, images)
         patches = protocol_patches(images, first, patch)
         also = {name: protocol_patches(images, name, patch) for name in others}

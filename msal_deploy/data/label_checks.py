@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from msal_deploy.data.annotated import AnnotatedImage
 from msal_deploy.data.annotations import Annotation, read_xml
-from msal_deploy.data.dataset import AnnotatedImage
 from msal_deploy.errors import BadInput
 
 MAX_COVERED = 0.8  # of the pixels; the densest of 789 images has 0.65

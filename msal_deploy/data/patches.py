@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import label
 
-from msal_deploy.data.dataset import AnnotatedImage
+from msal_deploy.data.annotated import AnnotatedImage
 from msal_deploy.errors import BadInput, suggest
 from msal_deploy.spec import HEIGHT
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from msal_deploy.data.checksums import SHA256SUMS, Checksums
-from msal_deploy.data.dataset import Problem
 from msal_deploy.data.label_checks import MANY_OUTSIDE, MAX_COVERED, MIN_CONTRAST, Fault
+from msal_deploy.data.layout import Problem
 
 
 class ImageReport(msgspec.Struct, frozen=True):
