@@ -74,7 +74,7 @@ def _from_npz(path: Path) -> NDArray[Any]:
     with zipfile.ZipFile(path) as members:
         largest = max((member.file_size for member in members.infolist()), default=0)
     if largest > MAX_MEMBER:
-        raise BadInput(f"{path} holds an array of {largest / 1e9:.0f} GB", "save one label map for each image")
+        raise BadInput(f"{path} holds an array of {largest:,} bytes", "save one label map for each image")
     with np.load(path, allow_pickle=False) as arrays:
         return np.asarray(arrays[_chosen(list(arrays), path)])
 

@@ -140,7 +140,7 @@ def _classify(path: Path, root: Path) -> _File | None:
         return None
     if suffix == ".npy" and (stacked := _role_in(path.stem)):
         return _File(path, _key(folders, root), stacked, split)
-    role = next(filter(None, map(_role_in, folders)), "image")
+    role = next((found for name in folders if (found := _role_in(name))), None) or "image"
     if suffix in ARRAY_SUFFIXES:
         return None if role == "image" and suffix == ".npy" and folders else _File(path, path.stem, "map", split)
     ending = LABEL_ENDING.search(path.stem)
