@@ -62,6 +62,10 @@ def lock_output(context: typer.Context, out: Path) -> None:
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the report as JSON to this file.", callback=output)
 ]
+LabelFolder = Annotated[
+    str | None,
+    typer.Option("--labels", metavar="NAME", help="The folder of label maps to use, where an image has several."),
+]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", "-r", help="A recipe: paper, robust, fast, demo, or a TOML file.")
 ]

@@ -14,6 +14,7 @@ from msal_deploy.cli.options import (
     BundlePath,
     Engines,
     Json,
+    LabelFolder,
     PqBudget,
     Threads,
     WorstImage,
@@ -43,6 +44,7 @@ def validate(
             show_default=False,
         ),
     ],
+    labels: LabelFolder = None,
     engine: Engines = None,
     budget: Budget = 0.002,
     worst_image: WorstImage = 0.02,
@@ -98,7 +100,7 @@ def validate(
     opened = Bundle(bundle)
     first, *others = dict.fromkeys(map(parse_protocol, protocol or ["corners"]))
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
-    with open_scored_images(data, warn=partial(typer.echo, err=True)) as images:
+    with open_scored_images(data, partial(typer.echo, err=True), labels) as images:
         require_unseen(opened, images)
         patches = protocol_patches(images, first, patch)
         also = {name: protocol_patches(images, name, patch) for name in others}

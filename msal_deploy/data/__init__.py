@@ -1,9 +1,10 @@
 """Images, annotations and patches: MoNuSeg, data sets with another layout, and synthetic ones.
 
 ===============  ==================================================================================
-`dataset`        `open_dataset` finds the annotated images in a folder or zip
+`dataset`        `open_dataset` opens a folder or zip; `layout` finds the annotated images in it
+`annotated`      `AnnotatedImage`: an image with its annotation
 `training_sets`  `open_training_sets` opens several data sets by name, `open_scored_images` the images to score
-`images`         `read_image` and `read_label` read files into arrays
+`images`         `read_image` and `read_label` read files into arrays; `arrays` reads those of NumPy and MATLAB
 `annotations`    `read_xml` and `write_xml`: outlines of nuclei in Aperio XML
 `polygons`       `rasterise` draws the outlines
 `label_checks`   `check_labels`: do labels belong to their images, and are they what they seem?
@@ -21,10 +22,12 @@
 (8, (256, 256, 3), dtype('bool'))
 """
 
+from msal_deploy.data.annotated import AnnotatedImage, label_convention
 from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, read_xml, write_xml
-from msal_deploy.data.dataset import AnnotatedImage, Dataset, find_dataset, label_convention, open_dataset
+from msal_deploy.data.dataset import find_dataset, open_dataset
 from msal_deploy.data.images import image_size, pixel_hash, read_image, read_label
 from msal_deploy.data.label_checks import check_labels
+from msal_deploy.data.layout import Dataset
 from msal_deploy.data.patches import (
     Patch,
     Protocol,

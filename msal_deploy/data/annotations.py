@@ -16,7 +16,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse
 from numpy.typing import NDArray
 
-from msal_deploy.data.polygons import Polygon
+from msal_deploy.data.polygons import Polygon, bounding_box
 from msal_deploy.errors import BadInput
 from msal_deploy.files import regular_file
 
@@ -50,8 +50,9 @@ class Annotation(msgspec.Struct, frozen=True, eq=False):
         return int(sum(_outside(vertices, shape).sum() for vertices in self.polygons))
 
     def outside_share(self, shape: tuple[int, int]) -> float:
-        """Return the part of the vertices that is outside an image of `shape` (height, width)."""
-        return self.outside(shape) / max(1, sum(map(len, self.polygons)))
+        """Return the part of the polygons of which no pixel is in an image of `shape` (height, width)."""
+        outside = [0 in bounding_box(vertices, shape)[2:] for vertices in self.polygons]
+        return sum(outside) / max(1, len(outside))
 
 
 def _outside(vertices: Polygon, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from msal_deploy.data.annotated import AnnotatedImage
 from msal_deploy.data.annotations import Annotation, read_xml
-from msal_deploy.data.dataset import AnnotatedImage
 from msal_deploy.errors import BadInput
 
 MAX_COVERED = 0.8  # of the pixels; the densest of 789 images has 0.65
-MAX_OUTSIDE, MANY_OUTSIDE = 0.5, 0.1  # of the vertices; at most 0.014 in MoNuSeg, from nuclei cut by the edge
+MAX_OUTSIDE, MANY_OUTSIDE = 0.5, 0.1  # of the outlines; none is wholly outside its image in MoNuSeg
 MAX_PIECES = 1.5  # for each value of a map; at most 1.25 in 755 true maps, 47 and more if blurred
 MIN_PIECE = 30  # px, on average; blurred masks have 1 to 10
 RING = 6  # px around the labels
@@ -110,7 +110,7 @@ def _outside(annotation: Annotation, shape: tuple[int, ...]) -> tuple[Fault, ...
     share = annotation.outside_share((shape[0], shape[1]))
     if share <= MANY_OUTSIDE:
         return ()
-    cause = f"{share:.0%} of the vertices of its outlines are outside its {shape[1]}×{shape[0]} px"
+    cause = f"{share:.0%} of its outlines are outside its {shape[1]}×{shape[0]} px"
     remedy = "use outlines in pixels of this image, not of the whole slide or in µm"
     return (Fault(cause, remedy, certain=share > MAX_OUTSIDE),)
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from msal_deploy.data.dataset import AnnotatedImage, Dataset, open_dataset
+from msal_deploy.data.annotated import AnnotatedImage
+from msal_deploy.data.dataset import open_dataset
 from msal_deploy.data.images import pixel_hash
 from msal_deploy.data.label_checks import check_labels
+from msal_deploy.data.layout import Dataset
 from msal_deploy.errors import BadInput
 
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)")
@@ -32,7 +34,7 @@ def split_name(source: str) -> tuple[str, Path]:
 
 @contextmanager
 def open_training_sets(
-    sources: Iterable[str], warn: Warn | None = None
+    sources: Iterable[str], warn: Warn | None = None, labels: str | None = None
 ) -> Iterator[dict[str, tuple[AnnotatedImage, ...]]]:
     """Open data sets and return the training images of each by its name.
 
@@ -45,6 +47,7 @@ def open_training_sets(
     Args:
         sources: Folders or zips, each as PATH or NAME=PATH.
         warn: Called with a line for each image whose labels are odd.
+        labels: Name of the folder of label maps to use, where there are several.
 
     Raises:
         BadInput: Two sets have the same name, a set has no training images, an image has no annotation or cannot be
@@ -56,7 +59,7 @@ def open_training_sets(
         for name, path in map(split_name, sources):
             if name in datasets:
                 raise BadInput(f"Two data sets are named {name!r}", "name them: --data NAME=PATH")
-            datasets[name] = stack.enter_context(open_dataset(path))
+            datasets[name] = stack.enter_context(open_dataset(path, labels))
             if not training_images(datasets[name]):
                 raise BadInput(f"{path} has no training images", "put them in a folder named train")
         check_distinct({name: (*dataset.train, *dataset.test) for name, dataset in datasets.items()})
@@ -72,7 +75,9 @@ def training_images(dataset: Dataset) -> tuple[AnnotatedImage, ...]:
 
 
 @contextmanager
-def open_scored_images(source: str, warn: Warn | None = None) -> Iterator[tuple[AnnotatedImage, ...]]:
+def open_scored_images(
+    source: str, warn: Warn | None = None, labels: str | None = None
+) -> Iterator[tuple[AnnotatedImage, ...]]:
     """Open a data set that `open_training_sets` accepts, and return the images to score.
 
     >>> with open_scored_images("lab=monuseg") as images:
@@ -82,12 +87,13 @@ def open_scored_images(source: str, warn: Warn | None = None) -> Iterator[tuple[
     Args:
         source: Folder or zip, as PATH or NAME=PATH.
         warn: Called with a line for each image whose labels are odd.
+        labels: Name of the folder of label maps to use, where there are several.
 
     Raises:
         BadInput: The set cannot be opened (`open_dataset`), has no test images (`scored_images`), its labels are wrong
             (`check_labels`), or a test image is also a training image.
     """
-    with open_dataset(split_name(source)[1]) as dataset:
+    with open_dataset(split_name(source)[1], labels) as dataset:
         images = scored_images(dataset)
         check_labels(images, warn)
         if dataset.train:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from msal_deploy.data.annotated import AnnotatedImage
 from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, read_xml
 from msal_deploy.data.checksums import Checksums, check_sums
-from msal_deploy.data.dataset import AnnotatedImage, Problem, checked_size, opened_folder, scan
-from msal_deploy.data.images import pixel_hash, read_image, read_label
+from msal_deploy.data.dataset import opened_folder
+from msal_deploy.data.images import pixel_hash
 from msal_deploy.data.label_checks import Fault, contrast, label_faults
+from msal_deploy.data.layout import Problem, scan
 from msal_deploy.data.polygons import rasterise
 from msal_deploy.data.verify_report import Agreement, ImageReport, SplitReport, VerifyReport
 from msal_deploy.errors import BadInput
@@ -28,7 +30,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def verify(path: StrPath, *, progress: bool = False) -> VerifyReport:
+def verify(path: StrPath, *, labels: str | None = None, progress: bool = False) -> VerifyReport:
     """Read every file of a data set and report its contents and problems.
 
     >>> report = verify(Path("monuseg"))
@@ -37,13 +39,14 @@ def verify(path: StrPath, *, progress: bool = False) -> VerifyReport:
 
     Args:
         path: A folder or zip.
+        labels: Name of the folder of label maps to use, where there are several.
         progress: Show a progress bar on stderr.
 
     Raises:
         BadInput: The path does not exist, the zip cannot be unpacked, or there is no image.
     """
     with opened_folder(path) as folder:
-        findings = scan(folder)
+        findings = scan(folder, labels)
         dataset = findings.dataset
         train = [_check(image, folder) for image in _tracked(dataset.train, "training images", progress)]
         test = [_check(image, folder) for image in _tracked(dataset.test, "test images", progress)]
@@ -67,25 +70,23 @@ def _tracked(items: Sequence[Item], what: str, progress: bool) -> Iterable[Item]
 def _check(annotated: AnnotatedImage, folder: Path) -> ImageReport:
     """Read an image and its annotations; each file that cannot be used becomes a fault."""
     faults: list[str] = []
-    image = _attempt(faults, read_image, annotated.image_path)
-    annotation = _attempt(faults, read_xml, annotated.xml_path)
-    label = _attempt(faults, read_label, annotated.map_path)
-    drawn = None
-    if image is not None and label is not None:
-        label = _attempt(faults, partial(checked_size, label, image.shape[:2]), annotated.map_path)
+    image = _attempt(faults, annotated.image)
+    annotation = _attempt(faults, partial(read_xml, annotated.xml_path)) if annotated.xml_path else None
+    drawn = label = None
+    if image is not None:
+        label = _attempt(faults, annotated.label_map)
     if image is not None and annotation is not None:
-        drawn = _attempt(faults, partial(rasterise, annotation.polygons, image.shape[:2]), annotated.xml_path)
+        name = str(annotated.xml_path)
+        drawn = _attempt(faults, partial(rasterise, annotation.polygons, image.shape[:2], name))
     report = _measured(annotated.stem, image, annotation, label, drawn)
     faults += [f"{annotated.stem}: {fault.cause}; {fault.remedy}" for fault in report.label_faults]
     # A zip's temporary folder no longer exists when the user reads the report.
     return msgspec.structs.replace(report, faults=tuple(fault.replace(f"{folder}/", "") for fault in faults))
 
 
-def _attempt(faults: list[str], read: Callable[[Path], Value], path: Path | None) -> Value | None:
-    if path is None:
-        return None
+def _attempt(faults: list[str], read: Callable[[], Value]) -> Value | None:
     try:
-        return read(path)
+        return read()
     except BadInput as error:
         faults.append(str(error))
         return None

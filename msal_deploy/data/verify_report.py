@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from msal_deploy.data.checksums import SHA256SUMS, Checksums
-from msal_deploy.data.dataset import Problem
 from msal_deploy.data.label_checks import MANY_OUTSIDE, MAX_COVERED, MIN_CONTRAST, Fault
+from msal_deploy.data.layout import Problem
 
 
 class ImageReport(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class ImageReport(msgspec.Struct, frozen=True):
         regions: Number of regions in the XML.
         degenerate: Number of regions with fewer than three distinct vertices, which are skipped.
         outside: Number of vertices outside the image.
-        outside_share: Part of the vertices that is outside the image.
+        outside_share: Part of the regions that is wholly outside the image.
         nuclei: Number of nuclei; from the XML if there is one, else from the label map.
         nuclei_share: Fraction of the pixels in nuclei, or None if there is no usable annotation.
         microns_per_pixel: Pixel size given in the XML, or None.

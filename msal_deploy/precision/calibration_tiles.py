@@ -71,7 +71,10 @@ def tissue_tiles(images: Sequence[AnnotatedImage], test: Sequence[AnnotatedImage
         BadInput: There are no training images, one of them is also a test image, or none shows tissue.
     """
     if not images:
-        raise BadInput("Expected training images to calibrate on, got none", "use a data set with a train folder")
+        raise BadInput(
+            "Expected training images to calibrate on, got none",
+            "put those to calibrate on in a folder named train, and those to score in one named test",
+        )
     _require_disjoint(images, {pixel_hash(image.image()): image.stem for image in test})
     tiles = tuple(tile for image in images for tile in _grid(image))
     if not tiles:

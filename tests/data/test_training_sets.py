@@ -119,7 +119,8 @@ def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", 0)
     (folder / "labels" / "1.png").unlink()
     assert refusal(write_set(tmp_path / "other", 1), folder) == (
-        "set: test images without annotation: 1 (1); add an XML or a label map of the same name"
+        "set: test images without annotation: 1 (1); add an XML or a label map of the same name, in a folder named "
+        "like annotations, labels or masks"
     )
     shutil.rmtree(folder / "labels")
     assert "images without annotation: 2 (0, 1)" in refusal(folder)
@@ -159,6 +160,7 @@ def test_images_that_differ_in_one_value_or_in_shape_are_distinct(tmp_path: Path
         pixels = np.array(image)
     pixels[-1, -1, -1] ^= 1
     Image.fromarray(pixels).save(folder / "images" / "1.png")
+    shutil.copy(folder / "labels" / "0.png", folder / "labels" / "1.png")
     for index, shape in enumerate([(32, 128), (128, 32)], 2):  # the same bytes in another shape
         Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(folder / "images" / f"{index}.png")
         labels = np.zeros(shape, np.uint8)
