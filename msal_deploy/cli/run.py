@@ -20,6 +20,7 @@ from msal_deploy.cli.options import (
     WorstImage,
     choose_recipe,
     lock_output,
+    read_checkpoint,
 )
 from msal_deploy.cli.pages import gallery
 from msal_deploy.errors import BadInput, GateFailed
@@ -165,7 +166,7 @@ def _name_weights(first: Path, also: list[str]) -> tuple[str, dict[str, Path]]:
     """
     from collections import Counter
 
-    from msal_deploy.checkpoint import load_checkpoint
+    from msal_deploy.checkpoint import load_checkpoint, own_recipe
     from msal_deploy.files import sha256
     from msal_deploy.weights import find_weights
 
@@ -177,8 +178,8 @@ def _name_weights(first: Path, also: list[str]) -> tuple[str, dict[str, Path]]:
             raise BadInput(f"{file} has the same weights as {seen[digest]}", "remove it from --also")
         seen[digest] = file
     for file in files[1:]:
-        if file.suffix in (".pt", ".pth"):
-            cause = f"{file} is a state dict without a recipe, and --recipe does not apply to --also"
+        if own_recipe(file) is None:
+            cause = f"{file} does not say which network it holds, and --recipe does not apply to --also"
             raise BadInput(cause, "export it with --recipe and use the checkpoint.safetensors of the bundle")
         load_checkpoint(file).network()  # raises if the file is missing or damaged, or does not fit its network
     stems = Counter(file.stem for file in files)
@@ -237,7 +238,6 @@ def _export(
     budget: float,
     of: str,
 ) -> "PrecisionReport | None":
-    from msal_deploy.checkpoint import load_checkpoint
     from msal_deploy.data import validation_split
     from msal_deploy.export import export
     from msal_deploy.metrics import MIN_IMAGES
@@ -246,7 +246,7 @@ def _export(
 
     _heading(f"Export: ONNX, compared with PyTorch{of}")
     reports: list[PrecisionReport] = []
-    weights = load_checkpoint(checkpoint, Recipe.load(recipe) if recipe else None)
+    weights = read_checkpoint(checkpoint, Recipe.load(recipe) if recipe else None)
 
     def finish(bundle: Path) -> None:
         if not (fp16 or int8) or len(dataset.train) < 2:
