@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from msal_deploy.cli.signals import INTERRUPTED, exit_code
 from msal_deploy.errors import BadInput, DeployError, InternalFault, MissingRequirement, translate_missing_extra
 from msal_deploy.files.temporary import LEFTOVER
+from msal_deploy.memory import is_out_of_memory, not_enough_memory
 
 AGAIN = "run the command again"
 LACKING = {  # errors of the system -> what the machine lacks, and what to do
@@ -74,10 +75,10 @@ class Group(TyperGroup):
 
 def _translated(error: Exception) -> DeployError:
     """Return what the user is told of an error."""
+    if is_out_of_memory(error):  # also what was taken for a damaged file because memory ran out while it was read
+        return not_enough_memory(error)
     if isinstance(error, DeployError):
         return error
-    if isinstance(error, MemoryError):
-        return MissingRequirement("Not enough memory", "use a smaller batch or size")
     if isinstance(error, OSError):
         return _from_os(error)
     cause = f"Unexpected {type(error).__name__}: {error}"

@@ -1,8 +1,8 @@
 """Try every bad input of the corpus: is it refused in one sentence, with the right exit code, and nothing left behind?
 
-    python tests/soak/bad_inputs.py --json benchmarks/results/DATE-soak-bad-inputs.json
-    python tests/soak/bad_inputs.py --part 3/10            # a fixed tenth
-    python tests/soak/bad_inputs.py --only "manifests: nested" --keep
+python tests/soak/bad_inputs.py --json benchmarks/results/DATE-soak-bad-inputs.json
+python tests/soak/bad_inputs.py --part 3/10            # a fixed tenth
+python tests/soak/bad_inputs.py --only "manifests: nested" --keep
 """
 
 import argparse

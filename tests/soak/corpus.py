@@ -163,7 +163,9 @@ def made_images() -> dict[str, bytes]:
     png = saved(picture)
     found = {mode: saved(picture.convert(mode)) for mode in ("1", "L", "P", "LA", "RGBA", "I;16")}
     found |= {f"{mode} JPEG": saved(picture.convert(mode), "JPEG") for mode in ("L", "CMYK", "YCbCr")}
-    found |= {form: saved(picture, form) for form in ("GIF", "BMP", "WEBP", "PPM", "ICO", "TGA", "PCX", "PDF", "JPEG2000")}
+    found |= {
+        form: saved(picture, form) for form in ("GIF", "BMP", "WEBP", "PPM", "ICO", "TGA", "PCX", "PDF", "JPEG2000")
+    }
     clear = np.dstack([rgb, np.zeros((64, 64), np.uint8)])
     found["transparent"] = saved(Image.fromarray(clear, "RGBA"))
     found["animation"] = saved(picture, "PNG", save_all=True, append_images=[picture.rotate(90)])
@@ -236,7 +238,13 @@ def labels(source: Path) -> Iterator[Case]:
         yield Case("labels", f"map: {title}", ("data", "verify", "set"), labelled("png", content), exits)
     for title, odd in oddities("set/test/masks/a.png").items():
         make = both(labelled("png", maps["RGB"]), odd)
-        yield Case("labels", f"map is {title}", ("data", "verify", "set"), make, EITHER if title == "missing" else REFUSED_OR_PROBLEM)
+        yield Case(
+            "labels",
+            f"map is {title}",
+            ("data", "verify", "set"),
+            make,
+            EITHER if title == "missing" else REFUSED_OR_PROBLEM,
+        )
     payload = npy(np.array([Payload()], dtype=object), allow_pickle=True)
     arrays = {
         "pickled objects": payload,
@@ -251,7 +259,9 @@ def labels(source: Path) -> Iterator[Case]:
         "2**40 × 2**40 by its header": npy(label).replace(b"(256, 256)", b"(2**40,2**40)"[:10].ljust(10)),
         "a huge header": b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b"{}",
         "an unknown version": b"\x93NUMPY\x09\x09" + npy(label)[8:],
-        "code as its header": b"\x93NUMPY\x01\x00" + struct.pack("<H", 64) + b"__import__('os').system('touch PWNED')".ljust(64),
+        "code as its header": b"\x93NUMPY\x01\x00"
+        + struct.pack("<H", 64)
+        + b"__import__('os').system('touch PWNED')".ljust(64),
         "another size": npy(label[:10]),
     }
     for title, content in {**arrays, **damages(npy(label), "npy", 4)}.items():
@@ -533,7 +543,7 @@ def pickles(source: Path) -> Iterator[Case]:
         "a payload, plain": pickle.dumps(Payload()),
         "a payload, protocol 0": pickle.dumps(Payload(), 0),
         "a payload of opcodes": b"cos\nsystem\n(S'touch PWNED'\ntR.",
-        "a payload by eval": b"c__builtin__\neval\n(S'open(\"PWNED\", \"w\")'\ntR.",
+        "a payload by eval": b'c__builtin__\neval\n(S\'open("PWNED", "w")\'\ntR.',
         "a payload in a zip": zip_of({"archive/data.pkl": pickle.dumps(Payload()), "archive/version": b"3\n"}),
     }
     empty = {
@@ -623,15 +633,15 @@ def sign(folder: Path, *names: str) -> None:
 
 USES = {
     "model.fp32.onnx": (
-        ("bench", "bundle", "-e", "onnxruntime:fp32", "--size", "64", "--seconds", "0.01", "--windows", "1"),
-        ("bench", "bundle", "-e", "openvino:fp32", "--size", "64", "--seconds", "0.01", "--windows", "1"),
+        ("bench", "bundle", "-e", "onnxruntime:fp32", "--size", "64", "--seconds", "0.01", "--windows", "2"),
+        ("bench", "bundle", "-e", "openvino:fp32", "--size", "64", "--seconds", "0.01", "--windows", "2"),
         ("package", "bundle", "cpp", "--out", "out"),
         ("package", "bundle", "triton", "--backend", "onnxruntime", "--out", "out"),
         ("package", "bundle", "build-kit", "--gpu", "rtx-3090", "--precision", "fp32", "--out", "out"),
         ("doctor", "--bundle", "bundle", "--gpu", "rtx-3090"),
     ),
     "model.int8.onnx": (
-        ("bench", "bundle", "-e", "onnxruntime:int8", "--size", "64", "--seconds", "0.01", "--windows", "1"),
+        ("bench", "bundle", "-e", "onnxruntime:int8", "--size", "64", "--seconds", "0.01", "--windows", "2"),
         ("package", "bundle", "cpp", "--precision", "int8", "--out", "out"),
     ),
     "golden/image.npy": (("package", "bundle", "cpp", "--out", "out"),),
@@ -783,7 +793,9 @@ def manifests(source: Path) -> Iterator[Case]:
         make = both(copy("bundle"), field(keys, value))
         kind, title = "manifests", f"{'.'.join(keys)} = {str(value)[:24]!r}"
         names = keys[-1] == "name"
-        yield Case(kind, title, kit if names else bench, make, frozenset({2}) if names or keys[0] == "artifacts" else may)
+        yield Case(
+            kind, title, kit if names else bench, make, frozenset({2}) if names or keys[0] == "artifacts" else may
+        )
     for outside in ("../secret", "/etc/passwd", "golden/../../secret", "model.fp32.onnx\0", "a\nb"):
         make = both(copy("bundle"), write("secret", b"own"), moved("model.fp32.onnx", outside))
         yield Case("manifests", f"the artifact {outside!r}", bench, make)
@@ -845,7 +857,9 @@ def tables(source: Path) -> Iterator[Case]:
         yield Case("recipes", f"is {title}", train, odd)
         yield Case("targets", f"is {title}", doctor, odd)
     values = ("nan", "inf", "-1", "0", "1e999", "''", "[]", "{}", "true", "99999999999999999999", "'$(touch PWNED)'")
-    for key, value in itertools.product(("patch", "epochs", "batch", "rate", "validation", "optimizer", "loss"), values):
+    for key, value in itertools.product(
+        ("patch", "epochs", "batch", "rate", "validation", "optimizer", "loss"), values
+    ):
         if (key, value) in (("rate", "0"), ("validation", "0"), ("validation", "true")):
             continue
         content = f"[train]\n{key} = {value}\n".encode()
@@ -884,7 +898,13 @@ def results(source: Path) -> Iterator[Case]:
             text = json.dumps({**document, key: value}).encode()
             make = both(copy("report"), write("report/report.json", text))
             yield Case("results", f"{key} = {value!r}", ("report", "report"), make, frozenset({0, 2}))
-    yield Case("results", "no pictures", ("report", "report"), both(copy("report"), without("report/pictures")), frozenset({0, 2}))
+    yield Case(
+        "results",
+        "no pictures",
+        ("report", "report"),
+        both(copy("report"), without("report/pictures")),
+        frozenset({0, 2}),
+    )
     for command in ("report", "view"):
         for title, odd in oddities("folder").items():
             yield Case("results", f"the folder is {title}", (command, "folder"), odd)
@@ -943,6 +963,11 @@ def options(source: Path) -> Iterator[Case]:
 # Outputs
 
 
+def device(folder: Path) -> None:
+    """Make a node of /dev/null in the case's own folder."""
+    os.mknod(folder / "x", 0o20666, os.makedev(1, 3))
+
+
 def outputs(source: Path) -> Iterator[Case]:
     commands: dict[str, tuple[str, ...]] = {
         "doctor --json": ("doctor", "--gpu", "rtx-3090", "--json"),
@@ -960,14 +985,40 @@ def outputs(source: Path) -> Iterator[Case]:
         yield Case("outputs", f"{title} below a file", (*command, "x/y.json"), write("x", b"own"))
         yield Case("outputs", f"{title} in /proc", (*command, "/proc/x.json"))
         if os.geteuid() == 0:
-            yield Case("outputs", f"{title} to a device", (*command, "x"), lambda folder: os.mknod(folder / "x", 0o20666, os.makedev(1, 3)))
+            yield Case(
+                "outputs",
+                f"{title} to a device",
+                (*command, "x"),
+                lambda folder: os.mknod(folder / "x", 0o20666, os.makedev(1, 3)),
+            )
     folders: dict[str, tuple[str, ...]] = {
         "package": ("package", "../good/bundle", "cpp", "--out"),
         "synthesize": ("data", "synthesize", "--train", "1", "--test", "1", "--size", "256"),
         "train": ("train", "--data", "../good/data", "--recipe", "../good/recipe.toml", "--out"),
-        "predict": ("predict", "../good/image.png", "--mpp", "0.25", "--bundle", "../good/bundle", "-e", ENGINE, "--out"),
+        "predict": (
+            "predict",
+            "../good/image.png",
+            "--mpp",
+            "0.25",
+            "--bundle",
+            "../good/bundle",
+            "-e",
+            ENGINE,
+            "--out",
+        ),
         "export": ("export", "../good/weights.safetensors", "--out"),
-        "validate": ("validate", "../good/bundle", "--data", "../good/data", "--patch", "256", *REFERENCE, "-e", ENGINE, "--out"),
+        "validate": (
+            "validate",
+            "../good/bundle",
+            "--data",
+            "../good/data",
+            "--patch",
+            "256",
+            *REFERENCE,
+            "-e",
+            ENGINE,
+            "--out",
+        ),
     }
     for title, command in folders.items():
         for what, odd in oddities("x").items():
@@ -982,7 +1033,24 @@ def outputs(source: Path) -> Iterator[Case]:
         yield Case("outputs", f"{title} over /", (*command, "/"))
 
 
+def controls(source: Path) -> Iterator[Case]:
+    """The same commands on good inputs: they must succeed, or a refusal would say nothing about the input."""
+    for command in {command: None for commands in USES.values() for command in commands}:
+        exits = frozenset({0, 1, 3}) if command[0] in ("validate", "doctor") else DONE
+        if command[:3] != ("package", "bundle", "triton"):  # its image is big
+            yield Case("controls", " ".join(command), command, copy("bundle"), exits)
+    verify, report = ("data", "verify", "data"), ("report", "report")
+    yield Case("controls", "verify", verify, copy("data"), DONE)
+    yield Case("controls", "report", report, copy("report"), DONE)
+    predict = ("predict", "image.png", "--bundle", "../good/bundle", "-e", ENGINE, "--mpp", "0.25", "--out", "out")
+    yield Case("controls", "predict", predict, copy("image.png"), DONE)
+    yield Case("controls", "doctor", ("doctor", "--gpu", "../good/target.toml", "--json", "x"), exits=frozenset({0, 3}))
+    train = ("train", "--data", "../good/data", "--recipe", "../good/recipe.toml", "--epochs", "1", "--out", "r")
+    yield Case("controls", "train", train, exits=DONE, seconds=300)
+
+
 CLASSES: dict[str, Callable[[Path], Iterator[Case]]] = {
+    "controls": controls,
     "images": images,
     "labels": labels,
     "annotations": annotations,

@@ -26,11 +26,33 @@ ROOT = Path(__file__).parents[2]
 PARSERS = ("xml", "manifest", "plan", "recipe", "target")
 TOKENS = {
     "xml": [
-        *("<Annotations ", "<Annotation ", "<Regions>", "<Region ", "<Vertices>", "<Vertex ", 'X="1"', 'Y="2"', 'Z="0"'),
+        *(
+            "<Annotations ",
+            "<Annotation ",
+            "<Regions>",
+            "<Region ",
+            "<Vertices>",
+            "<Vertex ",
+            'X="1"',
+            'Y="2"',
+            'Z="0"',
+        ),
         *('MicronsPerPixel="0.25"', 'Id="1"', 'NegativeROA="1"', 'Type="3"', "/>", "</Region>", "nan", "inf", "1e999"),
         *("<!DOCTYPE a [<!ENTITY b 'c'>]>", "&b;", "<?xml version='1.0' encoding='utf-16'?>", "<![CDATA[", "\ufeff"),
     ],
-    "manifest": ['"artifacts"', '"sha256"', '"made_from"', '"spec"', '"axes"', "null", "1e999", "-1", "[[", "{}", '"\\ud800"'],
+    "manifest": [
+        '"artifacts"',
+        '"sha256"',
+        '"made_from"',
+        '"spec"',
+        '"axes"',
+        "null",
+        "1e999",
+        "-1",
+        "[[",
+        "{}",
+        '"\\ud800"',
+    ],
     "plan": ['"profile"', '"min"', '"opt"', '"max"', '"sm"', "null", "1e999", "-1", "[[", "{}", '"\\ud800"'],
     "recipe": ["[train]", "[network]", "[export]", "patch = 64", "= nan", "= inf", "= -1", "= [", "'''", "1979-05-27"],
     "target": ["like = 'l4'", "sm = '8.6'", "[cuda]", "= nan", "= inf", "= -1", "= [", "'''", "1979-05-27"],
@@ -138,7 +160,9 @@ def fuzz(parser: str, work: Path, minutes: float) -> None:
             if "\n" in str(error):
                 keep(data, "BadInput of several lines", work)
         except Exception as error:
-            place = [frame for frame in traceback.extract_tb(error.__traceback__) if "msal_deploy" in frame.filename][-1]
+            place = [frame for frame in traceback.extract_tb(error.__traceback__) if "msal_deploy" in frame.filename][
+                -1
+            ]
             keep(data, f"{type(error).__name__} at {Path(place.filename).name}, {place.name}", work)
 
     corpus = work / "corpus"

@@ -51,7 +51,7 @@ class Case:
     command: tuple[str, ...]
     make: Callable[[Path], object] = lambda folder: None
     exits: frozenset[int] = REFUSED
-    seconds: float = 60
+    seconds: float = 30
     stdin: str = ""
 
     @property
@@ -132,7 +132,7 @@ def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            content: object = os.readlink(path)
+            content: object = str(path.readlink())
         elif stat.S_ISREG(mode):
             size = path.stat().st_size
             content = hashlib.sha256(path.read_bytes()).hexdigest() if size < 1 << 24 else size
@@ -223,6 +223,11 @@ class Tally:
             print(f"{kind:<24} {number:>5} tried {wrong:>4} wrong")
         print(f"{sum(self.tried.values())} tried, {len(self.failed)} wrong, {self.seconds:.0f} s")
         if json_file is not None:
-            report = {"format_version": 1, "tried": self.tried, "failed": self.failed, "seconds": round(self.seconds, 1)}
+            report = {
+                "format_version": 1,
+                "tried": self.tried,
+                "failed": self.failed,
+                "seconds": round(self.seconds, 1),
+            }
             json_file.write_text(json.dumps({**report, **more}, indent=2) + "\n")
         return int(bool(self.failed))
