@@ -1044,7 +1044,7 @@ def controls(source: Path) -> Iterator[Case]:
     yield Case("controls", "report", report, copy("report"), DONE)
     predict = ("predict", "image.png", "--bundle", "../good/bundle", "-e", ENGINE, "--mpp", "0.25", "--out", "out")
     yield Case("controls", "predict", predict, copy("image.png"), DONE)
-    yield Case("controls", "doctor", ("doctor", "--gpu", "../good/target.toml", "--json", "x"), exits=frozenset({0, 3}))
+    yield Case("controls", "doctor", ("doctor", "--gpu", "../good/target.toml"), exits=frozenset({0, 3}))
     train = ("train", "--data", "../good/data", "--recipe", "../good/recipe.toml", "--epochs", "1", "--out", "r")
     yield Case("controls", "train", train, exits=DONE, seconds=300)
 
