@@ -633,15 +633,15 @@ def sign(folder: Path, *names: str) -> None:
 
 USES = {
     "model.fp32.onnx": (
-        ("bench", "bundle", "-e", "onnxruntime:fp32", "--size", "64", "--seconds", "0.01", "--windows", "1"),
-        ("bench", "bundle", "-e", "openvino:fp32", "--size", "64", "--seconds", "0.01", "--windows", "1"),
+        ("bench", "bundle", "-e", "onnxruntime:fp32", "--size", "64", "--seconds", "0.01", "--windows", "2"),
+        ("bench", "bundle", "-e", "openvino:fp32", "--size", "64", "--seconds", "0.01", "--windows", "2"),
         ("package", "bundle", "cpp", "--out", "out"),
         ("package", "bundle", "triton", "--backend", "onnxruntime", "--out", "out"),
         ("package", "bundle", "build-kit", "--gpu", "rtx-3090", "--precision", "fp32", "--out", "out"),
         ("doctor", "--bundle", "bundle", "--gpu", "rtx-3090"),
     ),
     "model.int8.onnx": (
-        ("bench", "bundle", "-e", "onnxruntime:int8", "--size", "64", "--seconds", "0.01", "--windows", "1"),
+        ("bench", "bundle", "-e", "onnxruntime:int8", "--size", "64", "--seconds", "0.01", "--windows", "2"),
         ("package", "bundle", "cpp", "--precision", "int8", "--out", "out"),
     ),
     "golden/image.npy": (("package", "bundle", "cpp", "--out", "out"),),
@@ -963,6 +963,11 @@ def options(source: Path) -> Iterator[Case]:
 # Outputs
 
 
+def device(folder: Path) -> None:
+    """Make a node of /dev/null in the case's own folder."""
+    os.mknod(folder / "x", 0o20666, os.makedev(1, 3))
+
+
 def outputs(source: Path) -> Iterator[Case]:
     commands: dict[str, tuple[str, ...]] = {
         "doctor --json": ("doctor", "--gpu", "rtx-3090", "--json"),
@@ -1028,7 +1033,24 @@ def outputs(source: Path) -> Iterator[Case]:
         yield Case("outputs", f"{title} over /", (*command, "/"))
 
 
+def controls(source: Path) -> Iterator[Case]:
+    """The same commands on good inputs: they must succeed, or a refusal would say nothing about the input."""
+    for command in {command: None for commands in USES.values() for command in commands}:
+        exits = frozenset({0, 1, 3}) if command[0] in ("validate", "doctor") else DONE
+        if command[:3] != ("package", "bundle", "triton"):  # its image is big
+            yield Case("controls", " ".join(command), command, copy("bundle"), exits)
+    verify, report = ("data", "verify", "data"), ("report", "report")
+    yield Case("controls", "verify", verify, copy("data"), DONE)
+    yield Case("controls", "report", report, copy("report"), DONE)
+    predict = ("predict", "image.png", "--bundle", "../good/bundle", "-e", ENGINE, "--mpp", "0.25", "--out", "out")
+    yield Case("controls", "predict", predict, copy("image.png"), DONE)
+    yield Case("controls", "doctor", ("doctor", "--gpu", "../good/target.toml"), exits=frozenset({0, 3}))
+    train = ("train", "--data", "../good/data", "--recipe", "../good/recipe.toml", "--epochs", "1", "--out", "r")
+    yield Case("controls", "train", train, exits=DONE, seconds=300)
+
+
 CLASSES: dict[str, Callable[[Path], Iterator[Case]]] = {
+    "controls": controls,
     "images": images,
     "labels": labels,
     "annotations": annotations,

@@ -51,7 +51,7 @@ class Case:
     command: tuple[str, ...]
     make: Callable[[Path], object] = lambda folder: None
     exits: frozenset[int] = REFUSED
-    seconds: float = 60
+    seconds: float = 30
     stdin: str = ""
 
     @property
@@ -83,6 +83,11 @@ def import_everything() -> None:
 
 def in_fork(work: Callable[[], object], seconds: float = 600) -> int | None:
     """Run `work` in a forked process and return its exit code; None if it had to be killed."""
+    return wait(fork(work), seconds)
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Run `work` in a forked process, the leader of a group of its own, and return it."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -100,7 +105,7 @@ def in_fork(work: Callable[[], object], seconds: float = 600) -> int | None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    return wait(child, seconds)
+    return child
 
 
 def wait(child: int, seconds: float) -> int | None:
@@ -118,6 +123,15 @@ def wait(child: int, seconds: float) -> int | None:
         os.close(handle)
 
 
+def quietly(prepare: Callable[[Path], object], folder: Path) -> None:
+    """Call `prepare` with its output in a file beside `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name("prepared.log").open("wb") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    prepare(folder)
+
+
 def command_line(arguments: Iterable[str]) -> None:
     """Run msal-deploy in this process."""
     from msal_deploy.cli import main
@@ -132,7 +146,7 @@ def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            content: object = os.readlink(path)
+            content: object = str(path.readlink())
         elif stat.S_ISREG(mode):
             size = path.stat().st_size
             content = hashlib.sha256(path.read_bytes()).hexdigest() if size < 1 << 24 else size
@@ -149,7 +163,7 @@ class Stage:
         self.work = work
         import_everything()
         self.good = work / "good"
-        if in_fork(lambda: prepare(self.good)) != 0:
+        if in_fork(lambda: quietly(prepare, self.good)) != 0:
             raise SystemExit("The good inputs cannot be made")
 
     def run(self, case: Case) -> Outcome:
@@ -161,12 +175,13 @@ class Stage:
         before = snapshot(folder)
         log = self.work / "log"
         start = time.monotonic()
-        code = in_fork(lambda: self._child(case, folder, log), case.seconds)
+        code = in_fork(lambda: self.child(case.command, folder, log), case.seconds)
         outcome = Outcome(case, code, time.monotonic() - start, log.read_text(errors="replace"))
         judge(outcome, before, snapshot(folder))
         return outcome
 
-    def _child(self, case: Case, folder: Path, log: Path) -> None:
+    def child(self, command: Iterable[str], folder: Path, log: Path) -> None:
+        """Run a command in this process, which is a forked one."""
         os.chdir(folder)
         with log.open("wb") as stream:
             os.dup2(stream.fileno(), 1)
@@ -174,7 +189,7 @@ class Stage:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.environ.pop("MSAL_DEPLOY_TRACEBACK", None)
-        command_line(case.command)
+        command_line(command)
 
 
 def judge(outcome: Outcome, before: dict[str, tuple[object, ...]], after: dict[str, tuple[object, ...]]) -> None:
