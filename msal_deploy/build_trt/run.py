@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -126,5 +127,5 @@ def _warnings(bundle: Bundle, request: BuildRequest, backend: Backend) -> list[s
     """Return warnings of TensorRT, and one for a discouraged precision."""
     discouraged = request.build_target.target.discouraged.get(request.precision)  # type: ignore[call-overload]
     engines = " ".join(f"--engine {backend.name}:{precision}" for precision in (request.precision, "fp32"))
-    compare = f"{discouraged}: compare it with FP32: msal-deploy bench {bundle.path} {engines}"
+    compare = f"{discouraged}: compare it with FP32: msal-deploy bench {shlex.quote(str(bundle.path))} {engines}"
     return [*filter(None, [backend.warnings()]), *([compare] if discouraged else [])]
