@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from skimage.measure import label
 
+from msal_deploy.data.png import check_png
 from msal_deploy.errors import BadInput
 
 MODE_NAMES = {
@@ -119,6 +120,8 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
+                if image.format == "PNG":
+                    check_png(path)
                 yield image
     except BadInput:
         raise
