@@ -56,7 +56,7 @@ def changed(field: str, value: Any) -> Recipe:
         ("train.seed", 3),
         ("train.rate", 0.5),
         ("train.batch", 3),
-        ("train.loss", "bce"),
+        ("train.loss", "bce+dice"),
         ("train.schedule", "cosine"),
         ("train.mixture", {"images": 1.0}),
         ("train.augment.noise", 3.0),

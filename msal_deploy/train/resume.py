@@ -31,6 +31,8 @@ def resumed(out: Path, recipe: Recipe, stems: tuple[str, ...], licence: str, say
         BadInput: `out` is not a run or is damaged, or the recipe, the images or the licence are not those of the run.
     """
     state = load_state(out)
+    if not state.tensors:
+        raise damaged(out, "it has no tensors")
     _check_recipe(out, state, recipe)
     _check_images(out, state.stems, stems)
     if licence not in (UNKNOWN_LICENCE, state.licence):
