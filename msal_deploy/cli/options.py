@@ -43,11 +43,29 @@ def output(path: Path | None) -> Path | None:
     """
     from msal_deploy.files import output_file
 
-    return None if path is None else output_file(path)
+    if path is not None:
+        output_file(path)
+    return path
+
+
+def lock_output(context: typer.Context, out: Path) -> None:
+    """Check the folder that a command adds its results to, and hold its lock until the command ends.
+
+    Raises:
+        BadInput: It is not a folder, or cannot be written, or another command is writing to it.
+    """
+    from msal_deploy.files import output_folder, output_lock
+
+    output_folder(out)
+    context.with_resource(output_lock(out))
 
 
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the report as JSON to this file.", callback=output)
+]
+LabelFolder = Annotated[
+    str | None,
+    typer.Option("--labels", metavar="NAME", help="The folder of label maps to use, where an image has several."),
 ]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", "-r", help="A recipe: paper, robust, fast, demo, or a TOML file.")

@@ -2,12 +2,22 @@
 
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import Encoder, Epochs, Json, RecipeName, choose_recipe, finite, read_checkpoint
+from msal_deploy.cli.options import (
+    Encoder,
+    Epochs,
+    Json,
+    LabelFolder,
+    RecipeName,
+    choose_recipe,
+    finite,
+    read_checkpoint,
+)
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,6 +48,7 @@ def train(
             "--unseen", help="A data set that is only validated, as PATH or NAME=PATH; repeatable.", show_default=False
         ),
     ] = None,
+    labels: LabelFolder = None,
     model: Annotated[str | None, typer.Option(help="Network to train instead of the recipe's, such as ce-net.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Encoder instead of the recipe's: resnet18, resnet34, resnet50 or resnet101.")
@@ -91,7 +102,7 @@ def train(
     options = (encoder, epochs, seed, model, backbone, rate)
     chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, data, *options)
     both = [*data, *(unseen or ())]
-    with open_training_sets(both) as sets:
+    with open_training_sets(both, partial(typer.echo, err=True), labels) as sets:
         names = list(sets)
         report = run_training(
             {name: sets[name] for name in names[: len(data)]},
