@@ -258,25 +258,3 @@ def test_example_images_are_bytes_and_repeatable():
     assert np.array_equal(images, example_images(2, 64, 96))
     assert not np.array_equal(images, example_images(2, 64, 96, seed=1))
     assert images.std() > 10
-
-
-@pytest.mark.parametrize(
-    ("channels", "shapes"),
-    [
-        (64, [(batch, *size) for size in stage.SIZES for batch in stage.BATCHES]),
-        (
-            1024,  # 4096 bytes for each pixel: 131,072 pixels in all images of a call
-            [(1, 256, 256), (2, 256, 256), (5, 128, 128), (1, 384, 256), (2, 192, 128), (5, 192, 128)],
-        ),
-    ],
-)
-def test_shapes_to_compare_are_smaller_for_networks_with_huge_activations(channels, shapes):
-    class Wide(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.widen = torch.nn.Conv2d(3, channels, 1)
-
-        def forward(self, images):
-            return self.widen(images.permute(0, 3, 1, 2) / 255)
-
-    assert stage.comparison_shapes(Wide()) == shapes
