@@ -79,7 +79,7 @@ def test_a_graph_of_one_size_only_is_refused_or_computed(tmp_path, runtime):
         try:
             engine(np.zeros((1, 32, 32, 3), np.uint8))
         except BadInput as error:
-            assert "cannot compute images of shape [1, 32, 32, 3]" in error.cause  # noqa: PT017  (either is right)
+            assert "cannot compute images of shape [1, 32, 32, 3]" in error.cause
 
 
 IMAGES = np.zeros((1, 32, 32, 3), np.uint8)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from msal_deploy.cli.options import Json
+from msal_deploy.cli.options import Json, LabelFolder
 
 app = typer.Typer(help="Check a data set, or write a synthetic one.", no_args_is_help=True)
 
@@ -13,13 +13,18 @@ app = typer.Typer(help="Check a data set, or write a synthetic one.", no_args_is
 @app.command()
 def verify(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="A folder or zip with images and annotations.")],
+    labels: LabelFolder = None,
     json: Json = None,
 ) -> None:
     """Check that every image and annotation can be read and that they belong together.
 
-    Exit code 1 if the data set has a problem.
+    Names of folders decide: train or test, images, and labels or masks. Files of one name belong together; outlines
+    (Aperio XML) may be beside the images. Labels that are not where the nuclei are, or that are blurred, resized,
+    inverted or empty, are a problem. Exit code 1 if the data set has one.
 
     Example: msal-deploy data verify monuseg/ --json verify.json
+
+    Example: msal-deploy data verify nuinsseg/ --labels "label masks"
     """
     from rich.console import Console
 
@@ -27,7 +32,7 @@ def verify(
     from msal_deploy.errors import GateFailed
     from msal_deploy.files import write_json
 
-    report = data.verify(path, progress=True)
+    report = data.verify(path, labels=labels, progress=True)
     if json:
         write_json(json, report.to_json())
     Console().print(report.table())

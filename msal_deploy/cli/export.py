@@ -2,12 +2,13 @@
 
 import shlex
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from msal_deploy.cli.options import Json, RecipeName, choose_recipe, finite
+from msal_deploy.cli.options import Json, LabelFolder, RecipeName, choose_recipe, finite, read_checkpoint
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def export(
     checkpoint: Annotated[
         str | None,
         typer.Argument(
-            help="A checkpoint written by train, the name of weights, or a state dict (.pt, .pth) with --recipe or "
-            "--model. Default: msal-net-r34, which is part of the package.",
+            help="A checkpoint written by train, the name of weights, or the weights of another program with "
+            "--recipe or --model. Default: msal-net-r34, which is part of the package.",
             show_default=False,
         ),
     ] = None,
@@ -54,6 +55,7 @@ def export(
         typer.Option(min=1, help="Calibration tiles of 256 px. Default: 40, or all if there are fewer."),
     ] = None,
     method: Annotated[str, typer.Option(help="Calibration method: minmax, entropy or percentile.")] = "minmax",
+    labels: LabelFolder = None,
     json: Json = None,
 ) -> None:
     """Export a checkpoint as a bundle: ONNX graphs, golden tensors, and a manifest with the hashes of all files.
@@ -64,22 +66,22 @@ def export(
     Example: msal-deploy export --out bundle --fp16 --int8 --calibration monuseg --budget 0.002
     """
     from msal_deploy.bundle import is_bundle
-    from msal_deploy.checkpoint import load_checkpoint, untrained
+    from msal_deploy.checkpoint import untrained
     from msal_deploy.export import export as write_bundle
     from msal_deploy.files import output_folder, output_lock, write_json
     from msal_deploy.weights import DEFAULT, find_weights
 
     _check_options(fp16 or int8, int8, calibration, budget, method)
-    out = output_folder(out, is_bundle)
+    output_folder(out, is_bundle)
     chosen = choose_recipe(recipe or "paper", model=model) if recipe or model else None
     if checkpoint is None and chosen is not None:
         weights = untrained(chosen)
         typer.echo(f"{chosen.network.model} is not trained: use this graph only for timing and integration.", err=True)
     else:
-        weights = load_checkpoint(find_weights(checkpoint or DEFAULT), chosen)
+        weights = read_checkpoint(find_weights(checkpoint or DEFAULT), chosen)
     added: list[PrecisionReport] = []
-    trial_log = out.with_name(f".{out.name}.search.jsonl")
-    with output_lock(out), _calibration_images(calibration) as dataset:
+    trial_log = out.resolve().with_name(f".{out.resolve().name}.search.jsonl")
+    with output_lock(out), _calibration_images(calibration, labels) as dataset:
         if dataset:
             _check_calibration(dataset, weights.recipe, tiles, scored=budget is not None)
 
@@ -114,20 +116,20 @@ def _check_options(calibrates: bool, int8: bool, calibration: Path | None, budge
         raise BadInput(f"{method!r} is not a calibration method", suggest(method, methods))
 
 
-def _calibration_images(path: Path | None) -> "AbstractContextManager[Dataset | None]":
+def _calibration_images(path: Path | None, labels: str | None) -> "AbstractContextManager[Dataset | None]":
     from msal_deploy.data import open_dataset
 
-    return nullcontext() if path is None else open_dataset(path)
+    return nullcontext() if path is None else open_dataset(path, labels)
 
 
 def _check_calibration(dataset: "Dataset", recipe: "Recipe", tiles: int | None, *, scored: bool) -> None:
     """Read all images and labels that calibration needs: export takes minutes before it comes to them."""
+    from msal_deploy.data import check_labels
     from msal_deploy.precision import choose_tiles
 
     _, validation, *_ = choose_tiles(dataset.train, dataset.test, recipe.train.validation, tiles)
     if scored:
-        for image in validation:
-            image.instances()
+        check_labels(validation, partial(typer.echo, err=True))
 
 
 def _add(

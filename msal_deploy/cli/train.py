@@ -2,12 +2,22 @@
 
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import Encoder, Epochs, Json, RecipeName, choose_recipe, finite
+from msal_deploy.cli.options import (
+    Encoder,
+    Epochs,
+    Json,
+    LabelFolder,
+    RecipeName,
+    choose_recipe,
+    finite,
+    read_checkpoint,
+)
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,6 +48,7 @@ def train(
             "--unseen", help="A data set that is only validated, as PATH or NAME=PATH; repeatable.", show_default=False
         ),
     ] = None,
+    labels: LabelFolder = None,
     model: Annotated[str | None, typer.Option(help="Network to train instead of the recipe's, such as ce-net.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Encoder instead of the recipe's: resnet18, resnet34, resnet50 or resnet101.")
@@ -84,11 +95,11 @@ def train(
 
     if resume and start:
         raise BadInput("--from starts a run, and --resume continues one", "leave one of them out")
-    checkpoint = _checkpoint(start, recipe) if start else None
+    checkpoint = _checkpoint(start, recipe, model, backbone) if start else None
     options = (encoder, epochs, seed, model, backbone, rate)
     chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, data, *options)
     both = [*data, *(unseen or ())]
-    with open_training_sets(both) as sets:
+    with open_training_sets(both, partial(typer.echo, err=True), labels) as sets:
         names = list(sets)
         report = run_training(
             {name: sets[name] for name in names[: len(data)]},
@@ -111,14 +122,14 @@ def train(
     typer.echo(f"Next: msal-deploy export {shlex.quote(str(report.checkpoint))} --out BUNDLE")
 
 
-def _checkpoint(name_or_path: str, recipe: str | None) -> "Checkpoint":
-    from msal_deploy.checkpoint import load_checkpoint
-    from msal_deploy.recipe import Recipe
+def _checkpoint(name_or_path: str, recipe: str | None, model: str | None, backbone: str | None) -> "Checkpoint":
+    from msal_deploy.checkpoint import own_recipe
     from msal_deploy.weights import find_weights
 
     path = find_weights(name_or_path)
-    # A checkpoint names its network; a state dict does not.
-    return load_checkpoint(path, Recipe.load(recipe) if recipe and path.suffix in (".pt", ".pth") else None)
+    # A checkpoint names its network; the weights of another program do not.
+    named = (recipe or model or backbone) and own_recipe(path) is None
+    return read_checkpoint(path, choose_recipe(recipe or "paper", model=model, backbone=backbone) if named else None)
 
 
 def _recipe(

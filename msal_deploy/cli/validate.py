@@ -2,12 +2,24 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import AjiBudget, Budget, BundlePath, Engines, Json, PqBudget, Threads, WorstImage
+from msal_deploy.cli.options import (
+    AjiBudget,
+    Budget,
+    BundlePath,
+    Engines,
+    Json,
+    LabelFolder,
+    PqBudget,
+    Threads,
+    WorstImage,
+    lock_output,
+)
 from msal_deploy.cli.pages import gallery
 
 if TYPE_CHECKING:
@@ -21,6 +33,7 @@ BISECT_PATCHES = 16
 
 
 def validate(
+    context: typer.Context,
     bundle: BundlePath,
     data: Annotated[
         str,
@@ -31,6 +44,7 @@ def validate(
             show_default=False,
         ),
     ],
+    labels: LabelFolder = None,
     engine: Engines = None,
     budget: Budget = 0.002,
     worst_image: WorstImage = 0.02,
@@ -56,7 +70,8 @@ def validate(
     ] = False,
     threads: Threads = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for report.html and what it was made from.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for report.html and what it was made from."),
     ] = None,
     json: Json = None,
 ) -> None:
@@ -80,10 +95,12 @@ def validate(
     from msal_deploy.validate import Limits
     from msal_deploy.validate import validate as score
 
+    if out:
+        lock_output(context, out)
     opened = Bundle(bundle)
     first, *others = dict.fromkeys(map(parse_protocol, protocol or ["corners"]))
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
-    with open_scored_images(data) as images:
+    with open_scored_images(data, partial(typer.echo, err=True), labels) as images:
         require_unseen(opened, images)
         patches = protocol_patches(images, first, patch)
         also = {name: protocol_patches(images, name, patch) for name in others}

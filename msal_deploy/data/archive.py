@@ -2,17 +2,21 @@
 
 import errno
 import lzma
+import os
 import re
 import stat
 import struct
 import zipfile
 import zlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from msal_deploy.errors import BadInput, MissingRequirement
 
 SIZE_LIMIT = 20 * 10**9  # bytes, including nested zips
 MEMBER_LIMIT = 100_000  # files in one zip
+DEPTH_LIMIT = 50  # folders in folders
 NESTING_LIMIT = 3  # zips within zips
 BLOCK = 1 << 20
 WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
@@ -23,6 +27,26 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.erro
 def is_junk(path: PurePosixPath | Path) -> bool:
     """Return whether a relative path was left by macOS or a file manager (``__MACOSX``, ``.DS_Store``, ``._x``)."""
     return any(part == "__MACOSX" or part.startswith(".") for part in path.parts)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield all files in sorted order. Links to folders are followed, but each folder is visited once.
+
+    Raises:
+        BadInput: Folders are nested more than 50 deep.
+    """
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        if len(Path(parent).relative_to(folder).parts) > DEPTH_LIMIT:
+            raise BadInput(f"{folder.name} has folders more than {DEPTH_LIMIT} deep", "pass the folder with the images")
+        folders.sort()
+        paths = (Path(parent, name) for name in sorted(names))
+        yield from (path for path in paths if not is_junk(path.relative_to(folder)))
 
 
 def unpack(archive: Path, folder: Path, *, limit: int = SIZE_LIMIT) -> int:
@@ -74,7 +98,7 @@ def _extract(archive: Path, folder: Path, limit: int) -> int:
                 f"The disk is full while unpacking {archive.name}", "set TMPDIR to a larger disk"
             ) from error
         raise BadInput(
-            f"{archive.name} cannot be unpacked ({error})", "unpack it yourself and pass the folder"
+            f"{archive.name} cannot be unpacked ({error.strerror})", "unpack it yourself and pass the folder"
         ) from error
 
 
@@ -86,6 +110,13 @@ def _checked_members(opened: zipfile.ZipFile, name: str, limit: int) -> list[tup
             raise BadInput(f"Member {info.filename!r} of {name} points outside the zip", "use a zip that you trust")
         if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise BadInput(f"Member {info.filename!r} of {name} is a link or a device", "use a zip that you trust")
+        if len(path.parts) > DEPTH_LIMIT:
+            raise BadInput(
+                f"{name} has folders more than {DEPTH_LIMIT} deep", "pass a zip of the folder with the images"
+            )
+    paths = Counter(path for info, path in members if not info.is_dir())
+    if repeated := next((path for path, count in paths.items() if count > 1), None):
+        raise BadInput(f"{name} holds {str(repeated)!r} twice", "make the zip again")
     if len(members) > MEMBER_LIMIT or sum(info.file_size for info, _ in members) > limit:
         raise _too_large(name)
     return [(info, path) for info, path in members if not info.is_dir() and not is_junk(path)]

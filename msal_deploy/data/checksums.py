@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from msal_deploy.data.archive import is_junk
+from msal_deploy.data.archive import walk
 from msal_deploy.files import sha256
 
 SHA256SUMS = "SHA256SUMS"
@@ -49,7 +49,7 @@ def check_sums(folder: Path) -> Checksums:
     sums = folder / SHA256SUMS
     if not sums.is_file():
         return Checksums(listed=False, files=actual)
-    matches = map(LINE.fullmatch, sums.read_text(encoding="utf-8", errors="replace").splitlines())
+    matches = map(LINE.fullmatch, sums.read_text(encoding="utf-8-sig", errors="replace").splitlines())
     expected = {match["path"]: match["hash"].lower() for match in matches if match}
     return Checksums(
         listed=True,
@@ -61,6 +61,5 @@ def check_sums(folder: Path) -> Checksums:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = {path.relative_to(folder): path for path in paths if path.name != SHA256SUMS}
-    return {name.as_posix(): sha256(path) for name, path in names.items() if not is_junk(name)}
+    paths = sorted(path for path in walk(folder) if path.is_file() and path.name != SHA256SUMS)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}

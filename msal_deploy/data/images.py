@@ -1,5 +1,6 @@
 """Read image and label files into arrays. Pillow decodes them; files that would lose information are rejected."""
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from skimage.measure import label
 
+from msal_deploy.data.arrays import ARRAY_SUFFIXES, read_array
 from msal_deploy.errors import BadInput
+from msal_deploy.files import regular_file
 
 MODE_NAMES = {
     "1": "a 1-bit image",
@@ -22,9 +25,10 @@ MODE_NAMES = {
     "F": "floating-point greyscale",
     "P": "a palette image",
     "PA": "a palette image with an alpha channel",
-    "RGBA": "RGB with an alpha channel (RGBA)",
+    "RGBA": "RGB with transparent pixels (RGBA)",
     "CMYK": "CMYK",
 }
+RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 LABEL_MODES = ("1", "L", "P", "I", "RGB")
 MAGIC = (b"II*", b"II+", b"MM", b"\x89PNG", b"\xff\xd8")  # TIFF, BigTIFF, PNG, JPEG
 BITS_PER_SAMPLE = 258  # the TIFF tag
@@ -42,14 +46,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Raises:
         BadInput: The file does not exist, is not an image, is damaged or truncated, has more pixels than Pillow's limit
-            (179 million), or is not 8-bit RGB.
+            (179 million), or is not 8-bit RGB. RGBA is, if it is opaque.
     """
     with opened_image(path) as image:
         if is_16_bit(path, image):
             raise BadInput(f"{path} has 16 bits per channel", "convert it to 8-bit RGB")
+        if _is_opaque(image):
+            return np.array(image, dtype=np.uint8)[..., :3].copy()
         if image.mode != "RGB":
             raise BadInput(f"{path} is {MODE_NAMES.get(image.mode, image.mode)}", "convert it to 8-bit RGB")
         return np.array(image, dtype=np.uint8)
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    """Return whether the image is RGBA, and no pixel of it is transparent."""
+    return image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -65,8 +76,17 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def pixel_hash(image: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of an image's shape and pixels; it does not depend on the file format.
+
+    >>> pixel_hash(np.zeros((2, 2, 3), np.uint8))[:8]
+    '93d26e15'
+    """
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
 def read_label(path: Path) -> NDArray[np.int32]:
-    """Read an instance map or a binary mask.
+    """Read an instance map or a binary mask: a picture, or an array (`read_array`).
 
     A file that holds only the values 0 and 255, or 0 and 1, is a binary mask: its nuclei are the 8-connected
     components, so touching nuclei count as one. Any other file is an instance map, with one value per nucleus. RGB
@@ -82,14 +102,39 @@ def read_label(path: Path) -> NDArray[np.int32]:
     Raises:
         BadInput: The file cannot be read, is a JPEG, is coloured, or holds negative values or values above 31 bits.
     """
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return _instances(read_array(path), path)
     if path.suffix.lower() in (".jpg", ".jpeg"):
         raise BadInput(f"{path} is a JPEG, which blurs labels", "save label maps as PNG or TIFF")
     with opened_image(path) as image:
+        if _is_opaque(image):
+            return _instances(_grey(np.asarray(image)[..., :3].astype(np.int64), path), path)
         if image.mode not in LABEL_MODES and not image.mode.startswith("I;16"):
             mode = MODE_NAMES.get(image.mode, image.mode)
             raise BadInput(f"{path} is {mode}", "save labels as 8- or 16-bit greyscale")
         values = np.asarray(image).astype(np.int64)
     return _instances(_grey(values, path), path)
+
+
+def read_masks(folder: Path) -> NDArray[np.int32]:
+    """Read a folder with one mask for each nucleus, as int32[H,W]: n for the n-th file, 0 for background.
+
+    Where masks overlap, the later file is on top.
+
+    Raises:
+        BadInput: A file cannot be read, or they differ in size.
+    """
+    labels: NDArray[np.int32] | None = None
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in RASTER_SUFFIXES)
+    for number, path in enumerate(files, start=1):
+        mask = read_label(path) > 0
+        labels = np.zeros(mask.shape, dtype=np.int32) if labels is None else labels
+        if mask.shape != labels.shape:
+            raise BadInput(f"{path} and {files[0].name} differ in size", "give all masks the size of the image")
+        labels[mask] = number
+    if labels is None:
+        raise BadInput(f"{folder} holds no masks", "add one for each nucleus")
+    return labels
 
 
 def _grey(values: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
@@ -102,6 +147,8 @@ def _grey(values: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
 
 def _instances(values: NDArray[np.int64], path: Path) -> NDArray[np.int32]:
     present = np.unique(values)
+    if not present.size:
+        raise BadInput(f"{path} has no pixels", "save it again")
     if present[0] < 0 or present[-1] > np.iinfo(np.int32).max:
         raise BadInput(
             f"Expected labels from 0 (background) to 2**31 - 1, got {present[0]} to {present[-1]} in {path}",
@@ -115,6 +162,7 @@ def _instances(values: NDArray[np.int64], path: Path) -> NDArray[np.int32]:
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
     """Yield the opened image, without Pillow's warnings; its exceptions become `BadInput`."""
+    regular_file(path, "image")  # a FIFO would be waited for
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -122,8 +170,6 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
                 yield image
     except BadInput:
         raise
-    except FileNotFoundError as error:
-        raise BadInput(f"{path} does not exist", "check the path") from error
     except UnidentifiedImageError as error:
         raise _unidentified(path) from error
     except Image.DecompressionBombError as error:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import label
 
-from msal_deploy.data.dataset import AnnotatedImage
+from msal_deploy.data.annotated import AnnotatedImage
 from msal_deploy.errors import BadInput, suggest
 from msal_deploy.spec import HEIGHT
 
@@ -202,9 +202,8 @@ def validation_split(
         BadInput: There are fewer than two images.
     """
     if len(images) < 2:
-        raise BadInput(
-            f"Expected at least 2 training images to split off a validation set, got {len(images)}", "add images"
-        )
+        cause = f"Expected at least 2 training images to split off a validation set, got {len(images)}"
+        raise BadInput(cause, "add images" if images else "put them in a folder named train")
     count = min(max(round(fraction * len(images)), 1), len(images) - 1)
     ordered = sorted(images, key=lambda image: hashlib.sha256(image.stem.encode()).digest())
     held_out = {image.stem for image in ordered[:count]}

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from msal_deploy.data.annotations import rasterise, write_xml
+from msal_deploy.data.annotations import write_xml
 from msal_deploy.data.checksums import check_sums, write_sums
+from msal_deploy.data.polygons import rasterise
 from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath, atomic_directory

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from msal_deploy.data.annotations import Polygon, rasterise
+from msal_deploy.data.polygons import Polygon, rasterise
 
 Field = NDArray[np.float32]
 

@@ -1,17 +1,21 @@
 """Data sets given as PATH or NAME=PATH: several for one training, and the images to score of one of them."""
 
-import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from msal_deploy.data.dataset import AnnotatedImage, Dataset, open_dataset
+from msal_deploy.data.annotated import AnnotatedImage
+from msal_deploy.data.dataset import open_dataset
+from msal_deploy.data.images import pixel_hash
+from msal_deploy.data.label_checks import check_labels
+from msal_deploy.data.layout import Dataset
 from msal_deploy.errors import BadInput
 
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)")
 
+Warn = Callable[[str], None]  # is called with a line about labels that are odd, but not certainly wrong
 TrainingSets = Mapping[str, Sequence[AnnotatedImage]]
 
 
@@ -29,7 +33,9 @@ def split_name(source: str) -> tuple[str, Path]:
 
 
 @contextmanager
-def open_training_sets(sources: Iterable[str]) -> Iterator[dict[str, tuple[AnnotatedImage, ...]]]:
+def open_training_sets(
+    sources: Iterable[str], warn: Warn | None = None, labels: str | None = None
+) -> Iterator[dict[str, tuple[AnnotatedImage, ...]]]:
     """Open data sets and return the training images of each by its name.
 
     Where no folder is named train or test, all images of the set are training images.
@@ -40,21 +46,27 @@ def open_training_sets(sources: Iterable[str]) -> Iterator[dict[str, tuple[Annot
 
     Args:
         sources: Folders or zips, each as PATH or NAME=PATH.
+        warn: Called with a line for each image whose labels are odd.
+        labels: Name of the folder of label maps to use, where there are several.
 
     Raises:
         BadInput: Two sets have the same name, a set has no training images, an image has no annotation or cannot be
-            read, or the same image is in the data twice, the test images included.
+            read, its labels are wrong (`check_labels`), or the same image is in the data twice, the test images
+            included.
     """
     with ExitStack() as stack:
         datasets: dict[str, Dataset] = {}
         for name, path in map(split_name, sources):
             if name in datasets:
                 raise BadInput(f"Two data sets are named {name!r}", "name them: --data NAME=PATH")
-            datasets[name] = stack.enter_context(open_dataset(path))
+            datasets[name] = stack.enter_context(open_dataset(path, labels))
             if not training_images(datasets[name]):
                 raise BadInput(f"{path} has no training images", "put them in a folder named train")
         check_distinct({name: (*dataset.train, *dataset.test) for name, dataset in datasets.items()})
-        yield {name: training_images(dataset) for name, dataset in datasets.items()}
+        sets = {name: training_images(dataset) for name, dataset in datasets.items()}
+        for images in sets.values():
+            check_labels(images, warn)
+        yield sets
 
 
 def training_images(dataset: Dataset) -> tuple[AnnotatedImage, ...]:
@@ -63,7 +75,9 @@ def training_images(dataset: Dataset) -> tuple[AnnotatedImage, ...]:
 
 
 @contextmanager
-def open_scored_images(source: str) -> Iterator[tuple[AnnotatedImage, ...]]:
+def open_scored_images(
+    source: str, warn: Warn | None = None, labels: str | None = None
+) -> Iterator[tuple[AnnotatedImage, ...]]:
     """Open a data set that `open_training_sets` accepts, and return the images to score.
 
     >>> with open_scored_images("lab=monuseg") as images:
@@ -72,12 +86,19 @@ def open_scored_images(source: str) -> Iterator[tuple[AnnotatedImage, ...]]:
 
     Args:
         source: Folder or zip, as PATH or NAME=PATH.
+        warn: Called with a line for each image whose labels are odd.
+        labels: Name of the folder of label maps to use, where there are several.
 
     Raises:
-        BadInput: The set cannot be opened (`open_dataset`), or has no test images (`scored_images`).
+        BadInput: The set cannot be opened (`open_dataset`), has no test images (`scored_images`), its labels are wrong
+            (`check_labels`), or a test image is also a training image.
     """
-    with open_dataset(split_name(source)[1]) as dataset:
-        yield scored_images(dataset)
+    with open_dataset(split_name(source)[1], labels) as dataset:
+        images = scored_images(dataset)
+        check_labels(images, warn)
+        if dataset.train:
+            check_distinct({"train": dataset.train, "test": dataset.test})
+        yield images
 
 
 def scored_images(dataset: Dataset) -> tuple[AnnotatedImage, ...]:
@@ -98,12 +119,10 @@ def check_distinct(sets: TrainingSets) -> None:
     Raises:
         BadInput: Two images are equal, or one cannot be read.
     """
-    seen: dict[bytes, str] = {}
+    seen: dict[str, str] = {}
     for set_name, images in sets.items():
         for annotated in images:
-            pixels = annotated.image()
-            digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
-            name = f"{set_name}/{annotated.stem}"
+            digest, name = pixel_hash(annotated.image()), f"{set_name}/{annotated.stem}"
             if digest in seen:
                 raise BadInput(f"{seen[digest]} and {name} have the same pixels", "keep one of them")
             seen[digest] = name

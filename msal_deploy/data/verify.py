@@ -1,20 +1,25 @@
 """Check a whole data set before training or scoring on it. All problems are collected; none stops the check."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, rasterise, read_xml
+from msal_deploy.data.annotated import AnnotatedImage
+from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, read_xml
 from msal_deploy.data.checksums import Checksums, check_sums
-from msal_deploy.data.dataset import AnnotatedImage, Problem, checked_size, opened_folder, scan
-from msal_deploy.data.images import read_image, read_label
+from msal_deploy.data.dataset import opened_folder
+from msal_deploy.data.images import pixel_hash
+from msal_deploy.data.label_checks import Fault, contrast, label_faults
+from msal_deploy.data.layout import Problem, scan
+from msal_deploy.data.polygons import rasterise
 from msal_deploy.data.verify_report import Agreement, ImageReport, SplitReport, VerifyReport
 from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath
@@ -25,7 +30,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def verify(path: StrPath, *, progress: bool = False) -> VerifyReport:
+def verify(path: StrPath, *, labels: str | None = None, progress: bool = False) -> VerifyReport:
     """Read every file of a data set and report its contents and problems.
 
     >>> report = verify(Path("monuseg"))
@@ -34,18 +39,19 @@ def verify(path: StrPath, *, progress: bool = False) -> VerifyReport:
 
     Args:
         path: A folder or zip.
+        labels: Name of the folder of label maps to use, where there are several.
         progress: Show a progress bar on stderr.
 
     Raises:
         BadInput: The path does not exist, the zip cannot be unpacked, or there is no image.
     """
     with opened_folder(path) as folder:
-        findings = scan(folder)
+        findings = scan(folder, labels)
         dataset = findings.dataset
         train = [_check(image, folder) for image in _tracked(dataset.train, "training images", progress)]
         test = [_check(image, folder) for image in _tracked(dataset.test, "test images", progress)]
         checksums = check_sums(folder)
-    problems = (*findings.problems, *_content_problems([*train, *test], checksums))
+    problems = (*findings.problems, *_same_pixels(train, test), *_content_problems([*train, *test], checksums))
     return VerifyReport(
         path=str(path),
         vertex_convention=VERTEX_CONVENTION,
@@ -64,21 +70,23 @@ def _tracked(items: Sequence[Item], what: str, progress: bool) -> Iterable[Item]
 def _check(annotated: AnnotatedImage, folder: Path) -> ImageReport:
     """Read an image and its annotations; each file that cannot be used becomes a fault."""
     faults: list[str] = []
-    image = _attempt(faults, read_image, annotated.image_path)
-    annotation = _attempt(faults, read_xml, annotated.xml_path)
-    label = _attempt(faults, read_label, annotated.map_path)
-    if image is not None and label is not None:
-        label = _attempt(faults, partial(checked_size, label, image.shape[:2]), annotated.map_path)
+    image = _attempt(faults, annotated.image)
+    annotation = _attempt(faults, partial(read_xml, annotated.xml_path)) if annotated.xml_path else None
+    drawn = label = None
+    if image is not None:
+        label = _attempt(faults, annotated.label_map)
+    if image is not None and annotation is not None:
+        name = str(annotated.xml_path)
+        drawn = _attempt(faults, partial(rasterise, annotation.polygons, image.shape[:2], name))
+    report = _measured(annotated.stem, image, annotation, label, drawn)
+    faults += [f"{annotated.stem}: {fault.cause}; {fault.remedy}" for fault in report.label_faults]
     # A zip's temporary folder no longer exists when the user reads the report.
-    relative = tuple(fault.replace(f"{folder}/", "") for fault in faults)
-    return _measured(annotated.stem, image, annotation, label, relative)
+    return msgspec.structs.replace(report, faults=tuple(fault.replace(f"{folder}/", "") for fault in faults))
 
 
-def _attempt(faults: list[str], read: Callable[[Path], Value], path: Path | None) -> Value | None:
-    if path is None:
-        return None
+def _attempt(faults: list[str], read: Callable[[], Value]) -> Value | None:
     try:
-        return read(path)
+        return read()
     except BadInput as error:
         faults.append(str(error))
         return None
@@ -89,22 +97,29 @@ def _measured(
     image: NDArray[np.uint8] | None,
     annotation: Annotation | None,
     label: NDArray[np.int32] | None,
-    faults: tuple[str, ...],
+    drawn: NDArray[np.int32] | None,
 ) -> ImageReport:
     shape = None if image is None else (image.shape[0], image.shape[1])
-    drawn = None if annotation is None or shape is None else rasterise(annotation.polygons, shape)
     truth = label if drawn is None else drawn
+    darker: float | None = None
+    label_problems: tuple[Fault, ...] = ()
+    if image is not None and truth is not None:
+        darker = contrast(image, truth > 0)
+        label_problems = label_faults(image, truth, None if drawn is None else annotation)
     return ImageReport(
         stem=stem,
         size=None if shape is None else f"{shape[1]}×{shape[0]}",
         regions=0 if annotation is None else annotation.regions,
         degenerate=0 if annotation is None else annotation.degenerate,
         outside=0 if annotation is None or shape is None else annotation.outside(shape),
+        outside_share=0.0 if annotation is None or shape is None else annotation.outside_share(shape),
         nuclei=0 if truth is None else len(np.unique(truth[truth > 0])),
         nuclei_share=None if truth is None else float((truth > 0).mean()),
         microns_per_pixel=None if annotation is None else annotation.microns_per_pixel,
         agreement=None if drawn is None or label is None else _iou(drawn > 0, label > 0),
-        faults=faults,
+        contrast=darker,
+        pixels=None if image is None else pixel_hash(image),
+        label_faults=label_problems,
     )
 
 
@@ -113,7 +128,27 @@ def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     return int((first & second).sum()) / union if union else 1.0
 
 
+def _same_pixels(train: list[ImageReport], test: list[ImageReport]) -> list[Problem]:
+    """Find images under two names; two files of one name are found without reading them."""
+    names_of: dict[str, list[str]] = defaultdict(list)
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for split, reports in (("train", train), ("test", test)):
+        for report in reports:
+            if report.pixels is not None and report.stem not in names_of[report.pixels]:
+                names_of[report.pixels].append(report.stem)
+                splits_of[report.pixels].add(split)
+    repeated = {pixels: " = ".join(names) for pixels, names in names_of.items() if len(names) > 1}
+    leaked = tuple(names for pixels, names in repeated.items() if len(splits_of[pixels]) > 1)
+    within = tuple(names for pixels, names in repeated.items() if len(splits_of[pixels]) == 1)
+    return [
+        Problem("the same pixels in train and in test", "remove one of each", leaked),
+        Problem("the same pixels under two names", "remove one of each", within),
+    ]
+
+
 def _content_problems(reports: list[ImageReport], checksums: Checksums) -> list[Problem]:
+    annotated = [report for report in reports if report.nuclei_share is not None]
+    nowhere = [] if any(report.nuclei for report in annotated) else [report.stem for report in annotated]
     different = [r.stem for r in reports if r.agreement is not None and r.agreement < MIN_AGREEMENT]
     return [
         Problem(
@@ -121,6 +156,7 @@ def _content_problems(reports: list[ImageReport], checksums: Checksums) -> list[
             "keep the one that matches the image",
             tuple(different),
         ),
+        Problem("images without a labelled nucleus, which are all", "check the annotations", tuple(nowhere)),
         Problem("files that do not match SHA256SUMS", "copy them again", checksums.changed),
         Problem("files listed in SHA256SUMS that are missing", "copy them again", checksums.missing),
     ]
@@ -128,6 +164,7 @@ def _content_problems(reports: list[ImageReport], checksums: Checksums) -> list[
 
 def _split_report(images: Sequence[AnnotatedImage], reports: Sequence[ImageReport]) -> SplitReport:
     shares = [report.nuclei_share for report in reports if report.nuclei_share is not None]
+    contrasts = [report.contrast for report in reports if report.contrast is not None]
     return SplitReport(
         images=len(images),
         xmls=sum(image.xml_path is not None for image in images),
@@ -136,7 +173,9 @@ def _split_report(images: Sequence[AnnotatedImage], reports: Sequence[ImageRepor
         degenerate=sum(report.degenerate for report in reports),
         outside=sum(report.outside for report in reports),
         nuclei=sum(report.nuclei for report in reports),
+        empty=shares.count(0.0),
         nuclei_share=float(np.mean(shares)) if shares else None,
+        contrast=min(contrasts, default=None),
         sizes=dict(Counter(report.size for report in reports if report.size is not None)),
         image_reports=tuple(reports),
     )

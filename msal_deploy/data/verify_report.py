@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from msal_deploy.data.checksums import SHA256SUMS, Checksums
-from msal_deploy.data.dataset import Problem
+from msal_deploy.data.label_checks import MANY_OUTSIDE, MAX_COVERED, MIN_CONTRAST, Fault
+from msal_deploy.data.layout import Problem
 
 
 class ImageReport(msgspec.Struct, frozen=True):
@@ -21,11 +22,15 @@ class ImageReport(msgspec.Struct, frozen=True):
         regions: Number of regions in the XML.
         degenerate: Number of regions with fewer than three distinct vertices, which are skipped.
         outside: Number of vertices outside the image.
+        outside_share: Part of the regions that is wholly outside the image.
         nuclei: Number of nuclei; from the XML if there is one, else from the label map.
         nuclei_share: Fraction of the pixels in nuclei, or None if there is no usable annotation.
         microns_per_pixel: Pixel size given in the XML, or None.
         agreement: IoU between the masks of the XML and the label map, or None unless both exist.
-        faults: One message per file that cannot be used.
+        contrast: How probably a pixel in the labels is darker than one around them (`contrast`), or None.
+        pixels: SHA-256 of the pixels, or None if the image cannot be read.
+        label_faults: What is wrong with the labels.
+        faults: One message per file that cannot be used and per fault of the labels.
     """
 
     stem: str
@@ -33,10 +38,14 @@ class ImageReport(msgspec.Struct, frozen=True):
     regions: int = 0
     degenerate: int = 0
     outside: int = 0
+    outside_share: float = 0.0
     nuclei: int = 0
     nuclei_share: float | None = None
     microns_per_pixel: float | None = None
     agreement: float | None = None
+    contrast: float | None = None
+    pixels: str | None = None
+    label_faults: tuple[Fault, ...] = ()
     faults: tuple[str, ...] = ()
 
 
@@ -51,7 +60,9 @@ class SplitReport(msgspec.Struct, frozen=True):
         degenerate: Number of skipped regions.
         outside: Number of vertices outside their image.
         nuclei: Number of nuclei.
+        empty: Number of images whose annotation has no nucleus.
         nuclei_share: Mean over the images of the fraction of pixels in nuclei, or None without usable annotations.
+        contrast: The lowest contrast of an image's labels, or None.
         sizes: ``width×height`` -> number of images.
         image_reports: One report per image; ``cases`` in JSON.
     """
@@ -63,9 +74,24 @@ class SplitReport(msgspec.Struct, frozen=True):
     degenerate: int
     outside: int
     nuclei: int
+    empty: int
     nuclei_share: float | None
+    contrast: float | None
     sizes: dict[str, int]
     image_reports: tuple[ImageReport, ...] = msgspec.field(name="cases")
+
+    @property
+    def odd(self) -> frozenset[str]:
+        """The fields whose numbers look wrong."""
+        shares = [report.nuclei_share or 0 for report in self.image_reports]
+        found = {
+            "outside": any(report.outside_share > MANY_OUTSIDE for report in self.image_reports),
+            "nuclei": self.images > 0 and self.nuclei == 0,
+            "empty": 0 < self.images == self.empty,
+            "nuclei_share": self.images > 0 and (max(shares) > MAX_COVERED or max(shares) == 0),
+            "contrast": self.contrast is not None and self.contrast < MIN_CONTRAST,
+        }
+        return frozenset(name for name, is_odd in found.items() if is_odd)
 
 
 class Agreement(msgspec.Struct, frozen=True):
@@ -125,8 +151,8 @@ class VerifyReport(msgspec.Struct, frozen=True):
         table = Table("", title=Text(self.path))
         table.add_column("train", justify="right")
         table.add_column("test", justify="right")
-        for name, show in ROWS.items():
-            table.add_row(name, show(self.train), show(self.test))
+        for (field, name), show in ROWS.items():
+            table.add_row(name, *(_marked(show(split), field in split.odd) for split in (self.train, self.test)))
         result = [Text(f"✗ {message}", style="red") for message in self.messages] or [Text("✓ ok", style="green")]
         return Group(table, *map(Text, self._notes()), *result)
 
@@ -143,14 +169,21 @@ class VerifyReport(msgspec.Struct, frozen=True):
         return [*notes, f"{self.checksums.agreeing} files match {SHA256SUMS}{unlisted}"]
 
 
-ROWS: dict[str, Callable[[SplitReport], str]] = {
-    "images": lambda split: str(split.images),
-    "XML files": lambda split: str(split.xmls),
-    "label maps": lambda split: str(split.maps),
-    "regions in XML": lambda split: f"{split.regions:,}",
-    "… degenerate, skipped": lambda split: str(split.degenerate),
-    "… vertices outside the image": lambda split: f"{split.outside:,}",
-    "nuclei": lambda split: f"{split.nuclei:,}",
-    "pixels in nuclei": lambda split: "–" if split.nuclei_share is None else f"{split.nuclei_share:.1%}",
-    "sizes in px": lambda split: ", ".join(f"{count}× {size}" for size, count in split.sizes.items()) or "–",
+def _marked(number: str, odd: bool) -> Text:
+    return Text(f"{number} ✗", style="red") if odd else Text(number)
+
+
+# The field and the name of each row -> how it is shown.
+ROWS: dict[tuple[str, str], Callable[[SplitReport], str]] = {
+    ("images", "images"): lambda split: str(split.images),
+    ("xmls", "XML files"): lambda split: str(split.xmls),
+    ("maps", "label maps"): lambda split: str(split.maps),
+    ("regions", "regions in XML"): lambda split: f"{split.regions:,}",
+    ("degenerate", "… degenerate, skipped"): lambda split: str(split.degenerate),
+    ("outside", "… vertices outside the image"): lambda split: f"{split.outside:,}",
+    ("nuclei", "nuclei"): lambda split: f"{split.nuclei:,}",
+    ("empty", "images without nuclei"): lambda split: str(split.empty),
+    ("nuclei_share", "pixels in nuclei"): lambda s: "–" if s.nuclei_share is None else f"{s.nuclei_share:.1%}",
+    ("contrast", "nuclei darker than around, lowest"): lambda s: "–" if s.contrast is None else f"{s.contrast:.2f}",
+    ("sizes", "sizes in px"): lambda s: ", ".join(f"{count}× {size}" for size, count in s.sizes.items()) or "–",
 }

@@ -1,6 +1,5 @@
 """Select the calibration tiles: training tiles that differ from each other as much as possible in stain."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msal_deploy.bundle import CALIBRATION, Bundle
-from msal_deploy.data import AnnotatedImage
+from msal_deploy.data import AnnotatedImage, pixel_hash
 from msal_deploy.errors import BadInput
 from msal_deploy.spec import UInt8Images
 
@@ -54,15 +53,6 @@ class CalibrationList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tiles: tuple[tuple[str, int, int, str], ...]
 
 
-def pixel_hash(image: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of an image's shape and pixels; it does not depend on the file format.
-
-    >>> pixel_hash(np.zeros((2, 2, 3), np.uint8))[:8]
-    '93d26e15'
-    """
-    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
-
-
 def tissue_tiles(images: Sequence[AnnotatedImage], test: Sequence[AnnotatedImage] = ()) -> tuple[Tile, ...]:
     """Cut training images into non-overlapping tiles and return those that show tissue.
 
@@ -81,7 +71,10 @@ def tissue_tiles(images: Sequence[AnnotatedImage], test: Sequence[AnnotatedImage
         BadInput: There are no training images, one of them is also a test image, or none shows tissue.
     """
     if not images:
-        raise BadInput("Expected training images to calibrate on, got none", "use a data set with a train folder")
+        raise BadInput(
+            "Expected training images to calibrate on, got none",
+            "put those to calibrate on in a folder named train, and those to score in one named test",
+        )
     _require_disjoint(images, {pixel_hash(image.image()): image.stem for image in test})
     tiles = tuple(tile for image in images for tile in _grid(image))
     if not tiles:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from msal_deploy.errors import BadInput, MissingRequirement
+from msal_deploy.errors import BadInput, DeployError, MissingRequirement
 from msal_deploy.files import atomic_file
 from msal_deploy.runtimes.base import Engine
 from msal_deploy.trt.bindings import Backend, load_backend
@@ -154,7 +154,7 @@ class TensorRtRtxEngine(TensorRtEngine):
 
     def _close(self) -> None:
         try:
-            with suppress(OSError, MissingRequirement):  # a read-only bundle runs too
+            with suppress(OSError, DeployError):  # a read-only bundle runs too
                 self._save_cache()
         finally:
             del self._cache

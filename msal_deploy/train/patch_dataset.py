@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from msal_deploy.data import AnnotatedImage, corner_patches, image_size
+from msal_deploy.data import AnnotatedImage, corner_patches
 from msal_deploy.errors import BadInput
 from msal_deploy.recipe import TrainRecipe
 from msal_deploy.train.augment import augmentation, largest_crop, random_crop
@@ -143,7 +143,7 @@ class _Batches:
 
 def check_side(annotated: AnnotatedImage, least: int = MIN_SIDE) -> None:
     """Raise `BadInput` if an image is lower or narrower than `least` pixels."""
-    height, width = image_size(annotated.image_path)
+    height, width = annotated.size()
     if min(height, width) < least:
         raise BadInput(f"{annotated.image_path} is {width}×{height} px, smaller than {least} px", "remove it")
 

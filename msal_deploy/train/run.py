@@ -12,7 +12,7 @@ try:
 except ModuleNotFoundError:  # the same package inside the `lightning` distribution
     from lightning.fabric import Fabric  # type: ignore[no-redef]
 
-from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint, first_line
+from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint
 from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.files import StrPath, sha256
 from msal_deploy.hardware import available_cores
@@ -20,6 +20,7 @@ from msal_deploy.recipe import Precision, Recipe
 from msal_deploy.train.patch_dataset import check_mixture
 from msal_deploy.train.state import LAST, State, load_state
 from msal_deploy.train.trainer import Images, Trainer, TrainReport
+from msal_deploy.weight_files import first_line
 
 
 def train(

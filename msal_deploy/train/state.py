@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import torch
 
-from msal_deploy.checkpoint import first_line
 from msal_deploy.errors import BadInput
 from msal_deploy.files import atomic_file
 from msal_deploy.recipe import Recipe
 from msal_deploy.train.validation import ViewScore
+from msal_deploy.weight_files import first_line
 
 BEST, LAST = "best.safetensors", "last.pt"
 

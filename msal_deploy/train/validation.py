@@ -9,7 +9,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from msal_deploy.data import AnnotatedImage, Patch, corner_patches, image_size
+from msal_deploy.data import AnnotatedImage, Patch, corner_patches
 from msal_deploy.metrics import Confusion, confusion, dice, iou, pooled
 from msal_deploy.train.augment import change_density
 from msal_deploy.train.patch_dataset import check_side
@@ -63,7 +63,7 @@ def make_views(sets: Mapping[str, Sequence[AnnotatedImage]], densities: Sequence
 def _patches(annotated: AnnotatedImage) -> tuple[Patch, ...]:
     check_side(annotated)
     # 512 px as in the test, or less for smaller images.
-    side = min(512, *(extent // 32 * 32 for extent in image_size(annotated.image_path)))
+    side = min(512, *(extent // 32 * 32 for extent in annotated.size()))
     # Only pixels are scored here, and instances would double the memory.
     return tuple(msgspec.structs.replace(patch, instances=None) for patch in corner_patches(annotated, side))
 

@@ -98,7 +98,7 @@ EXTERNAL = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><Annotations>&
         ("MoNuSeg", "not valid XML"),
         ("<Annotations><Annotation>", "not valid XML"),
         ('<?xml version="1.0" encoding="klingon"?><Annotations/>', "not valid XML"),
-        ("<Annotations/>", "has no regions"),
+        ("<annotation><object/></annotation>", "has no regions"),
         (BOMB, "entities"),
         (EXTERNAL, "entities"),
         (f"<A>{region((1, 1), (2, 2))}{region()}</A>", "all 2 regions"),

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from msal_deploy.data import AnnotatedImage, open_dataset, write_xml
-from msal_deploy.data.dataset import scan
+from msal_deploy.data.layout import scan
 from msal_deploy.errors import BadInput
 
 STEMS = {"train": ["SYNTH-TRAIN-000", "SYNTH-TRAIN-001"], "test": ["SYNTH-TEST-000"]}
@@ -184,7 +184,7 @@ def test_annotation_without_image_is_rejected(tmp_path: Path) -> None:
 def test_duplicate_stems_are_rejected(tmp_path: Path) -> None:
     write_pair(tmp_path / "set", "a")
     Image.new("RGB", (64, 48)).save(tmp_path / "set" / "a.tif")
-    assert "two files of one kind: 1 (a)" in refused(tmp_path / "set")
+    assert "two files of one kind: 1 (a: a.png and a.tif)" in refused(tmp_path / "set")
 
 
 def test_same_stem_in_train_and_test_is_rejected(tmp_path: Path) -> None:

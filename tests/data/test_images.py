@@ -41,8 +41,8 @@ def test_read_image_supports_jpeg(tmp_path: Path) -> None:
         ("L", ".png", "is greyscale; convert it to 8-bit RGB"),
         ("L", ".tif", "is greyscale"),
         ("1", ".png", "1-bit"),
-        ("RGBA", ".png", "alpha channel"),
-        ("RGBA", ".tif", "alpha channel"),
+        ("RGBA", ".png", "transparent pixels"),
+        ("RGBA", ".tif", "transparent pixels"),
         ("P", ".png", "palette"),
         ("CMYK", ".tif", "CMYK"),
         ("CMYK", ".jpg", "CMYK"),
@@ -114,7 +114,7 @@ def test_read_image_rejects_files_that_are_not_images(content: bytes, tmp_path: 
 def test_read_image_rejects_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="does not exist"):
         read_image(tmp_path / "none.tif")
-    with pytest.raises(BadInput, match="damaged"):
+    with pytest.raises(BadInput, match="is a folder"):
         read_image(tmp_path)
 
 

@@ -20,7 +20,7 @@ def write_set(folder: Path, seed: int, count: int = 2, split: str = "", size: in
     for index in range(count):
         pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / split / "images" / f"{split}{index}.png")
-        labels = Image.fromarray((pixels[..., 0] > 128).astype(np.uint8))
+        labels = Image.fromarray((pixels[..., 0] < 128).astype(np.uint8))
         labels.save(folder / split / "labels" / f"{split}{index}.png")
     return folder
 
@@ -119,7 +119,8 @@ def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", 0)
     (folder / "labels" / "1.png").unlink()
     assert refusal(write_set(tmp_path / "other", 1), folder) == (
-        "set: test images without annotation: 1 (1); add an XML or a label map of the same name"
+        "set: test images without annotation: 1 (1); add an XML or a label map of the same name, in a folder named "
+        "like annotations, labels or masks"
     )
     shutil.rmtree(folder / "labels")
     assert "images without annotation: 2 (0, 1)" in refusal(folder)
@@ -159,9 +160,12 @@ def test_images_that_differ_in_one_value_or_in_shape_are_distinct(tmp_path: Path
         pixels = np.array(image)
     pixels[-1, -1, -1] ^= 1
     Image.fromarray(pixels).save(folder / "images" / "1.png")
+    shutil.copy(folder / "labels" / "0.png", folder / "labels" / "1.png")
     for index, shape in enumerate([(32, 128), (128, 32)], 2):  # the same bytes in another shape
         Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(folder / "images" / f"{index}.png")
-        Image.fromarray(np.ones(shape, np.uint8)).save(folder / "labels" / f"{index}.png")
+        labels = np.zeros(shape, np.uint8)
+        labels[:8, :8] = 1
+        Image.fromarray(labels).save(folder / "labels" / f"{index}.png")
     assert stems(folder) == {"set": ["0", "1", "2", "3"]}
 
 
