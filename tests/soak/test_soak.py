@@ -25,6 +25,8 @@ def test_a_tenth_of_the_bad_inputs_is_refused_in_one_sentence_and_leaves_nothing
 
 @pytest.mark.parametrize("script", ["bad_inputs", "kills", "full_disks", "pairs", "load", "fuzz"])
 def test_every_script_says_how_it_is_used(script: str) -> None:
-    done = subprocess.run([sys.executable, SOAK / f"{script}.py", "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, SOAK / f"{script}.py", "--help"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "--json" in done.stdout
