@@ -38,8 +38,9 @@ FAKE = Path(__file__).with_name("fake_trtexec.py")
 HOSTILE = (
     "x$(touch PWNED)", "x`touch PWNED`", "x; touch PWNED", "x\ntouch PWNED", "x'; touch PWNED; '", 'x"; touch PWNED; "',
     "{{7*7}}", "{% raw %}", "</script><script>touch()</script>", "../../etc/passwd", "/etc/passwd", "x\0y",
-    "\u202egnp.exe", "-rf", "x: y # z", "[a](javascript:b)", "&amp;", "", " ", "x|touch PWNED", "$HOME", "x" * 5000, "${IFS}",
-    "\\", "\r\n", "*alias", "!!python/object:x", "@x", "%x", "\u2028", "é\ud800",
+    "\u202egnp.exe", "-rf", "x: y # z", "[a](javascript:b)", "&amp;", "", " ", "x|touch PWNED", "$HOME",
+    "x" * 5000,
+    "${IFS}", "\\", "\r\n", "*alias", "!!python/object:x", "@x", "%x", "\u2028", "é\ud800",
 )  # fmt: skip
 texts = st.sampled_from(HOSTILE) | st.text(max_size=30)
 fast = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -173,7 +174,7 @@ def test_scripts_quote_names_even_if_they_were_not_read(
     folder = Path(shutil.copytree(small, tmp_path / "bundle"))
     onnx.save(tiny_graph("fp32", image=name), folder / "model.fp32.onnx")
     sign(folder, lambda manifest: manifest)
-    with pytest.raises(BadInput, match="regex|one line"):
+    with pytest.raises(BadInput, match=r"regex|one line"):
         sign(folder, lambda manifest: put(manifest, ("spec", "image", "name"), name))
         Bundle(folder)
     sign(folder, lambda manifest: put(manifest, ("spec", "image", "name"), "image"))
