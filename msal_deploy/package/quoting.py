@@ -10,6 +10,8 @@ import shlex
 
 from jinja2 import BaseLoader, Environment, StrictUndefined
 
+from msal_deploy.documents import UNSAFE
+
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!&~$])")
 
 
@@ -46,7 +48,7 @@ def line(text: object) -> str:
     >>> line("Tesla T4\nRUN rm -rf /")
     'Tesla T4 RUN rm -rf /'
     """
-    return " ".join("".join(character if character.isprintable() else " " for character in str(text)).split())
+    return " ".join(UNSAFE.sub(" ", str(text)).split())
 
 
 def environment(loader: BaseLoader | None = None) -> Environment:

@@ -63,11 +63,11 @@ def remedy_for(text: str, capability_of: Mapping[str, str]) -> str:
 
     >>> known = {"a100": "8.0", "rtx-3090": "8.6", "gtx-1080-ti": "6.1"}
     >>> remedy_for("a10", known)
-    "it has compute capability 8.6: write a target file with like = 'rtx-3090' (see docs/tensorrt-plans.md), or use --gpu 8.6"
+    "it has compute capability 8.6: write a target file with like = 'rtx-3090' (see ...), or use --gpu 8.6"
     >>> remedy_for("gxt-1080-ti", known)
     "did you mean 'gtx-1080-ti'?"
     >>> remedy_for("a101", known)
-    "choose from: a100, gtx-1080-ti, rtx-3090; or write a target file with like = 'rtx-3090' (see docs/tensorrt-plans.md)"
+    "choose from: a100, gtx-1080-ti, rtx-3090; or write a target file with like = 'rtx-3090' (see ...)"
 
     Args:
         text: The name.

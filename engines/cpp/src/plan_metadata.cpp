@@ -106,8 +106,14 @@ PlanMetadata read_metadata(const Bundle& bundle, const std::filesystem::path& fi
     if (!std::filesystem::is_regular_file(sidecar, ignored)) {
         throw_bad_input(file.string(), " has no metadata (", sidecar.filename().string(), " is missing); ", remedy);
     }
+    // What the manifest lists must not have changed; a plan of a build kit may be unlisted.
+    if (bundle.artifacts.count(sidecar.filename().string()) != 0) bundle.file(sidecar.filename().string());
     PlanMetadata plan = read_json(sidecar, "valid plan metadata", remedy,
                                   [&](const Json& root) { return metadata_from(sidecar, root); });
+    const auto listed = bundle.artifacts.find(file.filename().string());
+    if (listed != bundle.artifacts.end() && listed->second != plan.plan_sha256) {
+        throw_bad_input(sidecar.string(), " describes another plan than the manifest lists; ", remedy);
+    }
     plan.file = file;
     plan.bundle = bundle.path;
     return plan;

@@ -2,7 +2,7 @@
 
     python3 kit.py check "FIRST LINE OF TRTEXEC" MIN OPT MAX     print TensorRT's version
     python3 kit.py sidecar int8 PLAN LAYERS LOG MIN OPT MAX      write PLAN.json and print the precision of the plan
-    python3 kit.py add BUNDLE                                    copy the plans into a bundle and list them in its manifest
+    python3 kit.py add BUNDLE                                    copy the plans into a bundle and list them there
 
 PLAN.json is the metadata that msal-deploy reads before it loads a plan. Shapes are in trtexec's format: 4x512x512x3.
 Exit codes: 1 the plan is not in the requested precision, 2 wrong usage, 3 the machine does not meet the requirements.
