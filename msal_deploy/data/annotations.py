@@ -69,9 +69,9 @@ def read_xml(path: Path) -> Annotation:
     (1, 0.25)
 
     Raises:
-        BadInput: The file does not exist, has more than 20 MB or 100,000 regions, is not XML, declares XML entities, is not ImageScope's,
-            or all its regions have fewer than three distinct vertices; or a region is not an outline (a rectangle, a
-            ruler, a hole), or has a coordinate that is not a number.
+        BadInput: The file does not exist, has more than 20 MB or 100,000 regions, is not XML, declares XML entities, is
+            not ImageScope's, or all its regions have fewer than three distinct vertices; or a region is not an outline
+            (a rectangle, a ruler, a hole), or has a coordinate that is not a number.
     """
     root = _root(path)
     if (count := sum(1 for _ in root.iter("Region"))) > MAX_REGIONS:
