@@ -15,14 +15,16 @@ traced to its checkpoint.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from msal_deploy.documents import FileName, Identifier, Sha256, read_json
 from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath, sha256, write_json
+from msal_deploy.kinds import EXPORT_AGAIN, check_kind, read_images, read_probability
 from msal_deploy.recipe import Recipe
-from msal_deploy.spec import ModelSpec
+from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -32,7 +34,7 @@ GOLDEN = "golden"
 GOLDEN_IMAGE, GOLDEN_PROBABILITY = f"{GOLDEN}/image.npy", f"{GOLDEN}/probability.npy"
 INT8_U8S8 = "model.int8.u8s8.onnx"  # unsigned activations: the same INT8, twice as fast in ONNX Runtime's CPU kernels
 FORMAT_VERSION = 1
-REMEDY = "export the bundle again"
+REMEDY = EXPORT_AGAIN
 
 
 def graph_name(precision: str) -> str:
@@ -47,8 +49,8 @@ def graph_name(precision: str) -> str:
 class Artifact(msgspec.Struct, frozen=True):
     """One file of a bundle: its SHA-256 and the names of the files it was made from."""
 
-    sha256: str
-    made_from: tuple[str, ...] = ()
+    sha256: Sha256
+    made_from: tuple[FileName, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,9 +65,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     spec: ModelSpec
     recipe: Recipe
-    licence: str
-    versions: dict[str, str]
-    artifacts: dict[str, Artifact]
+    licence: Annotated[str, msgspec.Meta(max_length=200)]
+    versions: dict[Identifier, Annotated[str, msgspec.Meta(max_length=100)]]
+    artifacts: dict[FileName, Artifact]
     checks: dict[str, Any] = {}
     format_version: int = FORMAT_VERSION
 
@@ -91,14 +93,12 @@ class Bundle:
             BadInput: `path` is not a bundle, or its manifest is not valid.
         """
         self.path = Path(path)
+        self._checked: set[str] = set()
         manifest = self.path / MANIFEST
         try:
-            self.manifest = msgspec.json.decode(manifest.read_bytes(), type=Manifest)
-        except (FileNotFoundError, NotADirectoryError) as error:
+            self.manifest = read_json(manifest, Manifest, "a valid manifest", REMEDY)
+        except FileNotFoundError as error:
             raise BadInput(f"{path} is not a bundle (no {MANIFEST})", "create one with: msal-deploy export") from error
-        except msgspec.DecodeError as error:
-            raise BadInput(f"{manifest} is not a valid manifest ({error})", REMEDY) from error
-
         if self.manifest.format_version != FORMAT_VERSION:
             raise BadInput(
                 f"Expected format version {FORMAT_VERSION} in {manifest}, got {self.manifest.format_version}", REMEDY
@@ -157,26 +157,57 @@ class Bundle:
         return tuple(name for name in names if name in self)
 
     def file(self, name: str) -> Path:
-        """Return the path of a file whose content matches the manifest.
+        """Return the path of a file whose content matches the manifest, and is what its name says.
+
+        Nothing else opens a file of a bundle. The file may be a link to anywhere, as in the cache of a model hub: its
+        hash decides.
+
+        >>> Bundle("bundle").file("calibration.json").as_posix()
+        'bundle/calibration.json'
 
         Raises:
-            BadInput: The manifest does not list `name`, or the file is missing, has changed or is outside the bundle.
+            BadInput: The manifest does not list `name`, or the file is missing, has changed or is of another kind.
         """
         if name not in self:
             names = ", ".join(sorted(self.manifest.artifacts))
             raise BadInput(f"{name} is not in {self.path}", f"choose from: {names}")
         path = self.path / name
-        if not path.resolve().is_relative_to(self.path.resolve()):
-            raise BadInput(f"{path} is outside the bundle", REMEDY)
-        if not path.is_file():
+        if not path.is_file():  # also not a device or a FIFO
             raise BadInput(f"{path} is missing but listed in the manifest", REMEDY)
-        if sha256(path) != self.manifest.artifacts[name].sha256:
+        if _hash(path) != self.manifest.artifacts[name].sha256:
             raise BadInput(f"{path} has changed since export (SHA-256 differs)", REMEDY)
+        if name not in self._checked:  # the same hash is the same kind
+            check_kind(path, name, self.spec)
+            self._checked.add(name)
         return path
+
+    def golden(self) -> tuple[UInt8Images, Float32Maps]:
+        """Return the golden tiles: images uint8[N,H,W,3], and their probability float32[N,1,H,W].
+
+        >>> images, probability = Bundle("bundle").golden()
+        >>> images.shape, probability.shape
+        ((2, 256, 256, 3), (2, 1, 256, 256))
+
+        Raises:
+            BadInput: A file is missing, has changed or is damaged, or they do not belong together.
+        """
+        images = read_images(self.file(GOLDEN_IMAGE), self.spec)
+        probability = read_probability(self.file(GOLDEN_PROBABILITY), self.spec)
+        if probability.shape != (len(images), 1, *images.shape[1:3]):
+            shapes = f"{list(images.shape)} and {list(probability.shape)}"
+            raise BadInput(f"The golden tiles of {self.path} and their probability do not match ({shapes})", REMEDY)
+        return images, probability
 
 
 # Files of a bundle that its manifest does not list: they can be made again.
 UNLISTED = (MANIFEST, "timings.*.cache", "*.plan.cache", "*.plan.rejected", "*.plan.rejected.json", "bisect.jsonl")
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
 
 
 def is_bundle(folder: StrPath) -> bool:

@@ -1,13 +1,10 @@
 """Checkpoints: safetensors with the recipe in the metadata, and other PyTorch weights, read without running code."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
@@ -15,9 +12,12 @@ from torchvision import models
 from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.files import StrPath, atomic_file
 from msal_deploy.recipe import NetworkRecipe, Recipe
+from msal_deploy.state_dict import fit, some
+from msal_deploy.weight_files import WeightFile, first_line, read_metadata, read_weights
 from msal_deploy.zoo import STARTS_FROM_RESNET, build_network
 
 UNKNOWN_LICENCE = "not stated"
+FORMAT = "msal-deploy 1"  # in the metadata of our own files, whose names need no fitting
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -32,6 +32,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
         licence: SPDX identifier of the weights' licence, or ``not stated``.
         notes: Results of the training (epoch, validation Dice, …), as text.
         file: The safetensors file with the same content, if there is one: export copies it, so that its hash is kept.
+        remarks: What was taken from a file of another program and what was left out, in sentences for the user.
     """
 
     weights: dict[str, Tensor]
@@ -39,6 +40,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     licence: str = UNKNOWN_LICENCE
     notes: dict[str, str] = {}
     file: Path | None = None
+    remarks: tuple[str, ...] = ()
 
     def network(self) -> nn.Module:
         """Return the network with these weights, in evaluation mode.
@@ -48,11 +50,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
         """
         network = build_network(self.recipe.network)
         check_keys(self.weights, network)
-        if broken := [key for key, value in self.weights.items() if not value.isfinite().all()]:
-            raise BadInput(f"The weights are not finite ({_some(broken)})", "use an earlier checkpoint")
-        network.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in self.weights.items()}
-        )
+        weights = {key: value.float() if value.is_floating_point() else value for key, value in self.weights.items()}
+        if broken := [key for key, value in weights.items() if not value.isfinite().all()]:
+            raise BadInput(f"The weights are not finite ({some(broken)})", "use an earlier checkpoint")
+        network.load_state_dict(weights)
         return network.eval()
 
 
@@ -76,10 +77,13 @@ def save_checkpoint(path: StrPath, checkpoint: Checkpoint, *, half: bool = False
     Args:
         half: Store the weights of convolutions in FP16, which halves the file.
     """
-    metadata = {"format": "msal-deploy 1", "recipe": checkpoint.recipe.to_json(), "licence": checkpoint.licence}
+    metadata = {"format": FORMAT, "recipe": checkpoint.recipe.to_json(), "licence": checkpoint.licence}
     with atomic_file(path) as temporary:
-        # safetensors rejects the strides that channels_last training leaves.
-        weights = {key: value.detach().cpu().contiguous() for key, value in checkpoint.weights.items()}
+        # safetensors rejects the strides that channels_last training leaves, and tensors that share memory.
+        weights = {
+            key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, value in checkpoint.weights.items()
+        }
         if half:  # except norms: they are small, and a running variance may exceed FP16's range
             weights = {key: value.half() if value.ndim > 1 else value for key, value in weights.items()}
         save_file(weights, temporary, metadata=metadata | {"notes": msgspec.json.encode(checkpoint.notes).decode()})
@@ -87,66 +91,53 @@ def save_checkpoint(path: StrPath, checkpoint: Checkpoint, *, half: bool = False
 
 
 def load_checkpoint(path: StrPath, recipe: Recipe | None = None) -> Checkpoint:
-    """Read a checkpoint that msal-deploy wrote, or another state dict (``.pt``, ``.pth``)::
+    """Read a checkpoint that msal-deploy wrote, or the weights of another program, whatever the file's name::
 
         load_checkpoint("runs/r34/best.safetensors")
-        load_checkpoint("model.pth", Recipe.load("paper"))
+        load_checkpoint("lightning.ckpt", Recipe.load("paper"))
+
+    The weights of another program may have any prefix and be anywhere in the file: see `msal_deploy.state_dict`.
 
     Args:
-        recipe: The network of the weights; required for a state dict.
+        recipe: The network of the weights; required unless the file says it.
 
     Raises:
-        BadInput: The file is missing or damaged, a pickle that could run code, or a state dict without a recipe.
+        BadInput: The file is missing or damaged, could run code, does not say its network and no recipe is given, or
+            does not hold the weights of that network.
     """
     path = Path(path)
-    if path.suffix in (".pt", ".pth"):
-        if recipe is None:
-            raise BadInput(f"{path} is a state dict without a recipe", "name the network with --recipe")
-        return Checkpoint(_state_dict(path), recipe)
-    return _load_safetensors(path, recipe)
-
-
-def _load_safetensors(path: Path, recipe: Recipe | None) -> Checkpoint:
-    _require_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-    except SafetensorError as error:
-        raise BadInput(f"{path} is not a complete safetensors file ({error})", "copy or train it again") from error
-    own = Recipe.from_json(metadata["recipe"]) if "recipe" in metadata else None
+    file = read_weights(path)
+    own = _own_recipe(file.metadata)
     chosen = recipe or own
     if chosen is None:
-        raise BadInput(f"{path} has no recipe in its metadata", "name the network with --recipe")
+        raise BadInput(f"{path} does not say which network it holds", "name it with --recipe")
+    licence = file.metadata.get("licence", UNKNOWN_LICENCE)
+    if file.metadata.get("format") == FORMAT:
+        return Checkpoint(file.content, chosen, licence, _notes(file, path), path if chosen == own else None)
+    with torch.device("meta"):
+        network = build_network(chosen.network).state_dict()
+    fitted = fit(file.content, network, str(path))
+    return Checkpoint(fitted.weights, chosen, licence, _notes(file, path), remarks=fitted.remarks)
+
+
+def own_recipe(path: StrPath) -> Recipe | None:
+    """Return the recipe that a checkpoint names itself, or None for the weights of another program; reads no weights.
+
+    Raises:
+        BadInput: The file is missing or damaged, or its recipe is not one.
+    """
+    return _own_recipe(read_metadata(Path(path)))
+
+
+def _own_recipe(metadata: Mapping[str, str]) -> Recipe | None:
+    return Recipe.from_json(metadata["recipe"]) if "recipe" in metadata else None
+
+
+def _notes(file: WeightFile, path: Path) -> dict[str, str]:
     try:
-        notes = msgspec.json.decode(metadata.get("notes", "{}"), type=dict[str, str])
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(file.metadata.get("notes", "{}"), type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise BadInput(f"The notes in {path} are not valid ({error})", "copy or train it again") from error
-    licence = metadata.get("licence", UNKNOWN_LICENCE)
-    return Checkpoint(weights, chosen, licence, notes, path if chosen == own else None)
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise BadInput(f"The weight file {path} does not exist", "check the path")
-
-
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a pickled state dict: at the top level or under ``state_dict`` or ``model``, with or without ``module.``."""
-    _require_file(path)
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may raise anything
-        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
-            cause = f"{path} contains more than weights, and unpickling it could run code"
-            raise BadInput(cause, "save only its state_dict") from error
-        raise BadInput(f"{path} is not a complete PyTorch file ({first_line(error)})", "copy it again") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise BadInput(f"{path} is not a state dict (parameter name -> tensor)", "save only its state_dict")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
 def check_keys(weights: Mapping[str, Tensor], network: nn.Module) -> None:
@@ -158,20 +149,11 @@ def check_keys(weights: Mapping[str, Tensor], network: nn.Module) -> None:
         "unexpected": sorted(given.keys() - expected.keys()),
         "with another shape": sorted(key for key in expected.keys() & given.keys() if expected[key] != given[key]),
     }
-    messages = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in differences.items() if keys]
+    messages = [f"{len(keys)} {kind} ({some(keys)})" for kind, keys in differences.items() if keys]
     if messages:
         raise BadInput(
             f"The weights do not fit the network: {', '.join(messages)}", "name the right network with --recipe"
         )
-
-
-def _some(keys: list[str], limit: int = 4) -> str:
-    return ", ".join(keys[:limit]) + (", …" if len(keys) > limit else "")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first sentence of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
 def pretrained_resnet(recipe: NetworkRecipe) -> models.ResNet | None:
@@ -186,11 +168,11 @@ def pretrained_resnet(recipe: NetworkRecipe) -> models.ResNet | None:
     if recipe.model not in STARTS_FROM_RESNET:
         raise BadInput(f"{recipe.model} does not have a ResNet encoder to start from", "use --encoder random")
     resnet: models.ResNet = models.get_model(recipe.backbone, weights=None)
-    weights = _imagenet(recipe.backbone) if recipe.weights == "imagenet" else _state_dict(Path(recipe.weights))
-    classifier = {key: value for key, value in resnet.state_dict().items() if key.startswith("fc.")}
-    weights = weights | classifier  # not used, and often removed from such files
-    check_keys(weights, resnet)
-    resnet.load_state_dict(weights)
+    wanted = {key: value for key, value in resnet.state_dict().items() if not key.startswith("fc.")}
+    content = _imagenet(recipe.backbone) if recipe.weights == "imagenet" else read_weights(Path(recipe.weights)).content
+    title = "torch's cache" if recipe.weights == "imagenet" else recipe.weights
+    fitted = fit(content, wanted, title, unused="fc").weights  # the classifier is not used, and often removed
+    resnet.load_state_dict(fitted, strict=False)
     return resnet
 
 

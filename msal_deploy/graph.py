@@ -4,7 +4,7 @@ A layer is a Conv, a ConvTranspose, a Gemm or a MatMul: the operators that hold 
 activations and sums are not counted, as in the tables of most papers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from msal_deploy.documents import refuse
 from msal_deploy.errors import BadInput, GateFailed
+from msal_deploy.spec import ModelSpec, TensorSpec
 
 PRECISION_OF_TYPE = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}  # of ONNX's types; any other is INT8
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
@@ -102,23 +104,86 @@ class GraphIndex:
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file.
+    """Read an ONNX file, and no other: its weights must not be in a second file, which no hash covers.
 
     >>> load_graph(Path("bundle/model.fp32.onnx")).graph.input[0].name
     'image'
 
     Raises:
-        BadInput: The file is missing or is not a valid ONNX file.
+        BadInput: The file is missing, is not a valid ONNX file, or reads another file.
     """
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise BadInput(f"{path} does not exist", EXPORT_AGAIN) from error
     except Exception as error:  # protobuf's DecodeError has moved between its versions
         raise BadInput(f"{path} is not a valid ONNX file ({type(error).__name__})", EXPORT_AGAIN) from error
     if not model.graph.node:
         raise BadInput(f"{path} is not a valid ONNX file (it has no nodes)", EXPORT_AGAIN)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
+        raise BadInput(f"{path} keeps weights in another file", EXPORT_AGAIN)
     return model
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield all stored tensors: initialisers and attributes, also of functions and of graphs inside nodes."""
+    graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            yield from (part for one in graph.sparse_initializer for part in (one.values, one.indices))
+            nodes += graph.node
+        for attribute in (attribute for node in nodes for attribute in node.attribute):
+            yield from (attribute.t, *attribute.tensors)
+            sparse = (attribute.sparse_tensor, *attribute.sparse_tensors)
+            yield from (part for one in sparse for part in (one.values, one.indices))
+            graphs += [graph for graph in (attribute.g, *attribute.graphs) if graph.ByteSize()]
+        nodes = []
+
+
+def check_model(path: Path) -> None:
+    """Raise `BadInput` unless ONNX's checker accepts a file.
+
+    >>> check_model(Path("bundle/model.fp32.onnx"))
+    """
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        refuse(str(path), "a valid ONNX file", str(error).partition("\n")[0], EXPORT_AGAIN, error)
+
+
+def check_tensors(model: onnx.ModelProto, path: Path, spec: ModelSpec) -> None:
+    """Raise `BadInput` unless a graph has the one input and the one output of `spec`.
+
+    >>> check_tensors(load_graph(Path("bundle/model.fp16.onnx")), Path("model.fp16.onnx"), ModelSpec())
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    _check_tensor(path, spec.image, [tensor for tensor in model.graph.input if tensor.name not in stored])
+    _check_tensor(path, spec.probability, list(model.graph.output))
+
+
+def _check_tensor(path: Path, spec: TensorSpec, tensors: list[onnx.ValueInfoProto]) -> None:
+    if [tensor.name for tensor in tensors] != [spec.name]:
+        names = ", ".join(f"{tensor.name[:50]!a}" for tensor in tensors[:3]) or "none"
+        raise BadInput(f"Expected a tensor named {spec.name!r} in {path}, got {names}", EXPORT_AGAIN)
+    kind = tensors[0].type.tensor_type
+    actual = _type_name(kind.elem_type)
+    if actual != spec.dtype:
+        raise BadInput(f"Expected {spec.dtype} for {spec.name!r} in {path}, got {actual}", EXPORT_AGAIN)
+    extents = [axis.dim_value for axis in kind.shape.dim]  # 0 for a dynamic axis
+    if len(extents) != len(spec.axes) or any(
+        isinstance(axis, int) and extent not in (0, axis) for axis, extent in zip(spec.axes, extents, strict=False)
+    ):
+        shape = ", ".join(str(extent or "?") for extent in extents)
+        raise BadInput(f"Expected the axes of the manifest for {spec.name!r} in {path}, got [{shape}]", EXPORT_AGAIN)
+
+
+def _type_name(kind: int) -> str:
+    try:
+        return str(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    except (KeyError, ValueError):  # no type, or one that NumPy does not have
+        return "another type"
 
 
 def check_graph(path: Path) -> onnx.GraphProto:

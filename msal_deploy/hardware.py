@@ -4,6 +4,8 @@ GPUs are listed by NVML, the management library of NVIDIA's driver.
 """
 
 import importlib
+import math
+import os
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -33,13 +35,60 @@ def describe_processor() -> tuple[str, tuple[str, ...]]:
     return fields.get("model name", platform.machine()), tuple(sorted(INSTRUCTIONS.intersection(flags)))
 
 
-def available_cores() -> int:
-    """Return the number of logical cores that this process may run on (its CPU affinity).
+def available_cores(root: Path = Path("/")) -> int:
+    """Return the number of logical cores that this process may keep busy, at least 1.
+
+    It counts the cores that the process may run on (its CPU affinity, as `os.process_cpu_count` does) and the CPU quota
+    of its container, rounded up.
 
     >>> available_cores() >= 1
     True
+
+    Args:
+        root: Folder with the ``proc`` and ``sys`` of the machine.
     """
-    return len(psutil.Process().cpu_affinity() or ())
+    runnable = len(psutil.Process().cpu_affinity() or ())
+    return max(1, math.ceil(min(runnable, *_cpu_quotas(root))))
+
+
+def limited_cores(root: Path = Path("/")) -> int | None:
+    """Return `available_cores` if it is fewer than the machine has, else None: a runtime may then choose by itself."""
+    cores = available_cores(root)
+    return cores if cores < (os.cpu_count() or cores) else None
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield the cores that each control group of this process may use: infinity, and every quota that is set.
+
+    A quota of a parent group counts as well. In a container without a cgroup namespace, the groups of the process have
+    the names that the host knows, and only the root of what is mounted is theirs.
+    """
+    yield math.inf
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, group = line.split(":", 2)
+        folder = root / "sys/fs/cgroup" / controllers  # version 2 names no controllers
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for parent in (Path(group), *Path(group).parents):
+            yield from _quota(folder / str(parent).lstrip("/"))
+
+
+def _quota(group: Path) -> Iterator[float]:
+    """Yield the quota of one group in cores, if it has one: version 2's file, or the two of version 1."""
+    words = " ".join(_lines(group / "cpu.max")).split()
+    words = words or [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
+    if len(words) == 2 and all(word.isdecimal() for word in words):  # no quota is "max", or -1 in version 1
+        quota, period = map(int, words)
+        if quota and period:
+            yield quota / period
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file of the kernel; none without it."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
 
 
 def memory_gib() -> float:

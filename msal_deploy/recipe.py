@@ -9,12 +9,12 @@ A recipe file lists only the values that differ from the paper's::
     epochs = 40
 """
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import msgspec
 
+from msal_deploy.documents import parse, parse_json, read_toml
 from msal_deploy.errors import BadInput, suggest
 from msal_deploy.files import StrPath
 
@@ -209,13 +209,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if path.suffix != ".toml":
             raise BadInput(f"{name!r} is not a recipe or a .toml file", suggest(name, BUILT_IN))
         try:
-            return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), cls)
+            values = read_toml(path, "correct the file")
         except FileNotFoundError as error:
             raise BadInput(f"The recipe file {path} does not exist", "check the path") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path} is not valid TOML ({error})", "correct the file") from error
-        except msgspec.ValidationError as error:
-            raise BadInput(f"{path} is not a recipe ({error})", "correct the file") from error
+        return parse(lambda: msgspec.convert(values, cls), str(path), "a recipe", "correct the file")
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
@@ -224,10 +221,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Raises:
             BadInput: The text is not a recipe.
         """
-        try:
-            return msgspec.json.decode(text, type=cls)
-        except msgspec.DecodeError as error:
-            raise BadInput(f"The metadata is not a recipe ({error})", "name the recipe with --recipe") from error
+        return parse_json(text, cls, "The metadata", "a recipe", "name the recipe with --recipe")
 
     def to_json(self) -> str:
         """Return the whole recipe as one line of JSON, as stored in a checkpoint.

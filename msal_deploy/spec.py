@@ -6,19 +6,28 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from msal_deploy.documents import Identifier
 from msal_deploy.errors import BadInput
 
 UInt8Images = NDArray[np.uint8]
 Float32Maps = NDArray[np.float32]
+MAX_EXTENT = 1 << 20  # of an axis, in pixels or images
+Extent = Annotated[int, msgspec.Meta(ge=1, le=MAX_EXTENT)]
+Intensity = Annotated[float, msgspec.Meta(ge=-10, le=10)]
+Deviation = Annotated[float, msgspec.Meta(gt=0, le=10)]
 
 
 class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A dynamic axis: its name, its smallest and largest extent, and the number that every extent is a multiple of."""
 
-    name: str
-    minimum: Annotated[int, msgspec.Meta(ge=1)]
-    maximum: Annotated[int, msgspec.Meta(ge=1)]
-    multiple: Annotated[int, msgspec.Meta(ge=1)] = 1
+    name: Identifier
+    minimum: Extent
+    maximum: Extent
+    multiple: Extent = 1
+
+    def __post_init__(self) -> None:
+        if self.round_up(self.minimum) > self.maximum:
+            raise ValueError(f"Expected a {self.name} with a multiple of {self.multiple} from minimum to maximum")
 
     def round_up(self, extent: int) -> int:
         """Return the smallest multiple that is at least `extent`.
@@ -32,9 +41,9 @@ class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name, dtype and axes of a graph's input or output. A fixed axis is an integer."""
 
-    name: str
+    name: Identifier
     dtype: Literal["uint8", "float32"]
-    axes: tuple[Axis | int, ...]
+    axes: tuple[Axis | Extent, ...]
 
 
 BATCH = Axis("batch", 1, 64)
@@ -62,14 +71,20 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     image: TensorSpec = TensorSpec("image", "uint8", (BATCH, HEIGHT, WIDTH, 3))
     probability: TensorSpec = TensorSpec("probability", "float32", (BATCH, 1, HEIGHT, WIDTH))
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    microns_per_pixel: float = 0.25
-    threshold: float = 0.5
+    mean: tuple[Intensity, Intensity, Intensity] = (0.485, 0.456, 0.406)
+    std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
+    microns_per_pixel: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.25
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
 
     def __post_init__(self) -> None:
         if len(self.image.axes) != 4 or len(self.probability.axes) != 4:
             raise ValueError("Expected four axes for image and probability")
+        if (self.image.dtype, self.probability.dtype) != ("uint8", "float32"):
+            raise ValueError("Expected a uint8 image and a float32 probability")
+        if (self.image.axes[3], self.probability.axes[1]) != (3, 1):
+            raise ValueError("Expected axes N, H, W, 3 of the image and N, 1, H, W of the probability")
+        if self.image.name == self.probability.name:
+            raise ValueError("Expected different names for image and probability")
 
     def check_images(self, images: UInt8Images) -> None:
         """Raise `BadInput` unless the graph can take `images`."""

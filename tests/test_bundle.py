@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import onnx
 import pytest
+from tiny_bundle import tiny_graph
 
 from msal_deploy.bundle import CHECKPOINT, MANIFEST, Bundle, Manifest, artifact, write_manifest
 from msal_deploy.errors import BadInput
@@ -17,7 +19,7 @@ from msal_deploy.spec import ModelSpec
 def folder(tmp_path: Path) -> Path:
     """A bundle of two small files."""
     (tmp_path / CHECKPOINT).write_bytes(b"weights")
-    (tmp_path / "model.fp32.onnx").write_bytes(b"graph")
+    onnx.save(tiny_graph("fp32"), tmp_path / "model.fp32.onnx")
     artifacts = {CHECKPOINT: artifact(tmp_path, CHECKPOINT)}
     artifacts["model.fp32.onnx"] = artifact(tmp_path, "model.fp32.onnx", CHECKPOINT)
     write_manifest(tmp_path, Manifest(ModelSpec(threshold=0.4), Recipe(), "MIT", {"torch": "2"}, artifacts, {"a": [1]}))
@@ -109,19 +111,6 @@ def test_bundle_rejects_a_later_format_version(folder):
     change(folder, format_version=2)
     with pytest.raises(BadInput, match=r"Expected format version 1 in .*, got 2; export the bundle again"):
         Bundle(folder)
-
-
-def test_file_rejects_a_path_outside_the_bundle(folder):
-    bundle = folder / "inner"
-    bundle.mkdir()
-    shutil.copy(folder / MANIFEST, bundle)
-    entry = json.loads((folder / MANIFEST).read_text())["artifacts"][CHECKPOINT]
-    change(bundle, artifacts={f"../{CHECKPOINT}": entry})
-    with pytest.raises(BadInput, match="is outside the bundle"):
-        Bundle(bundle).file(f"../{CHECKPOINT}")
-
-
-SPEC_REASON = "a spec is taken as it is; check_images then fails with a ValueError or ZeroDivisionError"
 
 
 @pytest.mark.parametrize("axes", [[1, 2], [{"name": "batch", "minimum": 1, "maximum": 2, "multiple": 0}, 32, 32, 3]])

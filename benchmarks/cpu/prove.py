@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from msal_deploy.cli.options import BundlePath
-from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, run_command_line
 from msal_deploy.errors import BadInput
 from msal_deploy.hardware import available_cores
 
@@ -67,5 +67,4 @@ def run(
 
 if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # otherwise torch:fp32 would use a GPU
-    exit_cleanly_on_sigterm()
-    app()
+    run_command_line(app)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, run_command_line
 from msal_deploy.errors import BadInput
 
 app = command_line("Measure how often the verdict is right, on simulated sets whose true loss is known.")
@@ -73,5 +73,4 @@ def draw(
 
 
 if __name__ == "__main__":
-    exit_cleanly_on_sigterm()
-    app()
+    run_command_line(app)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from msal_deploy.cli.options import BundlePath, Threads
-from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, run_command_line
 from msal_deploy.errors import BadInput, MissingRequirement
 
 if TYPE_CHECKING:
@@ -224,5 +224,4 @@ def _show(grids: "list[Grid]", notes: list[str], markdown: Path | None) -> None:
 
 if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # otherwise torch:fp32 would use a GPU
-    exit_cleanly_on_sigterm()
-    app()
+    run_command_line(app)

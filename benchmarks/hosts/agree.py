@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from msal_deploy.cli.options import BundlePath
-from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, run_command_line
 
 app = command_line("Compare the results and latencies of Python, C++ and Triton.")
 CALLS = 40  # per window of the latency measurement
@@ -190,8 +190,7 @@ def _message(latency: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the command line."""
-    exit_cleanly_on_sigterm()
-    app()
+    run_command_line(app)
 
 
 if __name__ == "__main__":

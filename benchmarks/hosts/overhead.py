@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from msal_deploy.cli.options import BundlePath
-from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, run_command_line
 
 app = command_line("Measure the overhead of Triton over the bare engine.")
 TRANSPORTS = {
@@ -132,8 +132,7 @@ def _triton_version(python: Path) -> str:
 
 def main() -> None:
     """Run the command line."""
-    exit_cleanly_on_sigterm()
-    app()
+    run_command_line(app)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from msal_deploy.cli.options import BundlePath
-from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, run_command_line
 
 app = command_line("Score the separation of touching nuclei on labelled images.")
 
@@ -48,5 +48,4 @@ def run(
 
 
 if __name__ == "__main__":
-    exit_cleanly_on_sigterm()
-    app(prog_name="instances.py")
+    run_command_line(app)

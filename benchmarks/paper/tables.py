@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rows import ROWS, Row, choose
 
-from msal_deploy.cli.terminal import command_line, exit_cleanly_on_sigterm
+from msal_deploy.cli.terminal import command_line, run_command_line
 from msal_deploy.errors import BadInput, GateFailed, suggest
 
 if TYPE_CHECKING:
@@ -198,5 +198,4 @@ def _each(rows: Sequence[Row], total: int, work: Callable[[Row], str]) -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly_on_sigterm()
-    app()
+    run_command_line(app)

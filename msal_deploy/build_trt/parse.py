@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msal_deploy.errors import BadInput
-from msal_deploy.graph import load_graph
+from msal_deploy.graph import check_tensors, load_graph
 from msal_deploy.spec import ModelSpec
 from msal_deploy.trt.bindings import Backend
 from msal_deploy.trt.operators import require_readable
@@ -25,7 +25,6 @@ REMEDIES = {
     r"No importer|UNSUPPORTED_NODE|Plugin not found|^false$": "replace this operator in the network",
     r"explicit batch": "create the network with an explicit batch",
 }
-EXPORT_AGAIN = "export the bundle again with msal-deploy"
 # Parts of TensorRT's messages that name its own source code.
 NOISE = (
     r"Invalid Node - \S+\s",
@@ -43,22 +42,9 @@ def read_graph(path: Path, spec: ModelSpec, backend: Backend) -> onnx.ModelProto
         BadInput: The file is not valid ONNX, has other tensors, or has an unsupported opset, operator or type.
     """
     model = load_graph(path)
-    stored = {tensor.name for tensor in model.graph.initializer}
-    _check_tensor(path, spec.image.name, spec.image.dtype, [t for t in model.graph.input if t.name not in stored])
-    _check_tensor(path, spec.probability.name, spec.probability.dtype, list(model.graph.output))
+    check_tensors(model, path, spec)
     require_readable(model, backend.version)
     return model
-
-
-def _check_tensor(path: Path, name: str, dtype: str, tensors: list[onnx.ValueInfoProto]) -> None:
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    if [tensor.name for tensor in tensors] != [name]:
-        names = ", ".join(repr(tensor.name) for tensor in tensors) or "none"
-        raise BadInput(f"Expected a tensor named {name!r} in {path}, got {names}", EXPORT_AGAIN)
-    actual = str(tensor_dtype_to_np_dtype(tensors[0].type.tensor_type.elem_type))
-    if actual != dtype:
-        raise BadInput(f"Expected {dtype} for {name!r} in {path}, got {actual}", EXPORT_AGAIN)
 
 
 def parse(backend: Backend, builder: trt.Builder, path: Path) -> trt.INetworkDefinition:

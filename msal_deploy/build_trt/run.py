@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -53,6 +54,7 @@ def build_trt(bundle: Bundle, request: BuildRequest, *, progress: bool = False) 
     backend = load_backend(request.build_target.backend)
     check_request(request, bundle.spec, backend)
     with locked(bundle.path, progress=progress):
+        bundle = Bundle(bundle.path)  # again: the command that was waited for may have changed it
         start = time.monotonic()
         path = _graph_file(bundle, request)
         check_free_space(path)
@@ -126,5 +128,5 @@ def _warnings(bundle: Bundle, request: BuildRequest, backend: Backend) -> list[s
     """Return warnings of TensorRT, and one for a discouraged precision."""
     discouraged = request.build_target.target.discouraged.get(request.precision)  # type: ignore[call-overload]
     engines = " ".join(f"--engine {backend.name}:{precision}" for precision in (request.precision, "fp32"))
-    compare = f"{discouraged}: compare it with FP32: msal-deploy bench {bundle.path} {engines}"
+    compare = f"{discouraged}: compare it with FP32: msal-deploy bench {shlex.quote(str(bundle.path))} {engines}"
     return [*filter(None, [backend.warnings()]), *([compare] if discouraged else [])]

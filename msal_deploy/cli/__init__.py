@@ -6,8 +6,7 @@ import typer
 
 from msal_deploy import __version__
 from msal_deploy.cli import bench, build_trt, data, doctor, export, package, predict, report, run, train, validate, view
-from msal_deploy.cli.signals import default_signals, honour_signals
-from msal_deploy.cli.terminal import command_line, replace_unprintable
+from msal_deploy.cli.terminal import command_line, run_command_line
 
 app = command_line(
     "Turn a nuclei-segmentation checkpoint into a fast inference engine, with its Dice score verified against PyTorch. "
@@ -46,9 +45,4 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
-    honour_signals()
-    replace_unprintable()
-    try:
-        app()
-    finally:
-        default_signals()
+    run_command_line(app)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from msal_deploy.cli.options import Json, LabelFolder, RecipeName, choose_recipe, finite
+from msal_deploy.cli.options import Json, LabelFolder, RecipeName, choose_recipe, finite, read_checkpoint
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def export(
     checkpoint: Annotated[
         str | None,
         typer.Argument(
-            help="A checkpoint written by train, the name of weights, or a state dict (.pt, .pth) with --recipe or "
-            "--model. Default: msal-net-r34, which is part of the package.",
+            help="A checkpoint written by train, the name of weights, or the weights of another program with "
+            "--recipe or --model. Default: msal-net-r34, which is part of the package.",
             show_default=False,
         ),
     ] = None,
@@ -66,21 +66,21 @@ def export(
     Example: msal-deploy export --out bundle --fp16 --int8 --calibration monuseg --budget 0.002
     """
     from msal_deploy.bundle import is_bundle
-    from msal_deploy.checkpoint import load_checkpoint, untrained
+    from msal_deploy.checkpoint import untrained
     from msal_deploy.export import export as write_bundle
     from msal_deploy.files import output_folder, output_lock, write_json
     from msal_deploy.weights import DEFAULT, find_weights
 
     _check_options(fp16 or int8, int8, calibration, budget, method)
-    out = output_folder(out, is_bundle)
+    output_folder(out, is_bundle)
     chosen = choose_recipe(recipe or "paper", model=model) if recipe or model else None
     if checkpoint is None and chosen is not None:
         weights = untrained(chosen)
         typer.echo(f"{chosen.network.model} is not trained: use this graph only for timing and integration.", err=True)
     else:
-        weights = load_checkpoint(find_weights(checkpoint or DEFAULT), chosen)
+        weights = read_checkpoint(find_weights(checkpoint or DEFAULT), chosen)
     added: list[PrecisionReport] = []
-    trial_log = out.with_name(f".{out.name}.search.jsonl")
+    trial_log = out.resolve().with_name(f".{out.resolve().name}.search.jsonl")
     with output_lock(out), _calibration_images(calibration, labels) as dataset:
         if dataset:
             _check_calibration(dataset, weights.recipe, tiles, scored=budget is not None)

@@ -9,6 +9,7 @@ import typer
 from msal_deploy.errors import BadInput, suggest
 
 if TYPE_CHECKING:
+    from msal_deploy.checkpoint import Checkpoint
     from msal_deploy.recipe import Recipe
 
 BundlePath = Annotated[Path, typer.Argument(help="A bundle written by export.", show_default=False)]
@@ -42,7 +43,21 @@ def output(path: Path | None) -> Path | None:
     """
     from msal_deploy.files import output_file
 
-    return None if path is None else output_file(path)
+    if path is not None:
+        output_file(path)
+    return path
+
+
+def lock_output(context: typer.Context, out: Path) -> None:
+    """Check the folder that a command adds its results to, and hold its lock until the command ends.
+
+    Raises:
+        BadInput: It is not a folder, or cannot be written, or another command is writing to it.
+    """
+    from msal_deploy.files import output_folder, output_lock
+
+    output_folder(out)
+    context.with_resource(output_lock(out))
 
 
 Json = Annotated[
@@ -96,6 +111,16 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(parts) not in (1, 2) or not all(is_number(part) for part in parts):
         raise BadInput(f"{text!r} is not a size", "use 512, or 768x512 for height x width")
     return int(parts[0]), int(parts[-1])
+
+
+def read_checkpoint(path: Path, recipe: "Recipe | None" = None) -> "Checkpoint":
+    """Read weights, and say on stderr what was taken from a file of another program and what was left out."""
+    from msal_deploy.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path, recipe)
+    for remark in checkpoint.remarks:
+        typer.echo(remark, err=True)
+    return checkpoint
 
 
 def choose_recipe(

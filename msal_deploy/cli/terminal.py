@@ -5,22 +5,24 @@ import io
 import os
 import signal
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from msal_deploy.cli.signals import INTERRUPTED, exit_code
+from msal_deploy.cli.signals import INTERRUPTED, default_signals, exit_code, honour_signals
 from msal_deploy.errors import BadInput, DeployError, InternalFault, MissingRequirement, translate_missing_extra
-from msal_deploy.files.temporary import LEFTOVER
+from msal_deploy.files.temporary import LEFTOVER, remove_leftovers
+from msal_deploy.memory import is_out_of_memory, not_enough_memory
 
 AGAIN = "run the command again"
 LACKING = {  # errors of the system -> what the machine lacks, and what to do
     errno.ENOSPC: ("The output disk is full", f"free some space and {AGAIN}"),
     errno.EDQUOT: ("The disk quota is used up", f"free some space and {AGAIN}"),
     errno.EFBIG: ("A file became larger than this system allows", "raise the limit (ulimit -f), or use another disk"),
-    errno.ENOMEM: ("Not enough memory", "use a smaller batch or size"),
     errno.EMFILE: ("Too many open files", f"raise the limit (ulimit -n) and {AGAIN}"),
     errno.ENFILE: ("Too many open files on this machine", f"close other programs and {AGAIN}"),
     errno.EAGAIN: ("No more processes or threads can be started", f"raise the limit (ulimit -u) and {AGAIN}"),
@@ -40,7 +42,10 @@ class Group(TyperGroup):
             sys.stdout.flush()  # a full disk or a closed pipe shows here
         except typer.Abort:
             sys.exit(1)
-        except BrokenPipeError:  # nobody reads the output any more, as in: msal-deploy bench | head -1
+        except (BrokenPipeError, SystemExit) as error:
+            # Nobody reads the output any more, as in: msal-deploy bench | head -1. Rich exits with 1 then.
+            if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it closes stdout
             sys.exit(exit_code(signal.SIGPIPE))
         except OSError as error:
@@ -66,18 +71,20 @@ class Group(TyperGroup):
             typer.echo(INTERRUPTED, err=True)
             raise typer.Exit(exit_code(signal.SIGINT)) from None
         except Exception as error:
+            told = _translated(error)
             # Typer's own exceptions (usage errors, exits) come from a module that moved between its versions.
-            if os.environ.get("MSAL_DEPLOY_TRACEBACK") or type(error).__module__.startswith(("typer", "click")):
+            unexpected = isinstance(told, InternalFault) and os.environ.get("MSAL_DEPLOY_TRACEBACK")
+            if unexpected or type(error).__module__.startswith(("typer", "click")):
                 raise
-            _fail(_translated(error))
+            _fail(told)
 
 
 def _translated(error: Exception) -> DeployError:
     """Return what the user is told of an error."""
+    if is_out_of_memory(error):  # also where a stage took it for damage of a file
+        return not_enough_memory(error)
     if isinstance(error, DeployError):
         return error
-    if isinstance(error, MemoryError):
-        return MissingRequirement("Not enough memory", "use a smaller batch or size")
     if isinstance(error, OSError):
         return _from_os(error)
     cause = f"Unexpected {type(error).__name__}: {error}"
@@ -135,8 +142,23 @@ def _named(name: str | bytes | int) -> str:
     return shown if shown.isprintable() else repr(shown)
 
 
-def replace_unprintable() -> None:
-    """Let a terminal that has no ✓ or µ show a ? instead of ending the command."""
+def run_command_line(app: typer.Typer) -> None:
+    """Run a command line as a program; every error and signal ends it as documented."""
+    honour_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace")  # a terminal that has no ✓ or µ shows a ?
+    try:
+        _tidy(sys.argv[1:])
+        app()
+    finally:
+        default_signals()
+
+
+def _tidy(words: list[str]) -> None:
+    """Remove what killed commands left among temporary files and beside every path of the command line."""
+    remove_leftovers(tempfile.gettempdir())
+    for path in {Path(word.rpartition("=")[2]) for word in words}:
+        with suppress(OSError, ValueError):  # not a path
+            for folder in (path.resolve().parent, path) if path.is_dir() else (path.resolve().parent,):
+                remove_leftovers(folder)

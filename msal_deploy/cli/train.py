@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import Encoder, Epochs, Json, LabelFolder, RecipeName, choose_recipe, finite
+from msal_deploy.cli.options import (
+    Encoder,
+    Epochs,
+    Json,
+    LabelFolder,
+    RecipeName,
+    choose_recipe,
+    finite,
+    read_checkpoint,
+)
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -52,7 +61,9 @@ def train(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Random seed, instead of the recipe's.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the training run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the training run in --out; it may have more --epochs.")
+    ] = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Number of devices, one process each (DDP).")] = 1,
     workers: Annotated[
@@ -81,12 +92,13 @@ def train(
     Example: msal-deploy train --data lab=my-images --from msal-net-r34 --recipe fast --rate 1e-4 --out runs/lab
     """
     from msal_deploy.data import open_training_sets
-    from msal_deploy.files import write_json
+    from msal_deploy.files import output_folder, write_json
     from msal_deploy.train import train as run_training
 
     if resume and start:
         raise BadInput("--from starts a run, and --resume continues one", "leave one of them out")
-    checkpoint = _checkpoint(start, recipe) if start else None
+    output_folder(out)
+    checkpoint = _checkpoint(start, recipe, model, backbone) if start else None
     options = (encoder, epochs, seed, model, backbone, rate)
     chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, data, *options)
     both = [*data, *(unseen or ())]
@@ -113,14 +125,14 @@ def train(
     typer.echo(f"Next: msal-deploy export {shlex.quote(str(report.checkpoint))} --out BUNDLE")
 
 
-def _checkpoint(name_or_path: str, recipe: str | None) -> "Checkpoint":
-    from msal_deploy.checkpoint import load_checkpoint
-    from msal_deploy.recipe import Recipe
+def _checkpoint(name_or_path: str, recipe: str | None, model: str | None, backbone: str | None) -> "Checkpoint":
+    from msal_deploy.checkpoint import own_recipe
     from msal_deploy.weights import find_weights
 
     path = find_weights(name_or_path)
-    # A checkpoint names its network; a state dict does not.
-    return load_checkpoint(path, Recipe.load(recipe) if recipe and path.suffix in (".pt", ".pth") else None)
+    # A checkpoint names its network; the weights of another program do not.
+    named = (recipe or model or backbone) and own_recipe(path) is None
+    return read_checkpoint(path, choose_recipe(recipe or "paper", model=model, backbone=backbone) if named else None)
 
 
 def _recipe(
@@ -141,7 +153,7 @@ def _recipe(
     if name is not None:
         base = name
     elif resumed is not None:
-        base = load_state(resumed).recipe  # `train` refuses options that change it
+        base = load_state(resumed).recipe  # `train` refuses options that change it, except for more epochs
     else:
         base = _without_other_sets(start.recipe, data) if start is not None else "paper"
     return choose_recipe(base, encoder, epochs, seed, model, backbone, rate)

@@ -18,6 +18,7 @@ from msal_deploy.cli.options import (
     PqBudget,
     Threads,
     WorstImage,
+    lock_output,
 )
 from msal_deploy.cli.pages import gallery
 
@@ -32,6 +33,7 @@ BISECT_PATCHES = 16
 
 
 def validate(
+    context: typer.Context,
     bundle: BundlePath,
     data: Annotated[
         str,
@@ -68,7 +70,8 @@ def validate(
     ] = False,
     threads: Threads = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for report.html and what it was made from.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for report.html and what it was made from."),
     ] = None,
     json: Json = None,
 ) -> None:
@@ -92,6 +95,8 @@ def validate(
     from msal_deploy.validate import Limits
     from msal_deploy.validate import validate as score
 
+    if out:
+        lock_output(context, out)
     opened = Bundle(bundle)
     first, *others = dict.fromkeys(map(parse_protocol, protocol or ["corners"]))
     limits = Limits(budget, worst_image, budget_aji, budget_pq)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msal_deploy.errors import BadInput
 from msal_deploy.files.checks import StrPath
-from msal_deploy.files.temporary import MARK, is_same_file, remove_leftovers
+from msal_deploy.files.temporary import LOCK, is_same_file, remove_leftovers
 
 VARIABLE = "MSAL_DEPLOY_LOCKED"  # tells the processes that a command starts which outputs it has locked
 _inherited = frozenset(filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)))
@@ -88,15 +88,14 @@ def _acquire(path: Path, waiting: Callable[[], None] | None) -> tuple[Path, int]
 
 def _open(path: Path) -> tuple[Path, int]:
     """Open the lock file beside an output; in it if the folder that it is in cannot be written, as in a container."""
-    name = f"{MARK}lock"
     flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW
-    file = path.with_name(f".{path.name}{name}")
+    file = path.with_name(f".{path.name}{LOCK}")
     try:
         return file, os.open(file, flags, 0o666)
     except OSError:
         if not path.is_dir():
             raise
-        return path / name, os.open(path / name, flags, 0o666)
+        return path / LOCK, os.open(path / LOCK, flags, 0o666)
 
 
 def _lock(descriptor: int, path: Path, waiting: Callable[[], None] | None) -> None:

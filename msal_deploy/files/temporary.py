@@ -17,6 +17,7 @@ from pathlib import Path
 
 MARK = ".msal-deploy-"
 LEFTOVER = re.compile(rf"\..*{re.escape(MARK)}[a-z0-9_]{{8}}")  # mkdtemp's random part
+LOCK = f"{MARK}lock"  # the end of the name of an output's lock, see `msal_deploy.files.locks`
 OLD = "old"  # in a temporary folder: what `path` was, between the two renames of a swap
 LONGEST = 200  # bytes; a file name may have 255
 
@@ -75,7 +76,7 @@ def is_same_file(descriptor: int, path: Path) -> bool:
 
 
 def remove_leftovers(folder: str | os.PathLike[str], *, below: bool = False) -> None:
-    """Remove the temporary folders that killed processes left in a folder; those of running processes stay.
+    """Remove the temporary folders and locks that killed processes left in a folder; those of running ones stay.
 
     >>> Path(".report.json.msal-deploy-abcd_123").mkdir()
     >>> remove_leftovers(".")
@@ -86,21 +87,23 @@ def remove_leftovers(folder: str | os.PathLike[str], *, below: bool = False) -> 
         folder: It may be missing or unreadable.
         below: Look in its subfolders, too.
     """
-    for parent, folders, _ in os.walk(folder):
-        for name in [name for name in folders if LEFTOVER.fullmatch(name)]:
-            folders.remove(name)
+    for parent, folders, files in os.walk(folder):
+        left = [name for name in folders if LEFTOVER.fullmatch(name)]
+        for name in (*left, *(name for name in files if name.endswith(LOCK))):
             _remove_if_left(Path(parent, name))
-        if not below:
-            return
+        folders[:] = folders if below else []
 
 
-def _remove_if_left(folder: Path) -> None:
+def _remove_if_left(path: Path) -> None:
     with suppress(OSError):  # another command removes it, or it belongs to another user
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _restore(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            if path.name.endswith(LOCK):
+                path.unlink()
+            else:
+                _restore(path)
+                shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(descriptor)
 

@@ -14,12 +14,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from msal_deploy.bundle import MANIFEST, Bundle
+from msal_deploy.bundle import Bundle, write_manifest
 from msal_deploy.errors import BadInput
 from msal_deploy.package.options import PackageOptions
+from msal_deploy.package.quoting import markdown
 from msal_deploy.targets import find_target
-from msal_deploy.trt.plan_checks import plans
-from msal_deploy.trt.plan_metadata import build_command, metadata_path, read_metadata
+from msal_deploy.trt.plan_checks import listed_plan, plans, read_plan
+from msal_deploy.trt.plan_metadata import build_command
 
 # A wheel contains engines/cpp as this folder (see pyproject.toml); a checkout has only the original.
 IN_WHEEL = Path(__file__).parent / "cpp_sources"
@@ -63,13 +64,22 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
     """
     model = folder / "model"
     model.mkdir()
-    for name in (*_graphs(bundle, options.precision), *_plans(bundle, options)):
-        shutil.copyfile(bundle.path / name, model / name)
-    shutil.copyfile(bundle.path / MANIFEST, model / MANIFEST)
+    graphs = (bundle.file(name) for name in bundle.graph_variants(options.precision))
+    for file in (*graphs, *_plans(bundle, options)):
+        shutil.copyfile(file, model / file.name)
+    write_manifest(model, bundle.manifest)  # as it was read: the file may be another by now
     shutil.copytree(sources(), folder, dirs_exist_ok=True, ignore=NOT_SOURCES)
-    (folder / "README.md").rename(folder / "EMBEDDING.md")
+    embedding = (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "EMBEDDING.md").write_text(_in_precision(embedding, options.precision), encoding="utf-8")
     (folder / "README.md").write_text(_readme(bundle, options.precision), encoding="utf-8")
     return "Build it with: cmake -S . -B build && cmake --build build --parallel 2; see README.md"
+
+
+def _in_precision(page: str, precision: str) -> str:
+    """Return the page with its commands for the graph of the package: engines/cpp/README.md has FP32's."""
+    for words in ("--precision fp32", "embed model fp32"):
+        page = page.replace(words, words.replace("fp32", precision))
+    return page
 
 
 def sources() -> Path:
@@ -77,20 +87,13 @@ def sources() -> Path:
     return IN_WHEEL if IN_WHEEL.is_dir() else IN_CHECKOUT
 
 
-def _graphs(bundle: Bundle, precision: str) -> Iterator[str]:
-    """Yield the names of the graphs of a precision, after checking their SHA-256."""
-    for name in bundle.graph_variants(precision):
-        bundle.file(name)
-        yield name
-
-
-def _plans(bundle: Bundle, options: PackageOptions) -> Iterator[str]:
-    """Yield the names of the plans of a precision (for the GPU in `options`, if any) and of their sidecars."""
+def _plans(bundle: Bundle, options: PackageOptions) -> Iterator[Path]:
+    """Yield the plans of a precision (for the GPU in `options`, if any) and their sidecars."""
     target = find_target(options.gpu) if options.gpu else None
     found = [
         file
         for file in plans(bundle)
-        if (plan := read_metadata(file)).requested == options.precision and (target is None or target.sm in plan.sm)
+        if (plan := read_plan(bundle, file)).requested == options.precision and (target is None or target.sm in plan.sm)
     ]
     if target and not found:
         raise BadInput(
@@ -98,9 +101,9 @@ def _plans(bundle: Bundle, options: PackageOptions) -> Iterator[str]:
             f"{build_command(bundle.path, options.precision, gpu=options.gpu)}"
         )
     for file in found:
-        yield file.name
-        yield metadata_path(file).name
+        yield from listed_plan(bundle, file)
 
 
 def _readme(bundle: Bundle, precision: str) -> str:
-    return README.format(precision=precision, microns=bundle.spec.microns_per_pixel, licence=bundle.manifest.licence)
+    licence = markdown(bundle.manifest.licence)
+    return README.format(precision=precision, microns=bundle.spec.microns_per_pixel, licence=licence)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from msal_deploy.bundle import GOLDEN_IMAGE, GOLDEN_PROBABILITY, Bundle
+from msal_deploy.bundle import Bundle
 from msal_deploy.errors import GateFailed
 from msal_deploy.files import write_json
 from msal_deploy.package import check_golden
@@ -50,9 +50,8 @@ def write_golden(bundle: Bundle, folder: Path) -> None:
         GateFailed: A graph gives NaN or Inf.
     """
     folder.mkdir(parents=True)
-    images = np.load(bundle.file(GOLDEN_IMAGE))
+    images, exact = bundle.golden()
     _write_images(images, folder)
-    exact = np.load(bundle.file(GOLDEN_PROBABILITY))
     probabilities = {"fp32": exact} | _references(bundle, images)
     for precision, probability in probabilities.items():
         _write_probability(probability, bundle.spec.threshold, folder, precision)

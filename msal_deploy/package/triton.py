@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader
 
-from msal_deploy.bundle import GOLDEN_IMAGE, Bundle
+from msal_deploy.bundle import Bundle
+from msal_deploy.package.quoting import environment
 from msal_deploy.package.triton_backends import Serving, choose_serving
 from msal_deploy.package.triton_config import WARM_UP, model_config
 
@@ -58,7 +59,7 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
 
 def _write_warm_up(bundle: Bundle, folder: Path, size: tuple[int, int] | None) -> tuple[int, int]:
     """Write the first golden tile, repeated or cropped to `size` if given, and return its height and width."""
-    image = np.load(bundle.file(GOLDEN_IMAGE))[0]
+    image = bundle.golden()[0][0]
     height, width = size or image.shape[:2]
     missing = [(0, max(0, wanted - extent)) for wanted, extent in zip((height, width), image.shape[:2], strict=True)]
     folder.mkdir(parents=True)
@@ -81,16 +82,8 @@ def _copy(name: str, folder: Path) -> None:
 
 
 def _render(name: str, bundle: Bundle, serving: Serving, precision: str) -> str:
-    # These are text files, not HTML, so nothing is escaped.
-    environment = Environment(
-        loader=PackageLoader("msal_deploy.package", FILES),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    return environment.get_template(f"{name}.j2").render(
+    templates = environment(PackageLoader("msal_deploy.package", FILES))
+    return templates.get_template(f"{name}.j2").render(
         s=serving,
         spec=bundle.spec,
         licence=bundle.manifest.licence,

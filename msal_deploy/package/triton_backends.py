@@ -10,9 +10,8 @@ import msgspec
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, suggest
 from msal_deploy.targets import Container, find_target, targets
-from msal_deploy.trt.plan_checks import plans, preflight
-from msal_deploy.trt.plan_metadata import PlanMetadata, build_command, plan_name, read_metadata
-from msal_deploy.versions import parse_version
+from msal_deploy.trt.plan_checks import listed_plan, loads, plans, preflight, read_plan
+from msal_deploy.trt.plan_metadata import PlanMetadata, build_command, plan_name
 
 if TYPE_CHECKING:
     from msal_deploy.package.options import PackageOptions
@@ -89,7 +88,7 @@ def _by_plans(bundle: Bundle, options: PackageOptions) -> Serving:
     """Serve the plan for one GPU, or all plans of a precision, each on the GPUs with its compute capability."""
     sm = find_target(options.gpu).sm if options.gpu else None
     files = [
-        bundle.file(path.name)
+        listed_plan(bundle, path)[0]
         for path in _plans(bundle, options.precision)
         if sm is None or path.name == plan_name(options.precision, "tensorrt", (sm,))
     ]
@@ -132,7 +131,7 @@ def _serving(metadata: dict[Path, PlanMetadata], tag: str) -> Serving:
 
 def _plans(bundle: Bundle, precision: str) -> list[Path]:
     """Return the TensorRT plans of a precision; Triton cannot load TensorRT-RTX plans."""
-    metadata = {path: read_metadata(path) for path in plans(bundle)}
+    metadata = {path: read_plan(bundle, path) for path in plans(bundle)}
     return [path for path, plan in metadata.items() if (plan.backend, plan.requested) == ("tensorrt", precision)]
 
 
@@ -143,7 +142,7 @@ def _container(plan: PlanMetadata, gpu: str | None) -> Container:
         BadInput: No known image has that TensorRT.
     """
     known = [find_target(gpu).container] if gpu else [target.container for target in targets()]
-    fitting = [container for container in known if _loads(container, plan)]
+    fitting = [container for container in known if loads(plan, container.tensorrt)]
     if fitting:
         return max(fitting, key=lambda container: container.tag)
     has = ", ".join(sorted({f"{container.tag} has {container.tensorrt}" for container in known}))
@@ -151,12 +150,6 @@ def _container(plan: PlanMetadata, gpu: str | None) -> Container:
         f"The plan was built by TensorRT {plan.backend_version}, which no known Triton image has ({has})",
         "build it with the TensorRT of one of them: msal-deploy doctor --gpu NAME --dockerfile FILE",
     )
-
-
-def _loads(container: Container, plan: PlanMetadata) -> bool:
-    built, installed = parse_version(plan.backend_version), parse_version(container.tensorrt)
-    compatible = plan.options.version_compatible and installed[0] == built[0] and installed >= built
-    return installed == built or compatible
 
 
 def _newest() -> Container:

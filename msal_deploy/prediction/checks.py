@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from msal_deploy.errors import EXTRA_OF_MODULE, BadInput, MissingExtra, suggest
-from msal_deploy.files import StrPath, output_folder
+from msal_deploy.files import StrPath, regular_file
 from msal_deploy.prediction.job import Job, graph_sha256
 from msal_deploy.prediction.outputs import FORMATS, NEEDS
 from msal_deploy.prediction.record import RUN, find_slides
@@ -16,7 +16,7 @@ def names_of(sources: Sequence[StrPath]) -> dict[str, StrPath]:
     """Return the sources by the name of the folder of their results.
 
     Raises:
-        BadInput: No source is given, or two have the same name.
+        BadInput: No source is given, one does not exist or is no file, or two have the same name.
     """
     if not sources:
         raise BadInput("No image was given", "name one or more files")
@@ -28,6 +28,9 @@ def names_of(sources: Sequence[StrPath]) -> dict[str, StrPath]:
                 f"{names[name]} and {source} have the same name", "rename one, or write them into different folders"
             )
         names[name] = source
+    for source in sources:
+        if not Path(source).is_dir():  # a folder may be OME-Zarr
+            regular_file(source, "image")
     return names
 
 
@@ -47,7 +50,6 @@ def check_formats(formats: Sequence[str]) -> None:
 
 def check_out(out: Path, jobs: Sequence[Job]) -> None:
     """Raise `BadInput` if `out` contains something else than results of the same engine."""
-    output_folder(out)
     if not out.exists() or not any(out.iterdir()):
         return
     if not has_results(out):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, DeployError, MissingRequirement
-from msal_deploy.files import StrPath, atomic_file, output_lock, temporary_folder
+from msal_deploy.files import StrPath, atomic_file, output_folder, output_lock, temporary_folder
 from msal_deploy.hardware import installed_versions
 from msal_deploy.prediction.checks import check_formats, check_out, has_results, names_of
 from msal_deploy.prediction.cluster import SlideTasks, connect, write_on_cluster
@@ -122,10 +122,10 @@ def predict_all(
         BadInput: An option is wrong, two sources have the same name, or `out` contains results of another engine.
     """
     check_formats(formats)
+    names = names_of(sources)
+    output_folder(out := Path(out))
     bundle = bundle or shipped_bundle()
     opened = open_engine(bundle, engine, threads=threads)
-    names = names_of(sources)
-    out = Path(out)
     jobs = [
         Job(
             str(source),

@@ -1,8 +1,10 @@
 """Engine: a graph or plan of a bundle, opened in one runtime. `open_engine` returns one."""
 
+import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -11,12 +13,19 @@ from numpy.typing import NDArray
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, DeployError, suggest, translate_missing_extra
+from msal_deploy.hardware import limited_cores
+from msal_deploy.memory import is_out_of_memory, not_enough_memory
 from msal_deploy.runtimes.catalogue import CATALOGUE, extras
+from msal_deploy.runtimes.messages import sentence
 from msal_deploy.runtimes.tiling import segment
 from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
 from msal_deploy.trt.plan_metadata import Profile
 
 MAX_THREADS = 1024
+EXPORT_AGAIN = "export the bundle again"
+
+# Runtime -> the process that first opened one of its engines: the threads of a runtime do not survive a fork.
+_first_opened: dict[str, int] = {}
 
 
 class Engine(ABC):
@@ -30,7 +39,9 @@ class Engine(ABC):
     ...     engine(np.zeros((2, 32, 32, 3), np.uint8)).shape
     (2, 1, 32, 32)
 
-    Threads may share an engine: calls run one after the other.
+    Threads may share an engine: calls run one after the other. Processes may not: a fork leaves the runtime's threads
+    behind, and a call would wait for them forever. So an engine works only in the process that opened it, and most
+    runtimes only in the process that first opened one of theirs; start others with the method ``spawn``.
 
     To add a runtime, implement `_open`, `_infer` and `_close`, and add an entry to the catalogue. Leave the entry's
     `precisions` empty if the runtime parses the part after the colon itself, such as Triton's URL.
@@ -38,12 +49,13 @@ class Engine(ABC):
     Args:
         bundle: Bundle with the graph or plan.
         precision: Part of the id after the colon: ``fp32``, ``fp16``, ``int8``.
-        threads: CPU threads; None for the runtime's own choice.
+        threads: CPU threads; None for the runtime's own choice, within the CPU quota of a container.
         streams: Images of a batch that are computed in parallel, if the runtime supports it.
 
     Attributes:
         runtime: Name in the catalogue.
         has_streams: Whether the runtime supports more than one stream.
+        opens_after_fork: Whether a forked process can open an engine of the runtime if its parent has opened one.
 
     Raises:
         BadInput: The runtime does not support the precision, threads or streams.
@@ -51,6 +63,7 @@ class Engine(ABC):
 
     runtime: ClassVar[str]
     has_streams: ClassVar[bool] = False
+    opens_after_fork: ClassVar[bool] = False
 
     def __init__(self, bundle: Bundle, precision: str, threads: int | None = None, streams: int = 1) -> None:
         precisions = CATALOGUE[self.runtime].precisions if self.runtime in CATALOGUE else ()
@@ -68,6 +81,7 @@ class Engine(ABC):
         self.streams = streams
         self.is_open = False
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     @property
     def id(self) -> str:
@@ -87,19 +101,34 @@ class Engine(ABC):
     def __enter__(self) -> Self:
         if self.is_open:
             raise RuntimeError(f"{self.id} is already open: use one with statement for each engine")
-        try:
-            with translate_missing_extra(extras()):
-                self._open()
-        except (DeployError, MemoryError):
-            raise
-        except Exception as error:  # each runtime raises its own types
-            raise BadInput(f"{self.id} cannot open {self.bundle.path} ({error})", "export the bundle again") from error
+        self._process = os.getpid()
+        if _first_opened.setdefault(self.runtime, self._process) != self._process and not self.opens_after_fork:
+            raise RuntimeError(
+                f"{self.runtime} was used before this process was forked, and its threads do not survive that: start "
+                "the process with the method spawn"
+            )
+        with self._translated(f"cannot open {self.bundle.path}"), translate_missing_extra(extras()):
+            self._open()
         self.is_open = True
         return self
+
+    @contextmanager
+    def _translated(self, failure: str) -> Iterator[None]:
+        """Report what a runtime raises in one sentence: out of memory, or else a graph that it cannot use."""
+        try:
+            yield
+        except DeployError:
+            raise
+        except Exception as error:  # each runtime raises its own types
+            if is_out_of_memory(error):
+                raise not_enough_memory(error) from error
+            raise BadInput(f"{self.id} {failure} ({sentence(error)})", EXPORT_AGAIN) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if os.getpid() != self._process:
+            return  # the engine belongs to another process, and so do the lock's owner and the runtime's threads
         with self._lock:  # another thread may still be in a call
             if self.is_open:
                 self.is_open = False
@@ -115,17 +144,24 @@ class Engine(ABC):
             float32[N,1,H,W], a new array.
 
         Raises:
-            BadInput: The engine cannot take `images`.
-            RuntimeError: The engine is not open.
+            BadInput: The engine cannot take `images`, or its graph is broken.
+            MissingRequirement: There is not enough memory.
+            RuntimeError: The engine is not open, or was opened before this process was forked.
         """
         if not self.is_open:
             raise RuntimeError(f"{self.id} is not open: use it in a with statement")
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"{self.id} was opened before this process was forked: open it in this process, started with the "
+                "method spawn"
+            )
         self.spec.check_images(images)
         # Views such as images[..., ::-1] (BGR to RGB) are not contiguous, and the runtimes read plain buffers.
         with self._lock:
             if not self.is_open:
                 raise RuntimeError(f"{self.id} was closed while this call waited for another")
-            return self._infer(np.ascontiguousarray(images))
+            with self._translated(f"cannot compute images of shape {list(images.shape)}"):
+                return self._infer(np.ascontiguousarray(images))
 
     def segment(
         self, image: NDArray[np.uint8], *, tile: int = 512, overlap: int = 64, batch: int = 1
@@ -154,14 +190,26 @@ class Engine(ABC):
         """
         return segment(self, image, tile=tile, overlap=overlap, batch=batch)
 
-    def _check_names(self, inputs: Iterable[str], outputs: Iterable[str]) -> None:
-        """Raise `BadInput` unless the graph has the input and the output of the specification."""
-        for tensor, names in ((self.spec.image.name, inputs), (self.spec.probability.name, outputs)):
-            if tensor not in (names := list(names)):
-                raise BadInput(
-                    f"Expected a tensor named {tensor!r}, got {', '.join(names)}",
-                    "use a graph that msal-deploy exported",
-                )
+    @property
+    def _cpu_threads(self) -> int | None:
+        """Threads to give a CPU runtime; None to let it choose, which it does by the machine's cores."""
+        return self.threads or limited_cores()
+
+    def _check_tensors(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        """Raise `BadInput` unless the graph has only the input and the output of the specification.
+
+        Args:
+            inputs, outputs: Name -> NumPy's name of the type. A type that the runtime does not tell is empty.
+        """
+        for tensor, found in ((self.spec.image, inputs), (self.spec.probability, outputs)):
+            if tensor.name not in found:
+                cause = f"Expected a tensor named {tensor.name!r}, got {', '.join(found)}"
+                raise BadInput(cause, "use a graph that msal-deploy exported")
+            if (dtype := found[tensor.name]) not in ("", tensor.dtype):
+                cause = f"Expected {tensor.dtype} for {tensor.name!r}, got {dtype}"
+                raise BadInput(cause, "use a graph that msal-deploy exported")
+        if len(inputs) > 1:
+            raise BadInput(f"Expected one input, got {', '.join(inputs)}", "use a graph that msal-deploy exported")
 
     @abstractmethod
     def _open(self) -> None:

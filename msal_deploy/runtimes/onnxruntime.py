@@ -1,11 +1,16 @@
 """ONNX Runtime on the CPU."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import onnx
 import onnxruntime
 
 from msal_deploy.fp16_emulation import emulate_fp16
 from msal_deploy.runtimes.base import Engine
 from msal_deploy.spec import Float32Maps, UInt8Images
+
+NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 class OnnxRuntimeEngine(Engine):
@@ -16,14 +21,14 @@ class OnnxRuntimeEngine(Engine):
     """
 
     runtime = "onnxruntime"
+    opens_after_fork = True  # each session has its own threads
 
     def _open(self) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads or 0  # 0: one per core
+        options.intra_op_num_threads = self._cpu_threads or 0  # 0: one per core
         options.log_severity_level = 3  # errors only
         self._session = onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._check_names((tensor.name for tensor in inputs), (tensor.name for tensor in outputs))
+        self._check_tensors(_types(self._session.get_inputs()), _types(self._session.get_outputs()))
 
     def _graph(self) -> str | bytes:
         path = self.bundle.graph(self.precision, self.runtime)
@@ -38,3 +43,9 @@ class OnnxRuntimeEngine(Engine):
 
     def _close(self) -> None:
         del self._session
+
+
+def _types(tensors: Iterable[Any]) -> dict[str, str]:
+    """Return name -> NumPy's name of the type, of tensors such as ``tensor(float)``."""
+    types = {tensor.name: tensor.type.removeprefix("tensor(").removesuffix(")") for tensor in tensors}
+    return {name: NUMPY_NAMES.get(kind, kind) for name, kind in types.items()}

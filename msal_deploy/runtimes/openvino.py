@@ -1,9 +1,11 @@
 """OpenVINO on the CPU."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import onnx
 import openvino
 import openvino.properties.hint as hints
 from openvino import properties
@@ -44,9 +46,11 @@ class OpenVinoEngine(Engine):
         if capability not in (capabilities := CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
             supported = ", ".join(sorted({"FP32", "BF16", "FP16", "INT8"}.intersection(capabilities)))
             raise MissingRequirement(f"This CPU does not support {capability}", f"choose from: {supported}")
-        self._model = CORE.read_model(self.bundle.graph(graph, self.runtime))
-        inputs, outputs = self._model.inputs, self._model.outputs
-        self._check_names((tensor.any_name for tensor in inputs), (tensor.any_name for tensor in outputs))
+        path = self.bundle.graph(graph, self.runtime)
+        # OpenVINO tries other formats on a file that is no ONNX file, and their parsers write to stderr.
+        onnx.load(path, load_external_data=False)
+        self._model = CORE.read_model(path)
+        self._check_tensors(_types(self._model.inputs), _types(self._model.outputs))
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     def _infer(self, images: UInt8Images) -> Float32Maps:
@@ -89,10 +93,15 @@ class OpenVinoEngine(Engine):
             settings[properties.streams.num] = self.streams
         else:
             settings[hints.performance_mode] = hints.PerformanceMode.LATENCY
-        if self.threads:
-            settings[properties.inference_num_threads] = self.threads
+        if threads := self._cpu_threads:
+            settings[properties.inference_num_threads] = threads
             settings[hints.enable_cpu_pinning] = False  # several processes would all take the first cores
         return CORE.compile_model(model, "CPU", settings)
 
     def _close(self) -> None:
         del self._compiled, self._model
+
+
+def _types(tensors: Iterable[Any]) -> dict[str, str]:
+    """Return name -> NumPy's name of the type."""
+    return {tensor.any_name: tensor.element_type.to_dtype().name for tensor in tensors}

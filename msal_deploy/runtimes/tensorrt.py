@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from msal_deploy.errors import BadInput, MissingRequirement
+from msal_deploy.errors import BadInput, DeployError, MissingRequirement
 from msal_deploy.files import atomic_file
 from msal_deploy.runtimes.base import Engine
 from msal_deploy.trt.bindings import Backend, load_backend
@@ -96,7 +96,8 @@ class TensorRtEngine(Engine):
         """Raise `BadInput` unless the plan has the tensors of the spec, with its types."""
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         is_input = {name: engine.get_tensor_mode(name) == backend.trt.TensorIOMode.INPUT for name in names}
-        self._check_names((name for name in names if is_input[name]), (name for name in names if not is_input[name]))
+        found = {kind: {name: "" for name in names if is_input[name] is kind} for kind in (True, False)}
+        self._check_tensors(found[True], found[False])  # the types below: TensorRT has its own names for them
         for tensor, member in ((self.spec.image, "UINT8"), (self.spec.probability, "FLOAT")):
             if (dtype := engine.get_tensor_dtype(tensor.name)) != backend.member("DataType", member):
                 cause = f"Expected {tensor.dtype} for {tensor.name} in {self._file}, got {dtype}"
@@ -153,7 +154,7 @@ class TensorRtRtxEngine(TensorRtEngine):
 
     def _close(self) -> None:
         try:
-            with suppress(OSError, MissingRequirement):  # a read-only bundle runs too
+            with suppress(OSError, DeployError):  # a read-only bundle runs too
                 self._save_cache()
         finally:
             del self._cache

@@ -11,10 +11,12 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256
 from msal_deploy.trt.plan_metadata import (
+    REBUILD_ALL,
     PlanMetadata,
     Shape,
     build_command,
     format_shape,
+    metadata_path,
     plan_name,
     read_metadata,
     rebuild_remedy,
@@ -29,6 +31,45 @@ def plans(bundle: Bundle) -> tuple[Path, ...]:
     ()
     """
     return tuple(sorted(file for file in bundle.path.glob("*.plan") if not file.name.startswith(".")))
+
+
+def read_plan(bundle: Bundle, plan_file: Path) -> PlanMetadata:
+    """Read the metadata of a bundle's plan.
+
+    The manifest lists the plans of ``build-trt`` with their sidecars, and what it lists must not have changed. For a
+    plan that was copied into the bundle from a build kit, the sidecar stands alone.
+
+    Raises:
+        BadInput: The sidecar is missing, invalid or changed, or belongs to another plan than the manifest lists.
+    """
+    sidecar = metadata_path(plan_file)
+    if sidecar.name in bundle and sidecar.is_file():
+        try:
+            bundle.file(sidecar.name)
+        except BadInput as error:
+            raise BadInput(error.cause, REBUILD_ALL) from error
+    plan = read_metadata(plan_file)
+    listed = bundle.manifest.artifacts.get(plan_file.name)
+    if listed and listed.sha256 != plan.plan_sha256:
+        raise BadInput(f"{sidecar} describes another plan than the manifest lists", REBUILD_ALL)
+    return plan
+
+
+def listed_plan(bundle: Bundle, plan_file: Path) -> tuple[Path, Path]:
+    """Return a plan and its sidecar, both as the manifest lists them. Only such plans go into a package.
+
+    Raises:
+        BadInput: The manifest does not list them, or they cannot be used.
+    """
+    preflight(plan_file, bundle)
+    names = (plan_file.name, metadata_path(plan_file).name)
+    if missing := [name for name in names if name not in bundle]:
+        raise BadInput(
+            f"{bundle.path / missing[0]} is not in the manifest of {bundle.path}",
+            "add plans of a build kit with its kit.py add, or move the plan out of the bundle",
+        )
+    plan, sidecar = (bundle.file(name) for name in names)
+    return plan, sidecar
 
 
 def find_plan(bundle: Bundle, precision: str, backend: str, sm: str) -> Path:
@@ -50,7 +91,7 @@ def find_plan(bundle: Bundle, precision: str, backend: str, sm: str) -> Path:
         return path
     others = [plan for plan in plans(bundle) if plan.name.endswith(f".{backend}.plan")]
     for plan in others:
-        if plan.name.startswith(f"model.{precision}.") and _supports(plan, sm):
+        if plan.name.startswith(f"model.{precision}.") and _supports(bundle, plan, sm):
             return plan
     listed = f" (found: {', '.join(plan.name for plan in others)})" if others else ""
     raise BadInput(
@@ -59,9 +100,9 @@ def find_plan(bundle: Bundle, precision: str, backend: str, sm: str) -> Path:
     )
 
 
-def _supports(plan_file: Path, sm: str) -> bool:
+def _supports(bundle: Bundle, plan_file: Path, sm: str) -> bool:
     with suppress(BadInput):  # its metadata is not readable: report that this GPU has no plan
-        return not _check_gpu(read_metadata(plan_file), sm)
+        return not _check_gpu(read_plan(bundle, plan_file), sm)
     return False
 
 
@@ -91,7 +132,7 @@ def preflight(
     """
     if not plan_file.is_file():
         raise BadInput(f"{plan_file} does not exist", f"build one with: {build_command(bundle.path, 'auto')}")
-    plan = read_metadata(plan_file)
+    plan = read_plan(bundle, plan_file)
     reason = (
         _check_name(plan_file, plan)
         or _check_bytes(plan_file, plan)
@@ -141,9 +182,14 @@ def _check_graph(bundle: Bundle, plan: PlanMetadata) -> str:
 
 
 def _check_version(plan: PlanMetadata, version: str) -> str:
+    return "" if loads(plan, version) else f"was built by {plan.backend} {plan.backend_version}, not {version}"
+
+
+def loads(plan: PlanMetadata, version: str) -> bool:
+    """Return whether this version of the plan's TensorRT loads it; text that is not a version loads nothing."""
     built, current = parse_version(plan.backend_version), parse_version(version)
-    later = plan.options.version_compatible and current[0] == built[0] and current >= built
-    return "" if current == built or later else f"was built by {plan.backend} {plan.backend_version}, not {version}"
+    later = plan.options.version_compatible and current[:1] == built[:1] and current >= built
+    return bool(built and current) and (current == built or later)
 
 
 def _check_gpu(plan: PlanMetadata, sm: str) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from msal_deploy.documents import FileName, Identifier, Sha256, VersionText, read_json
 from msal_deploy.errors import BadInput
 from msal_deploy.files import write_json
 from msal_deploy.trt.layer_precisions import Source
@@ -19,7 +20,9 @@ from msal_deploy.trt.layer_precisions import Source
 FORMAT_VERSION = 1
 REBUILD_ALL = "rebuild the plan with: msal-deploy build-trt BUNDLE --rebuild"
 TrtBackendName = Literal["tensorrt", "tensorrt-rtx"]
-Shape = tuple[int, int, int]  # N, H, W
+Extent = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+Shape = tuple[Extent, Extent, Extent]  # N, H, W
+Capability = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\Z")]
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,16 +147,16 @@ class PlanMetadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """
 
     backend: TrtBackendName
-    backend_version: str
-    gpu: str | None
-    sm: tuple[str, ...]
-    graph: str
-    graph_sha256: str
-    requested: str
+    backend_version: VersionText
+    gpu: Annotated[str, msgspec.Meta(max_length=200)] | None
+    sm: Annotated[tuple[Capability, ...], msgspec.Meta(min_length=1)]
+    graph: FileName
+    graph_sha256: Sha256
+    requested: Identifier
     actual: ActualPrecision = msgspec.field(name="realised")
     profile: Profile
-    plan_sha256: str
-    bytes: int
+    plan_sha256: Sha256
+    bytes: Annotated[int, msgspec.Meta(ge=1)]
     options: BuildOptions
     built: str
     format_version: int = FORMAT_VERSION
@@ -206,11 +209,9 @@ def read_metadata(plan_file: Path) -> PlanMetadata:
     """
     path = metadata_path(plan_file)
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=PlanMetadata)
+        plan = read_json(path, PlanMetadata, "valid plan metadata", REBUILD_ALL)
     except FileNotFoundError as error:
         raise BadInput(f"{plan_file} has no metadata ({path.name} is missing)", REBUILD_ALL) from error
-    except msgspec.DecodeError as error:
-        raise BadInput(f"{path} is not valid plan metadata: {error}", REBUILD_ALL) from error
     if plan.format_version != FORMAT_VERSION:
         cause = f"Expected format version {FORMAT_VERSION} in {path}, got {plan.format_version}"
         raise BadInput(cause, REBUILD_ALL)

@@ -78,11 +78,10 @@ def _copied_from(bundle: Bundle, name: str) -> str:
 
 def _check_plan(bundle: Bundle, backend: str, precision: str) -> Check:
     from msal_deploy.trt.local_gpu import current_gpu
-    from msal_deploy.trt.plan_checks import find_plan
-    from msal_deploy.trt.plan_metadata import read_metadata
+    from msal_deploy.trt.plan_checks import find_plan, read_plan
 
     plan_file = find_plan(bundle, precision, backend, current_gpu().sm)
-    shares = read_metadata(plan_file).actual.shares
+    shares = read_plan(bundle, plan_file).actual.shares
     share = shares[precision].of_flops if precision in shares else 0.0
     text = f"{plan_file.name} computes {share:.0%} of its FLOPs in {precision.upper()}"
     return Check("precision", share > 0, text)

@@ -258,7 +258,7 @@ def test_also_refuses_before_any_work(folder: Path, tmp_path: Path) -> None:
         ([trained], "has the same weights as"),
         ([copied], "copied.safetensors has the same weights as"),
         ([light, light], "has the same weights as"),
-        ([tmp_path / "state.pt"], "is a state dict without a recipe, and --recipe does not apply to --also"),
+        ([tmp_path / "state.pt"], "does not say which network it holds, and --recipe does not apply to --also"),
         ([tmp_path / "damaged.safetensors"], "is not a complete safetensors file"),
         ([light, tmp_path / "other" / "light" / "best.safetensors"], "light-best, light-best; rename a file"),
     ):

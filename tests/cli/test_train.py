@@ -103,7 +103,7 @@ def test_train_on_several_sets_with_an_unseen_one(work: Path) -> None:
         again = msal_deploy("train", "--data", "monuseg", *more, "--out", "out", "--resume")
         assert again.exit_code == 2, again.output
     same = ["--data", "monuseg", "--data", "lab=scans", "--unseen", "far", "--out", "out", "--resume"]
-    assert_refused(msal_deploy("train", *same, "--rate", "1e-3"), 2, "another recipe")
+    assert_refused(msal_deploy("train", *same, "--rate", "1e-3"), 2, "was started with train.rate = 0.002, not 0.001")
     assert msal_deploy("train", *same, "--rate", "2e-3", "--accelerator", "cpu").exit_code == 0
 
 
@@ -179,7 +179,7 @@ def test_the_mixture_of_a_checkpoint_is_kept_for_its_own_sets_only(work: Path, r
 def test_a_state_dict_needs_the_recipe_of_its_network(work: Path, resnet18: Path, reached: dict[str, Any]) -> None:
     torch.save(load_checkpoint(resnet18).weights, "weights.pt")
     arguments = ("--data", "monuseg", "--from", "weights.pt", "--out", "out")
-    assert_refused(msal_deploy("train", *arguments), 2, "weights.pt is a state dict without a recipe", "--recipe")
+    assert_refused(msal_deploy("train", *arguments), 2, "weights.pt does not say which network it holds", "--recipe")
     result = msal_deploy("train", *arguments, "--recipe", "tiny.toml")
     assert isinstance(result.exception, Reached), result.output
     assert reached["start"].recipe.network == NetworkRecipe(backbone="resnet18", weights="random")

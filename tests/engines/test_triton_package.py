@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from google.protobuf import text_format
@@ -81,8 +82,9 @@ def written(bundle: Bundle, spec: ModelSpec) -> Any:
     from msal_deploy.package.triton_backends import choose_serving
     from msal_deploy.package.triton_config import model_config
 
+    serving = choose_serving(bundle, PackageOptions())  # before the spec is another than the graph's
     bundle.manifest = replace(bundle.manifest, spec=spec)
-    text = model_config(bundle, choose_serving(bundle, PackageOptions()), "fp32", (64, 64))
+    text = model_config(bundle, serving, "fp32", (64, 64))
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
@@ -173,12 +175,14 @@ def test_onnx_runtime_on_a_gpu(own: Bundle) -> None:
 
 def test_onnx_runtime_on_the_cpu_uses_the_u8s8_graph(int8_bundle: Bundle, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(int8_bundle.path, tmp_path / "bundle"))
-    (folder / "model.int8.u8s8.onnx").write_bytes(b"for ONNX Runtime's kernels")
+    kernels = onnx.load(folder / "model.int8.onnx")
+    kernels.doc_string = "for ONNX Runtime's kernels"
+    onnx.save(kernels, folder / "model.int8.u8s8.onnx")
     entry = {"model.int8.u8s8.onnx": artifact(folder, "model.int8.u8s8.onnx")}
     manifest = replace(int8_bundle.manifest, artifacts={**int8_bundle.manifest.artifacts, **entry})
     write_manifest(folder, manifest)
     served, _ = package(Bundle(folder), precision="int8", backend="onnxruntime")
-    assert files_of(served) == {"model.onnx": b"for ONNX Runtime's kernels"}
+    assert files_of(served) == {"model.onnx": (folder / "model.int8.u8s8.onnx").read_bytes()}
     assert read_config(served).parameters["graph_sha256"].string_value == entry["model.int8.u8s8.onnx"].sha256
 
 

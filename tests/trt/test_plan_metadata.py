@@ -95,7 +95,7 @@ def test_missing_metadata_is_refused(plan_file, tiny):
 def test_invalid_metadata_is_refused(content, plan_file, tiny):
     metadata_path(plan_file).write_bytes(content)
     message = refusal(plan_file, tiny)
-    assert message.startswith(f"{metadata_path(plan_file)} is not valid plan metadata: ")
+    assert message.startswith(f"{metadata_path(plan_file)} is not valid plan metadata (")
     assert message.endswith(f"; {REBUILD_ALL}")
 
 

@@ -278,8 +278,8 @@ def test_a_plan_of_several_gpus_is_told_with_all_of_them(tiny):
 
 def test_a_plan_is_written_beside_its_file(tmp_path):
     plan = PlanMetadata(
-        backend="tensorrt", backend_version="10.0.0", gpu=None, sm=("8.6",), graph="g", graph_sha256="0",
-        requested="fp16", actual=ActualPrecision("log", {}), profile=PROFILE, plan_sha256="0", bytes=1,
+        backend="tensorrt", backend_version="10.0.0", gpu=None, sm=("8.6",), graph="g", graph_sha256="0" * 64,
+        requested="fp16", actual=ActualPrecision("log", {}), profile=PROFILE, plan_sha256="0" * 64, bytes=1,
         options=BuildOptions(workspace_mib=1), built="now",
     )  # fmt: skip
     write_metadata(tmp_path / "a.plan", plan)

@@ -20,6 +20,7 @@ from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.errors import BadInput
 from msal_deploy.package.bioimageio.rdf import model_name, write_rdf
 from msal_deploy.package.bioimageio.weights import normalised, verify_weights, write_onnx, write_torchscript
+from msal_deploy.package.quoting import markdown
 from msal_deploy.runtimes import open_engine
 
 if TYPE_CHECKING:
@@ -90,6 +91,6 @@ def _readme(bundle: Bundle) -> str:
         microns=spec.microns_per_pixel,
         threshold=spec.threshold,
         multiple=getattr(spec.image.axes[1], "multiple", spec.image.axes[1]),
-        licence=bundle.manifest.licence,
-        network=f"{network.model} with {network.backbone}, trained by recipe {bundle.manifest.recipe.name}",
+        licence=markdown(bundle.manifest.licence),
+        network=f"{network.model} with {network.backbone}, trained by recipe {markdown(bundle.manifest.recipe.name)}",
     )

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from jinja2 import Environment, StrictUndefined
 
 from msal_deploy.bundle import GOLDEN, Bundle, graph_name
 from msal_deploy.errors import BadInput
 from msal_deploy.files import write_json
 from msal_deploy.graph import layers, load_graph
 from msal_deploy.package.options import PREFERRED
+from msal_deploy.package.quoting import environment
 from msal_deploy.targets import Target, find_target, target_names
 from msal_deploy.trt.operators import require_readable
 from msal_deploy.trt.plan_metadata import DEFAULT_PROFILE, FORMAT_VERSION, BuildOptions, Profile
@@ -168,7 +168,7 @@ def _render(
     golden: tuple[int, int, int],
     warnings: list[str],
 ) -> None:
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    templates = environment()
     first, last = target.driver.first, target.driver.last
     values = {
         "t": target,
@@ -183,7 +183,7 @@ def _render(
     }
     for name in TEMPLATES:
         text = resources.files(__package__).joinpath(f"{name}.j2").read_text(encoding="utf-8")
-        (folder / name).write_text(environment.from_string(text).render(values), encoding="utf-8")
+        (folder / name).write_text(templates.from_string(text).render(values), encoding="utf-8")
 
 
 def _versions(target: Target) -> str:

@@ -6,6 +6,7 @@ config.pbtxt describes its inputs and outputs; msal-deploy wrote it from the bun
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -49,7 +50,10 @@ class TritonPythonModel:
         if capability not in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise RuntimeError(f"this CPU does not support {capability}; package the bundle in another precision")
         folder = Path(args["model_repository"]) / args["model_version"]
-        self.model = self.core.read_model(folder / parameters["graph"])
+        graph = folder / parameters["graph"]
+        if hashlib.sha256(graph.read_bytes()).hexdigest() != parameters["graph_sha256"]:
+            raise RuntimeError(f"{graph} has changed since it was packaged (SHA-256 differs); package the bundle again")
+        self.model = self.core.read_model(graph)
         self.compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     def execute(self, requests: list[Any]) -> list[Any]:

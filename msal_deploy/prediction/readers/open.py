@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput, translate_missing_extra
-from msal_deploy.files import StrPath, sha256
+from msal_deploy.files import StrPath, regular_file, sha256
 from msal_deploy.prediction.readers.pictures import Picture, check_array, read_picture
 from msal_deploy.prediction.slide import Slide, slide_name
 
@@ -39,10 +39,9 @@ def open_slide(source: StrPath | NDArray[np.uint8], model_mpp: float, *, mpp: fl
     if isinstance(source, np.ndarray):
         return Picture(check_array(source), "array", "array", mpp or model_mpp, model_mpp, ())
     path = Path(source)
-    if not path.exists():
-        raise BadInput(f"{path} does not exist", "check the path")
     if path.is_dir():
         return _folder(path, model_mpp, mpp)
+    regular_file(path, "image")
     suffix = path.suffix.lower()
     if suffix in PICTURES:
         return _picture(path, model_mpp, mpp)
