@@ -124,12 +124,14 @@ def _calibration_images(path: Path | None, labels: str | None) -> "AbstractConte
 
 def _check_calibration(dataset: "Dataset", recipe: "Recipe", tiles: int | None, *, scored: bool) -> None:
     """Read all images and labels that calibration needs: export takes minutes before it comes to them."""
-    from msal_deploy.data import check_labels
+    from msal_deploy.data import check_labels, warn_of_labels
     from msal_deploy.precision import choose_tiles
 
     _, validation, *_ = choose_tiles(dataset.train, dataset.test, recipe.train.validation, tiles)
     if scored:
         check_labels(validation, partial(typer.echo, err=True))
+    else:
+        warn_of_labels(dataset.train, partial(typer.echo, err=True))
 
 
 def _add(

@@ -26,7 +26,7 @@ from msal_deploy.data.annotated import AnnotatedImage, label_convention
 from msal_deploy.data.annotations import VERTEX_CONVENTION, Annotation, read_xml, write_xml
 from msal_deploy.data.dataset import find_dataset, open_dataset
 from msal_deploy.data.images import image_size, pixel_hash, read_image, read_label
-from msal_deploy.data.label_checks import check_labels
+from msal_deploy.data.label_checks import check_labels, warn_of_labels
 from msal_deploy.data.layout import Dataset
 from msal_deploy.data.patches import (
     Patch,
@@ -71,5 +71,6 @@ __all__ = [
     "synthesize",
     "validation_split",
     "verify",
+    "warn_of_labels",
     "write_xml",
 ]

@@ -21,7 +21,8 @@ from msal_deploy.errors import BadInput
 from msal_deploy.files import regular_file
 
 VERTEX_CONVENTION = "1-based pixel centres in the XML: 1 is subtracted from x and y, then skimage.draw.polygon"
-MAX_BYTES = 50_000_000  # MoNuSeg's largest file has 4 MB; parsing takes 10 times the memory of the file
+MAX_BYTES = 20_000_000  # MoNuSeg's largest file has 4 MB; parsing takes 10 times the memory of the file
+MAX_REGIONS = 100_000  # MoNuSeg's have up to 1,900
 MAX_COORDINATE = 1e9  # px; no image is larger
 REGION_TYPES = {"1": "a rectangle", "2": "an ellipse", "3": "an arrow", "4": "a ruler", "5": "a pin"}
 
@@ -68,11 +69,13 @@ def read_xml(path: Path) -> Annotation:
     (1, 0.25)
 
     Raises:
-        BadInput: The file does not exist, has more than 50 MB, is not XML, declares XML entities, is not ImageScope's,
-            or all its regions have fewer than three distinct vertices; or a region is not an outline (a rectangle, a
-            ruler, a hole), or has a coordinate that is not a number.
+        BadInput: The file does not exist, has more than 20 MB or 100,000 regions, is not XML, declares XML entities, is
+            not ImageScope's, or all its regions have fewer than three distinct vertices; or a region is not an outline
+            (a rectangle, a ruler, a hole), or has a coordinate that is not a number.
     """
     root = _root(path)
+    if (count := sum(1 for _ in root.iter("Region"))) > MAX_REGIONS:
+        raise BadInput(f"{path} has {count:,} regions", f"use one XML of at most {MAX_REGIONS:,} for each image")
     regions = [_vertices(region, path) for region in root.iter("Region")]
     polygons = tuple(vertices for vertices in regions if len({*map(tuple, vertices.tolist())}) >= 3)
     if not regions and root.tag != "Annotations":
@@ -100,7 +103,9 @@ def _vertices(region: Element, path: Path) -> Polygon:
     name = f"{path}, region {region.get('Id')}"
     _check_outline(region, name)
     try:
-        pairs = [(float(vertex.attrib["X"]), float(vertex.attrib["Y"])) for vertex in region.iter("Vertex")]
+        # Its own vertices only: regions may be nested, and walking through all of them for each would take hours.
+        own = (*region.iterfind("Vertices/Vertex"), *region.iterfind("Vertex"))
+        pairs = [(float(vertex.attrib["X"]), float(vertex.attrib["Y"])) for vertex in own]
     except (KeyError, ValueError) as error:
         raise BadInput(f"{name}: a vertex is not a number ({error})", "repair the file") from error
     vertices = np.array(pairs, dtype=np.float64).reshape(-1, 2)

@@ -69,16 +69,33 @@ def check_labels(images: Iterable[AnnotatedImage], warn: Callable[[str], None] |
     """
     nuclei = checked = 0
     for annotated in images:
-        labels = annotated.instances()
+        labels, faults = _labels_and_faults(annotated)
         nuclei, checked = nuclei + int(labels.any()), checked + 1
-        annotation = read_xml(annotated.xml_path) if annotated.xml_path else None
-        for fault in label_faults(annotated.image(), labels, annotation):
+        for fault in faults:
             if fault.certain:
                 raise BadInput(f"{annotated.stem}: {fault.cause}", fault.remedy)
             if warn:
-                warn(f"{annotated.stem}: {fault.cause}; {fault.remedy}")
+                warn(f"Warning: {annotated.stem}: {fault.cause}; {fault.remedy}")
     if checked and not nuclei:
         raise BadInput(f"None of the {checked} images has a labelled nucleus", "check the annotations")
+
+
+def warn_of_labels(images: Iterable[AnnotatedImage], warn: Callable[[str], None]) -> None:
+    """Call `warn` with a line for each fault of labels that are not used: the images are, so nothing is refused."""
+    for annotated in images:
+        try:
+            faults = _labels_and_faults(annotated)[1]
+        except BadInput as error:
+            warn(f"Warning: {error}")
+            continue
+        for fault in faults:
+            warn(f"Warning: {annotated.stem}: {fault.cause}; {fault.remedy}")
+
+
+def _labels_and_faults(annotated: AnnotatedImage) -> tuple[NDArray[np.int32], tuple[Fault, ...]]:
+    labels = annotated.instances()
+    annotation = read_xml(annotated.xml_path) if annotated.xml_path else None
+    return labels, label_faults(annotated.image(), labels, annotation)
 
 
 def label_faults(

@@ -156,3 +156,67 @@ def test_rasterise_is_translation_invariant(shape: list[tuple[float, float]], x:
     canvas, polygon = (220, 220), np.array(shape) + 60
     moved = rasterise([np.add(polygon, (x, y))], canvas)
     np.testing.assert_array_equal(np.roll(rasterise([polygon], canvas), (y, x), axis=(0, 1)), moved)
+
+
+# --- files that are not what they seem -------------------------------------------------------------------------------
+
+SQUARE = region((1, 1), (4, 1), (4, 4), (1, 4))
+WHOLE = f"<Annotations><Annotation><Regions>{SQUARE}</Regions></Annotation></Annotations>"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + WHOLE.encode(),
+        b'\xef\xbb\xbf<?xml version="1.0" encoding="utf-8"?>\r\n' + WHOLE.replace("><", ">\r\n<").encode(),
+        WHOLE.encode("utf-16"),
+        ('<?xml version="1.0" encoding="utf-16"?>' + WHOLE).encode("utf-16"),
+        ('<?xml version="1.0" encoding="latin-1"?>' + WHOLE.replace('Id="1"', 'Id="é"')).encode("latin-1"),
+    ],
+)
+def test_byte_order_marks_line_ends_and_encodings(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_bytes(content)
+    assert drawn(tmp_path / "a.xml").sum() == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (WHOLE.replace('Id="1"', 'Id="1" NegativeROA="1"'), "region 1 is negative .NegativeROA."),
+        (WHOLE.replace('Id="1"', 'Id="1" Type="1"'), "region 1 is a rectangle, not the outline of a nucleus"),
+        (WHOLE.replace('Id="1"', 'Id="1" Type="2"'), "an ellipse"),
+        (WHOLE.replace('Id="1"', 'Id="1" Type="4"'), "a ruler"),
+        (WHOLE.replace('"4"', '"1e300"'), "above 1e.09 px"),
+        (WHOLE.replace('"4"', '"-1e10"'), "above 1e.09 px"),
+        (WHOLE.replace('"4"', '"4,5"'), "not a number"),
+        ("<ASAP_Annotations><Annotations/></ASAP_Annotations>", "its root is 'ASAP_Annotations', not 'Annotations'"),
+        (f"<{'a' * 5000}/>", "its root is 'a{40}', not"),
+        (f"{'<a>' * 100_000}{'</a>' * 100_000}", "has no regions|not valid XML"),
+        (f"<Annotations>{'<Region/>' * 100_001}</Annotations>", "100,001 regions; use one XML of at most 100,000"),
+        (f"<Annotations>{'<Region>' * 20_000}{'</Region>' * 20_000}</Annotations>", "all 20000 regions"),
+    ],
+)
+def test_regions_that_would_be_misread(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(BadInput, match=words) as caught:
+        read_xml(tmp_path / "a.xml")
+    assert len(str(caught.value)) < 400
+
+
+def test_an_annotation_without_regions_is_an_image_without_nuclei(tmp_path: Path) -> None:
+    annotation = read_xml(xml(tmp_path / "a.xml"))
+    assert [annotation.regions, annotation.outside((8, 10)), annotation.outside_share((8, 10))] == [0, 0, 0]
+    assert not drawn(tmp_path / "a.xml").any()
+
+
+def test_the_regions_of_all_layers_are_read(tmp_path: Path) -> None:
+    layers = "".join(f'<Annotation Name="{name}"><Regions>{SQUARE}</Regions></Annotation>' for name in "abc")
+    (tmp_path / "a.xml").write_text(f"<Annotations>{layers}</Annotations>")
+    assert read_xml(tmp_path / "a.xml").regions == 3
+
+
+def test_a_huge_file_is_not_parsed(tmp_path: Path) -> None:
+    with (tmp_path / "a.xml").open("wb") as stream:
+        stream.truncate(20_000_001)
+    with pytest.raises(BadInput, match="has more than 20 MB"):
+        read_xml(tmp_path / "a.xml")

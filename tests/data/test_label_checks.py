@@ -13,7 +13,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from msal_deploy.cli import app
-from msal_deploy.data import check_labels, open_dataset, open_scored_images, open_training_sets, rasterise, verify
+from msal_deploy.data import (
+    check_labels,
+    open_dataset,
+    open_scored_images,
+    open_training_sets,
+    rasterise,
+    verify,
+    warn_of_labels,
+)
 from msal_deploy.data.annotations import Annotation, write_xml
 from msal_deploy.data.images import read_label
 from msal_deploy.data.label_checks import contrast, label_faults, offset, pieces_and_values
@@ -115,8 +123,19 @@ def test_nuclei_that_share_values_are_only_warned_about(tmp_path: Path) -> None:
     with open_scored_images(str(source), warnings.append) as images:
         assert len(images) == 2
     assert len(warnings) == 1
-    assert warnings[0].startswith("b: its label map has 20 values in ")
+    assert warnings[0].startswith("Warning: b: its label map has 20 values in ")
     assert "nuclei share values" in warnings[0]
+
+
+def test_labels_that_are_not_used_are_only_warned_about(tmp_path: Path) -> None:
+    source = write_set(tmp_path / "set", 255 - MASK)
+    Image.fromarray(OTHER_IMAGE).save(source / "labels" / "a.png")
+    warnings: list[str] = []
+    with open_dataset(source) as dataset:
+        warn_of_labels(dataset.test, warnings.append)
+    assert len(warnings) == 2
+    assert "is a coloured label" in warnings[0]
+    assert warnings[1].startswith("Warning: b: its labels are brighter than what is around them")
 
 
 # --- outlines --------------------------------------------------------------------------------------------------------
