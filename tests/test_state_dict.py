@@ -146,8 +146,8 @@ def test_the_message_lists_what_was_found_and_tried() -> None:
     with pytest.raises(BadInput) as caught:
         fit(content, NETWORK.state_dict(), "a.pt")
     assert str(caught.value) == (
-        "The weights in a.pt do not fit the network: 1 missing (head.weight), 1 with another shape (head.bias); found 9 "
-        "tensors (epoch, model.net.body.0.weight, model.net.body.0.bias, model.net.body.1.weight, …); prefixes "
+        "The weights in a.pt do not fit the network: 1 missing (head.weight), 1 with another shape (head.bias); found "
+        "9 tensors (epoch, model.net.body.0.weight, model.net.body.0.bias, model.net.body.1.weight, …); prefixes "
         "tried: model.net.; name the right network with --recipe"
     )
 

@@ -61,7 +61,9 @@ def train(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Random seed, instead of the recipe's.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the training run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the training run in --out; it may have more --epochs.")
+    ] = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Number of devices, one process each (DDP).")] = 1,
     workers: Annotated[
@@ -90,11 +92,12 @@ def train(
     Example: msal-deploy train --data lab=my-images --from msal-net-r34 --recipe fast --rate 1e-4 --out runs/lab
     """
     from msal_deploy.data import open_training_sets
-    from msal_deploy.files import write_json
+    from msal_deploy.files import output_folder, write_json
     from msal_deploy.train import train as run_training
 
     if resume and start:
         raise BadInput("--from starts a run, and --resume continues one", "leave one of them out")
+    output_folder(out)
     checkpoint = _checkpoint(start, recipe, model, backbone) if start else None
     options = (encoder, epochs, seed, model, backbone, rate)
     chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, data, *options)
@@ -150,7 +153,7 @@ def _recipe(
     if name is not None:
         base = name
     elif resumed is not None:
-        base = load_state(resumed).recipe  # `train` refuses options that change it
+        base = load_state(resumed).recipe  # `train` refuses options that change it, except for more epochs
     else:
         base = _without_other_sets(start.recipe, data) if start is not None else "paper"
     return choose_recipe(base, encoder, epochs, seed, model, backbone, rate)

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from skimage.measure import label
 
 from msal_deploy.data.arrays import ARRAY_SUFFIXES, read_array
+from msal_deploy.data.png import check_png
 from msal_deploy.errors import BadInput
 from msal_deploy.files import regular_file
 
@@ -167,6 +168,8 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
+                if image.format == "PNG":
+                    check_png(path)
                 yield image
     except BadInput:
         raise

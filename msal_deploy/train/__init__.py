@@ -8,6 +8,7 @@
 `losses`         `segmentation_loss`
 `optim`          optimizer, learning rate, moving average of the weights
 `validation`     scores of the held-out images, by data set and stain density
+`resume`         what a resumed run may change, and its tensors
 `state`          the files of a run folder: checkpoint, resume state, history
 ===============  =========================================================================
 """

@@ -1,6 +1,8 @@
 """The entry of training: checks its arguments, finds the devices through Lightning Fabric, and starts the loop."""
 
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ except ModuleNotFoundError:  # the same package inside the `lightning` distribut
 
 from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint
 from msal_deploy.errors import BadInput, MissingRequirement
-from msal_deploy.files import StrPath, sha256
+from msal_deploy.files import StrPath, output_lock, sha256
 from msal_deploy.hardware import available_cores
 from msal_deploy.recipe import Precision, Recipe
 from msal_deploy.train.patch_dataset import check_mixture
-from msal_deploy.train.state import LAST, State, load_state
+from msal_deploy.train.resume import resumed
+from msal_deploy.train.state import BEST, LAST, State
 from msal_deploy.train.trainer import Images, Trainer, TrainReport
 from msal_deploy.weight_files import first_line
 
@@ -50,8 +53,8 @@ def train(
         out: The run folder (see `msal_deploy.train.state`).
         unseen: Data sets that are only validated, by name: they take part in the choice of the weights.
         start: The checkpoint to continue from (fine-tuning), instead of the initial weights of the recipe.
-        resume: Continue the run in `out`. The final weights equal those of an uninterrupted run: exactly, on a CPU with
-            the same number of threads.
+        resume: Continue the run in `out`, with its licence. The final weights equal those of an uninterrupted run:
+            exactly, on a CPU with the same number of threads. The recipe may have more epochs than before.
         licence: SPDX identifier of the weights' licence, which depends on the training data.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: Number of devices, with one process each (DDP).
@@ -60,8 +63,9 @@ def train(
         progress: Show a progress bar and one line per validated epoch on stderr.
 
     Raises:
-        BadInput: `out` holds a run and `resume` is not set, or the reverse; or the run has another recipe or other
-            images; or the data set, the checkpoint, the accelerator or the precision cannot be used.
+        BadInput: `out` holds a run and `resume` is not set, or the reverse; or the run has another recipe, licence or
+            other images; or another command trains in `out`; or the data set, the checkpoint, the accelerator or the
+            precision cannot be used.
         GateFailed: The loss is not finite.
         MissingRequirement: The accelerator is missing, or its memory is too small for the batch.
     """
@@ -71,17 +75,31 @@ def train(
     if both := sorted(set(sets) & set(unseen)):
         raise BadInput(f"The data set {both[0]} is both trained on and unseen", "give it once")
     stems = (*_stems(sets), *(f"unseen {stem}" for stem in _stems(unseen)))
-    state = _resumed(out, recipe, stems) if resume else _fresh(out, recipe, stems)
-    if start is not None and not resume:
-        _check_start(start, recipe)
-        state = msgspec.structs.replace(state, notes=_origin(start))
-    fabric = _fabric(accelerator, devices, recipe.train.precision)
-    fabric.launch()
+    with output_lock(out):
+        say = partial(print, file=sys.stderr) if progress else lambda _: None
+        state = resumed(out, recipe, stems, licence, say) if resume else _fresh(out, recipe, stems, licence)
+        if start is not None and not resume:
+            _check_start(start, recipe)
+            state = msgspec.structs.replace(state, notes=_origin(start))
+        fabric = _fabric(accelerator, devices, recipe.train.precision)
+        fabric.launch()
+        return _run(fabric, sets, unseen, state, start, out, progress, _workers(workers, fabric.device, devices))
+
+
+def _run(
+    fabric: Any,
+    sets: Mapping[str, Images],
+    unseen: Mapping[str, Images],
+    state: State,
+    start: Checkpoint | None,
+    out: Path,
+    progress: bool,
+    workers: int,
+) -> TrainReport:
     try:
-        trainer = Trainer(fabric, sets, unseen, state, start, out, licence, progress)
-        return trainer.run(_workers(workers, fabric.device, devices))
+        return Trainer(fabric, sets, unseen, state, start, out, progress).run(workers)
     except torch.OutOfMemoryError as error:
-        cause = f"A batch of {recipe.train.batch} does not fit into the memory of {fabric.device}"
+        cause = f"A batch of {state.recipe.train.batch} does not fit into the memory of {fabric.device}"
         raise MissingRequirement(cause, "lower train.batch in the recipe") from error
 
 
@@ -124,17 +142,9 @@ def _origin(start: Checkpoint) -> dict[str, str]:
     return {"started from": f"{start.file.name}, SHA-256 {sha256(start.file)}"} if start.file else {}
 
 
-def _fresh(out: Path, recipe: Recipe, stems: tuple[str, ...]) -> State:
+def _fresh(out: Path, recipe: Recipe, stems: tuple[str, ...], licence: str) -> State:
     if (out / LAST).exists():
         raise BadInput(f"{out} already holds a training run", "continue it with --resume, or choose another folder")
-    return State(recipe, stems, (), {})
-
-
-def _resumed(out: Path, recipe: Recipe, stems: tuple[str, ...]) -> State:
-    state = load_state(out)
-    if state.recipe != recipe:
-        cause = f"{out} was trained with another recipe ({state.recipe.name!r})"
-        raise BadInput(cause, "resume with that recipe, or choose another folder")
-    if state.stems != stems:
-        raise BadInput(f"{out} was trained on other images", "resume with those images, or choose another folder")
-    return state
+    if (out / BEST).exists():
+        raise BadInput(f"{out / BEST} exists and training would replace it", "choose another folder")
+    return State(recipe, stems, (), {}, licence=licence)

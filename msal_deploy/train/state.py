@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 import torch
 
+from msal_deploy.checkpoint import UNKNOWN_LICENCE
 from msal_deploy.errors import BadInput
 from msal_deploy.files import atomic_file
 from msal_deploy.recipe import Recipe
 from msal_deploy.train.validation import ViewScore
-from msal_deploy.weight_files import first_line
+from msal_deploy.weight_files import first_line, read_weights
 
 BEST, LAST = "best.safetensors", "last.pt"
 
@@ -57,6 +58,7 @@ class State(msgspec.Struct, frozen=True):
         history: One row per completed epoch.
         tensors: State dicts of network, average and optimizer; empty before the first epoch.
         notes: The checkpoint that the run started from, for the notes of its own checkpoint; empty if there is none.
+        licence: SPDX identifier of the weights' licence.
     """
 
     recipe: Recipe
@@ -64,6 +66,7 @@ class State(msgspec.Struct, frozen=True):
     history: tuple[Epoch, ...]
     tensors: dict[str, Any]
     notes: dict[str, str] = {}
+    licence: str = UNKNOWN_LICENCE
 
     @property
     def best_dice(self) -> float:
@@ -75,8 +78,8 @@ def save_state(folder: Path, state: State) -> None:
     """Write the resume state, the history and the curves into the run folder."""
     plain = msgspec.to_builtins((state.recipe, state.stems, state.history))
     with atomic_file(folder / LAST) as temporary:
-        content = {"plain": msgspec.json.encode(plain).decode(), "tensors": state.tensors, "notes": state.notes}
-        torch.save(content, temporary)
+        texts = {"plain": msgspec.json.encode(plain).decode(), "notes": state.notes, "licence": state.licence}
+        torch.save({**texts, "tensors": state.tensors}, temporary)
     _write_csv(folder / "history.csv", state.history)
     plot_curves(folder / "curves.png", state.history)
 
@@ -90,16 +93,24 @@ def load_state(folder: Path) -> State:
         BadInput: The folder has no resume state, or it is damaged.
     """
     path = folder / LAST
-    if not path.is_file():
+    if not path.exists():
         raise BadInput(f"{folder} is not a training run to resume (no {LAST})", "start one without --resume")
+    content = read_weights(path).content
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         recipe, stems, history = msgspec.json.decode(
             content["plain"], type=tuple[Recipe, tuple[str, ...], tuple[Epoch, ...]]
         )
-        return State(recipe, stems, history, content["tensors"], content.get("notes", {}))
-    except Exception as error:  # a damaged pickle may raise any exception
-        raise BadInput(f"{path} is damaged ({first_line(error)})", "start again in another folder") from error
+        tensors = msgspec.convert(content["tensors"], dict[str, Any])
+        notes = msgspec.convert(content.get("notes", {}), dict[str, str])
+        licence = msgspec.convert(content.get("licence", UNKNOWN_LICENCE), str)
+        return State(recipe, stems, history, tensors, notes, licence)
+    except Exception as error:  # a damaged pickle may hold anything
+        raise damaged(folder, first_line(error)) from error
+
+
+def damaged(folder: Path, reason: str) -> BadInput:
+    """Return the error for a resume state that cannot be used."""
+    return BadInput(f"{folder / LAST} is damaged ({reason})", "start again in another folder")
 
 
 def _write_csv(path: Path, history: Sequence[Epoch]) -> None:

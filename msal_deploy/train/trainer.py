@@ -25,6 +25,7 @@ from msal_deploy.spec import ModelSpec
 from msal_deploy.train.losses import segmentation_loss
 from msal_deploy.train.optim import averaging, make_optimizer, rate_at
 from msal_deploy.train.patch_dataset import Batch, PatchDataset
+from msal_deploy.train.resume import restore
 from msal_deploy.train.state import BEST, Epoch, State, save_state
 from msal_deploy.train.validation import make_views, score_view
 from msal_deploy.zoo import build_network
@@ -75,10 +76,9 @@ class Trainer:
         state: State,
         start: Checkpoint | None,
         out: Path,
-        licence: str,
         progress: bool,
     ) -> None:
-        self.fabric, self.state, self.start, self.out, self.licence = fabric, state, start, out, licence
+        self.fabric, self.state, self.start, self.out = fabric, state, start, out
         self.recipe = state.recipe.train
         splits = {name: validation_split(images, self.recipe.validation) for name, images in sets.items()}
         self.validation = {name: held_out for name, (_, held_out) in splits.items()} | dict(unseen)
@@ -101,14 +101,14 @@ class Trainer:
         self.average = AveragedModel(self.network, multi_avg_fn=averaging(self.recipe.ema), use_buffers=True)
         self.optimizer = make_optimizer(self.network, self.recipe)
         if self.state.tensors:
-            self.network.load_state_dict(self.state.tensors["network"])
-            self.average.load_state_dict(self.state.tensors["average"])
-            self.optimizer.load_state_dict(self.state.tensors["optimizer"])
+            restore(self.out, self.state.tensors, self.network, self.average, self.optimizer)
         self.module, self.optimizer = self.fabric.setup(self.network, self.optimizer)
 
     def run(self, workers: int) -> TrainReport:
         """Train the remaining epochs, with batches from that many processes."""
         first = len(self.state.history) + 1
+        if first == 1 and self.fabric.is_global_zero:  # so that it can be resumed at once
+            save_state(self.out, msgspec.structs.replace(self.state, tensors=self._tensors()))
         on_gpu = self.fabric.device.type == "cuda"
         batches = self.dataset.batches(first, self.recipe.epochs, workers=workers, pin=on_gpu)
         with self._summary(first) as summary, self.bar:
@@ -185,7 +185,9 @@ class Trainer:
             shares = ", ".join(f"{name} ({len(images)})" for name, images in self.dataset.images_of.items())
             scores = {"epoch": str(row.epoch), "validation_dice": f"{worst_dice:.6f}"}
             notes = scores | {"training images": shares} | self.state.notes
-            save_checkpoint(self.out / BEST, Checkpoint(network.state_dict(), self.state.recipe, self.licence, notes))
+            save_checkpoint(
+                self.out / BEST, Checkpoint(network.state_dict(), self.state.recipe, self.state.licence, notes)
+            )
         return row
 
     def _tensors(self) -> dict[str, Any]:

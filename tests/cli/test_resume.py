@@ -114,7 +114,7 @@ def test_ctrl_c_prints_interrupted(small_set: Path, recipe_file: Path, tmp_path:
     ("arguments", "message"),
     [
         ([], "already holds a training run"),
-        (["--resume", "--recipe", "fast"], "another recipe"),
+        (["--resume", "--recipe", "fast"], "was started with network.backbone = 'resnet18', not 'resnet34'"),
     ],
 )
 def test_run_folder_is_not_overwritten(

@@ -103,7 +103,7 @@ def test_train_on_several_sets_with_an_unseen_one(work: Path) -> None:
         again = msal_deploy("train", "--data", "monuseg", *more, "--out", "out", "--resume")
         assert again.exit_code == 2, again.output
     same = ["--data", "monuseg", "--data", "lab=scans", "--unseen", "far", "--out", "out", "--resume"]
-    assert_refused(msal_deploy("train", *same, "--rate", "1e-3"), 2, "another recipe")
+    assert_refused(msal_deploy("train", *same, "--rate", "1e-3"), 2, "was started with train.rate = 0.002, not 0.001")
     assert msal_deploy("train", *same, "--rate", "2e-3", "--accelerator", "cpu").exit_code == 0
 
 

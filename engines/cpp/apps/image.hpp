@@ -13,7 +13,9 @@ struct Image {
     std::vector<std::uint8_t> rgb;  // height × width × 3
 };
 
-// Reads any PNG as 8-bit RGB. Converts grey and palette images, and blends transparency with white.
+// Reads a PNG as 8-bit RGB, with the same pixels as msal-deploy predict. Converts grey and palette images, and blends
+// transparency with white. 16 bits per channel, colour profiles other than sRGB, rotated images and damaged files are
+// errors.
 // max_pixels: larger images are an error, before memory is allocated for them.
 msal_deploy::Result<Image> read_png(const std::string& file, std::size_t max_pixels);
 
