@@ -524,7 +524,7 @@ def safetensors(source: Path) -> Iterator[Case]:
     }
     for title, content in {**bad, **later(path, "safetensors")}.items():
         yield Case("safetensors", title, ("export", "w.safetensors", "--out", "b"), write("w.safetensors", content))
-    for title in ("no metadata", "a nested header", "one tensor less", "an unknown type"):
+    for title in ("negative offsets", "a nested header", "one tensor less", "an unknown type"):
         command = ("train", "--data", "../good/data", "--recipe", "demo", "--from", "w.safetensors", "--out", "r")
         yield Case("safetensors", f"{title}, to fine-tune", command, write("w.safetensors", bad[title]))
     for title, odd in oddities("w.safetensors").items():
