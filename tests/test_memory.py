@@ -30,18 +30,14 @@ OURS = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
     RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
     RuntimeError("CUDA error CUDA_ERROR_OUT_OF_MEMORY"),
-    RuntimeError(
-        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bfc_arena.cc:376 Failed to allocate memory for requested"
-    ),
+    RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested"),
     RuntimeError("[ONNXRuntimeError] : 6 : std::bad_alloc"),
     RuntimeError("Exception from src/core.cpp:97:\nCould not allocate 64 bytes"),
     RuntimeError("could not create a primitive: cannot allocate memory"),
     RuntimeError("can't start new thread"),
     RuntimeError("thread constructor failed: Resource temporarily unavailable"),
     RuntimeError("pthread_create failed for thread 1 of 2"),
-    Exception(
-        "OpenCV(4.9.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 3000000 bytes in function"
-    ),
+    Exception("OpenCV(4.9.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 3000000 bytes"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ImportError("libtorch_cpu.so: cannot allocate memory in static TLS block"),
     SystemError("mmap failed: Cannot allocate memory"),

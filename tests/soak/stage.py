@@ -5,6 +5,7 @@ not have computed anything before: the threads of the runtimes do not survive a 
 """
 
 import contextlib
+import gc
 import hashlib
 import importlib
 import json
@@ -79,6 +80,7 @@ def import_everything() -> None:
             continue
         with contextlib.suppress(Exception):  # runtimes that this machine does not have
             importlib.import_module(module.name)
+    gc.freeze()  # or the first collection in each fork would copy the memory that it shares
 
 
 def in_fork(work: Callable[[], object], seconds: float = 600) -> int | None:
