@@ -162,8 +162,8 @@ class Bundle:
         Nothing else opens a file of a bundle. The file may be a link to anywhere, as in the cache of a model hub: its
         hash decides.
 
-        >>> Bundle("bundle").file("calibration.json").as_posix()
-        'bundle/calibration.json'
+        >>> Bundle("bundle").file("model.int8.onnx").as_posix()
+        'bundle/model.int8.onnx'
 
         Raises:
             BadInput: The manifest does not list `name`, or the file is missing, has changed or is of another kind.
