@@ -162,8 +162,8 @@ class Bundle:
         Nothing else opens a file of a bundle. The file may be a link to anywhere, as in the cache of a model hub: its
         hash decides.
 
-        >>> Bundle("bundle").file("calibration.json").as_posix()
-        'bundle/calibration.json'
+        >>> Bundle("bundle").file("model.int8.onnx").as_posix()
+        'bundle/model.int8.onnx'
 
         Raises:
             BadInput: The manifest does not list `name`, or the file is missing, has changed or is of another kind.
@@ -184,9 +184,9 @@ class Bundle:
     def golden(self) -> tuple[UInt8Images, Float32Maps]:
         """Return the golden tiles: images uint8[N,H,W,3], and their probability float32[N,1,H,W].
 
-        >>> images, probability = Bundle("bundle").golden()
-        >>> images.shape, probability.shape
-        ((2, 256, 256, 3), (2, 1, 256, 256))
+        ::
+
+            images, probability = Bundle("bundle").golden()
 
         Raises:
             BadInput: A file is missing, has changed or is damaged, or they do not belong together.

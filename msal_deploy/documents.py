@@ -85,7 +85,7 @@ def parse(read: Callable[[], T], name: str, what: str, remedy: str) -> T:
 
     >>> parse(lambda: {"licence": "MIT" + chr(10)}, "m.json", "a valid manifest", "export the bundle again")
     Traceback (most recent call last):
-    msal_deploy.errors.BadInput: m.json is not a valid manifest ('MIT\\n' is not one line of printable text); export ...
+    msal_deploy.errors.BadInput: m.json is not a valid manifest (licence: 'MIT\\n' is not one line ...); ...
 
     Raises:
         BadInput: They are not, or `read` fails.

@@ -113,7 +113,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         BadInput: The file is missing, is not a valid ONNX file, or reads another file.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, "protobuf", load_external_data=False)
     except FileNotFoundError as error:
         raise BadInput(f"{path} does not exist", EXPORT_AGAIN) from error
     except Exception as error:  # protobuf's DecodeError has moved between its versions

@@ -44,8 +44,9 @@ def check_plan(path: Path, spec: ModelSpec) -> None:
 def read_images(path: Path, spec: ModelSpec) -> UInt8Images:
     """Read the images of the golden tiles, uint8[N,H,W,3].
 
-    >>> read_images(Path("bundle/golden/image.npy"), ModelSpec()).shape
-    (2, 256, 256, 3)
+    >>> np.save("image.npy", np.zeros((2, 64, 96, 3), np.uint8))
+    >>> read_images(Path("image.npy"), ModelSpec()).shape
+    (2, 64, 96, 3)
 
     Raises:
         BadInput: The file is damaged, or the graph cannot take such images.
@@ -61,8 +62,9 @@ def read_images(path: Path, spec: ModelSpec) -> UInt8Images:
 def read_probability(path: Path, spec: ModelSpec) -> Float32Maps:
     """Read the probability of the golden tiles, float32[N,1,H,W] from 0 to 1.
 
-    >>> read_probability(Path("bundle/golden/probability.npy"), ModelSpec()).shape
-    (2, 1, 256, 256)
+    >>> np.save("probability.npy", np.zeros((2, 1, 64, 96), np.float32))
+    >>> read_probability(Path("probability.npy"), ModelSpec()).shape
+    (2, 1, 64, 96)
 
     Raises:
         BadInput: The file is damaged, or holds something else.

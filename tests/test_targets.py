@@ -163,3 +163,55 @@ def test_estimate_orders_the_precisions_of_a_real_graph_on_pascal(bundle: Bundle
     assert times["int8"].milliseconds < times["fp32"].milliseconds < times["fp16"].milliseconds
     assert times["fp32"].milliseconds >= 2 * sum(layer.macs for layer in graph_layers) / 11.3e9
     assert times["fp32"].to_json()["label"] == LABEL and "stimate" in LABEL
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("NVIDIA GeForce RTX 3090", "rtx-3090"), ("RTX3090", "rtx-3090"), ("rtx 3090", "rtx-3090"), 
+        ("sm86", "rtx-3090"),
+        ("8.6", "rtx-3090"), ("SM_86", "rtx-3090"), ("GeForce_RTX_3090", "rtx-3090"), ("a100 80GB PCIe", "a100"),
+        ("NVIDIA A100-SXM4-40GB", "a100"), ("Tesla T4", "t4"), ("P40", "tesla-p40"), ("H100 80GB HBM3", "h100"),
+        ("V100-SXM2-32GB", "v100"), ("sm_120", "rtx-5090"), ("GTX1080Ti", "gtx-1080-ti"), ("compute_90a", "h100"),
+    ],
+)  # fmt: skip
+def test_gpus_are_found_by_the_names_that_people_write(written: str, name: str) -> None:
+    found = find_target(written)
+    assert (found.name if "." not in written and not written.lower().startswith(("sm", "compute")) else found.sm) in (
+        name,
+        find_target(name).sm,
+    )
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["a10", "a30x", "b200", "p100", "h20", "l40s", "rtx-3080", "rtx-4080", "rtx-5080", "k80", "x", "", "$(x)", "a101"],
+)
+def test_a_gpu_of_another_capability_is_never_suggested(written: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        find_target(written)
+    assert "did you mean" not in str(caught.value)
+    assert "like = " in str(caught.value)
+    if written == "a10":
+        assert "'rtx-3090'" in str(caught.value) and "a100" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff\xfen\0", b"a = " + b"[" * 5000, b"a = " + b"9" * 5000, b".".join([b"a"] * 60_000) + b" = 1",
+        b'name = "x\\u0000"', b"memory_gib = nan", b"#" * 100_000, b'pins = ["--index-url=http://x"]',
+        b'like = "t4"\nname = "x\\n"', b'like = ["t4"]',
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_target_file_that_is_no_target_is_one_sentence(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "own.toml").write_bytes(text)
+    with pytest.raises(BadInput) as caught:
+        find_target(tmp_path / "own.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_target_file_with_a_byte_order_mark_and_crlf_is_read(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_bytes(b"\xef\xbb\xbf" + OWN.replace("\n", "\r\n").encode())
+    assert find_target(tmp_path / "own.toml").name == "gtx-1060"
