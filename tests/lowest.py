@@ -30,6 +30,7 @@ COMMANDS = (
     "view",
     "doctor",
 )
+TISSUE = Path(__file__).parents[1] / "docs" / "images" / "tissue.png"
 # Examples that need more than the base installation import one of these when they run.
 OPTIONAL = ("torch", "pandas", "pyarrow", "zarr", "distributed", "openslide")
 # Programs that are copied into packages, and run there.
@@ -78,7 +79,10 @@ def main() -> None:
         command("data", "verify", "monuseg")
         image = str(next(Path("monuseg").rglob("*TEST*.tif")))
         command("bench", "bundle", "-e", "openvino:fp32", "-e", "onnxruntime:fp32", "--seconds", "0.1", "--size", "256")
-        command("predict", image, "--bundle", str(bundle.path), "--mpp", "0.25", "--out", "predicted")
+        command("predict", str(TISSUE), "--bundle", str(bundle.path), "--mpp", "0.5", "--out", "predicted")
+        if not importlib.util.find_spec("imagecodecs"):  # LZW: the message names the extra
+            command("predict", image, "--bundle", str(bundle.path), "--mpp", "0.25", "--out", "lzw", code=3)
+        command("package", "bundle", "cpp", "--precision", "int8", "--out", "packaged")
         if importlib.util.find_spec("torch"):
             command("export", "--recipe", "demo", "--out", "exported")
             command("validate", "exported", "--data", "monuseg", "-e", "openvino:fp32", "-e", "onnxruntime:fp32")
