@@ -83,7 +83,6 @@ def main() -> None:
         command(*PREDICT, str(TISSUE), "--mpp", "0.5", "--out", "predicted")
         if not importlib.util.find_spec("imagecodecs"):  # LZW: the message names the extra
             command(*PREDICT, image, "--mpp", "0.25", "--out", "lzw", code=3)
-        command("package", "bundle", "cpp", "--precision", "int8", "--out", "packaged")
         if importlib.util.find_spec("zarr"):
             command(
                 *PREDICT, image, "--mpp", "0.25", "--out", "slides", "--format", "geoparquet", "--format", "ome-zarr"
@@ -91,7 +90,7 @@ def main() -> None:
         if importlib.util.find_spec("distributed"):
             command(*PREDICT, str(TISSUE), "--mpp", "0.5", "--out", "dask", "--workers", "2")
         if importlib.util.find_spec("tritonclient"):
-            command("package", "bundle", "triton", "--precision", "fp32", "--out", "served")
+            command("bench", "bundle", "-e", "triton:http://localhost:1", "--seconds", "0.1", code=3)
         if importlib.util.find_spec("torch"):
             command("export", "--recipe", "demo", "--out", "exported")
             command("validate", "exported", "--data", "monuseg", "-e", "openvino:fp32", "-e", "onnxruntime:fp32")
