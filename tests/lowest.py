@@ -30,6 +30,8 @@ COMMANDS = (
     "view",
     "doctor",
 )
+PREDICT = ("predict", "--bundle", "bundle")
+TISSUE = Path(__file__).parents[1] / "docs" / "images" / "tissue.png"
 # Examples that need more than the base installation import one of these when they run.
 OPTIONAL = ("torch", "pandas", "pyarrow", "zarr", "distributed", "openslide")
 # Programs that are copied into packages, and run there.
@@ -72,13 +74,23 @@ def main() -> None:
         command(verb, "--help")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        bundle = write_tiny_bundle(Path("bundle"))
+        write_tiny_bundle(Path("bundle"))
         synthesize(Path("monuseg"), train=2, test=2, size=512)
         command("doctor")
         command("data", "verify", "monuseg")
         image = str(next(Path("monuseg").rglob("*TEST*.tif")))
         command("bench", "bundle", "-e", "openvino:fp32", "-e", "onnxruntime:fp32", "--seconds", "0.1", "--size", "256")
-        command("predict", image, "--bundle", str(bundle.path), "--mpp", "0.25", "--out", "predicted")
+        command(*PREDICT, str(TISSUE), "--mpp", "0.5", "--out", "predicted")
+        if not importlib.util.find_spec("imagecodecs"):  # LZW: the message names the extra
+            command(*PREDICT, image, "--mpp", "0.25", "--out", "lzw", code=3)
+        if importlib.util.find_spec("zarr"):
+            command(
+                *PREDICT, image, "--mpp", "0.25", "--out", "slides", "--format", "geoparquet", "--format", "ome-zarr"
+            )
+        if importlib.util.find_spec("distributed"):
+            command(*PREDICT, str(TISSUE), "--mpp", "0.5", "--out", "dask", "--workers", "2")
+        if importlib.util.find_spec("tritonclient"):
+            command("bench", "bundle", "-e", "triton:http://localhost:1", "--seconds", "0.1", code=3)
         if importlib.util.find_spec("torch"):
             command("export", "--recipe", "demo", "--out", "exported")
             command("validate", "exported", "--data", "monuseg", "-e", "openvino:fp32", "-e", "onnxruntime:fp32")

@@ -44,7 +44,7 @@ def write_set(folder: Path, seed: int, count: int = 2, side: int = 64) -> Path:
     rng = np.random.default_rng(seed)
     for index in range(count):
         pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        for kind, values in (("images", pixels), ("masks", (pixels[..., 0] > 128).astype(np.uint8) * 255)):
+        for kind, values in (("images", pixels), ("masks", (pixels[..., 0] < 128).astype(np.uint8) * 255)):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(folder / kind / f"{folder.name}-{index}.png")
     return folder

@@ -10,7 +10,7 @@ import tifffile
 from defusedxml import ElementTree
 from numpy.typing import NDArray
 
-from msal_deploy.errors import BadInput
+from msal_deploy.errors import BadInput, MissingExtra
 from msal_deploy.prediction.readers.pyramid import PyramidSlide
 from msal_deploy.prediction.slide import slide_name
 
@@ -87,6 +87,8 @@ class TiffSlide(PyramidSlide):
                 data = self._file.filehandle.read(count)
             tile, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
         except Exception as error:  # the codecs raise many exception types
+            if "'imagecodecs' package" in str(error):  # tifffile has no decoder for this compression itself
+                raise MissingExtra("imagecodecs", "slides") from error
             raise BadInput(f"{self._path} is damaged at tile {index} ({error})", "copy it again") from error
         if tile is None:
             return None
