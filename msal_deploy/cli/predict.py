@@ -68,7 +68,7 @@ def predict(
         bundle=Bundle(bundle) if bundle else None,
         engine=engine,
         mpp=mpp,
-        formats=[name.strip() for name in formats.split(",") if name.strip()],
+        formats=[name.strip() for name in formats.split(",") if name.strip()] or [formats],
         threads=threads,
         tile=tile,
         overlap=overlap,

@@ -87,6 +87,8 @@ def _translated(error: Exception) -> DeployError:
         return error
     if isinstance(error, OSError):
         return _from_os(error)
+    if str(error).startswith("Symlink loop from"):  # by Path.resolve; since Python 3.13, it is an OSError
+        return BadInput(f"{os.strerror(errno.ELOOP)}: {str(error)[18:]}", "check the path")
     cause = f"Unexpected {type(error).__name__}: {error}"
     return InternalFault(cause, "please report it; MSAL_DEPLOY_TRACEBACK=1 shows where it happened")
 
@@ -160,5 +162,6 @@ def _tidy(words: list[str]) -> None:
     remove_leftovers(tempfile.gettempdir())
     for path in {Path(word.rpartition("=")[2]) for word in words}:
         with suppress(OSError, ValueError):  # not a path
-            for folder in (path.resolve().parent, path) if path.is_dir() else (path.resolve().parent,):
+            parent = Path(os.path.realpath(path)).parent  # Path.resolve raises at a circle of links
+            for folder in (parent, path) if path.is_dir() else (parent,):
                 remove_leftovers(folder)

@@ -1,8 +1,10 @@
 """Synthetic data sets in MoNuSeg's official layout: free of its licence, with exactly known nuclei."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from msal_deploy.data.annotations import write_xml
@@ -70,7 +72,7 @@ def _write_train(folder: Path, stem: str, rng: np.random.Generator, size: int) -
     image, polygons = draw_tissue(rng, size)
     for name in ("Tissue Images", "Annotations", "Instance Maps"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(folder / "Tissue Images" / f"{stem}.tif", compression="tiff_lzw")
+    _save_tiff(folder / "Tissue Images" / f"{stem}.tif", image)
     write_xml(folder / "Annotations" / f"{stem}.xml", polygons, microns_per_pixel=MICRONS_PER_PIXEL)
     instances = rasterise(polygons, (size, size)).astype(np.uint16)
     Image.fromarray(instances).save(folder / "Instance Maps" / f"{stem}.png")
@@ -79,7 +81,7 @@ def _write_train(folder: Path, stem: str, rng: np.random.Generator, size: int) -
 def _write_test(folder: Path, stem: str, rng: np.random.Generator, size: int) -> None:
     image, polygons = draw_tissue(rng, size)
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(folder / f"{stem}.tif", compression="tiff_lzw")
+    _save_tiff(folder / f"{stem}.tif", image)
     write_xml(folder / f"{stem}.xml", polygons, microns_per_pixel=MICRONS_PER_PIXEL)
 
 
@@ -91,3 +93,10 @@ def _write_readme(folder: Path, train: int, test: int, size: int, seed: int) -> 
         f"Made with: msal-deploy data synthesize DIR --train {train} --test {test} --size {size} --seed {seed}\n"
     )
     (folder / README).write_text(text, encoding="utf-8")
+
+
+def _save_tiff(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write a TIFF. It is encoded in memory: libtiff hides why it cannot write to a file, such as a full disk."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "TIFF", compression="tiff_lzw")
+    path.write_bytes(stream.getvalue())

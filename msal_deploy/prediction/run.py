@@ -34,6 +34,7 @@ from msal_deploy.prediction.slide import Slide
 from msal_deploy.prediction.steps import TILES, Clock, Event, Steps
 from msal_deploy.runtimes import Engine, open_engine, runtime_packages
 from msal_deploy.shipped import shipped_bundle
+from msal_deploy.spec import BATCH, check_extent
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -122,6 +123,7 @@ def predict_all(
         BadInput: An option is wrong, two sources have the same name, or `out` contains results of another engine.
     """
     check_formats(formats)
+    check_extent(BATCH, batch)
     names = names_of(sources)
     output_folder(out := Path(out))
     bundle = bundle or shipped_bundle()
