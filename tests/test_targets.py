@@ -168,7 +168,7 @@ def test_estimate_orders_the_precisions_of_a_real_graph_on_pascal(bundle: Bundle
 @pytest.mark.parametrize(
     ("written", "name"),
     [
-        ("NVIDIA GeForce RTX 3090", "rtx-3090"), ("RTX3090", "rtx-3090"), ("rtx 3090", "rtx-3090"), 
+        ("NVIDIA GeForce RTX 3090", "rtx-3090"), ("RTX3090", "rtx-3090"), ("rtx 3090", "rtx-3090"),
         ("sm86", "rtx-3090"),
         ("8.6", "rtx-3090"), ("SM_86", "rtx-3090"), ("GeForce_RTX_3090", "rtx-3090"), ("a100 80GB PCIe", "a100"),
         ("NVIDIA A100-SXM4-40GB", "a100"), ("Tesla T4", "t4"), ("P40", "tesla-p40"), ("H100 80GB HBM3", "h100"),
