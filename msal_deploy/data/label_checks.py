@@ -223,10 +223,12 @@ def offset(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[int, int]
 
     That is where their cross-correlation with the optical density of red is highest, at half the resolution.
 
-    >>> image = np.full((128, 128, 3), 220, np.uint8)
-    >>> image[40:70, 40:60] = image[80:95, 20:35] = image[10:30, 90:110] = 90
-    >>> offset(image, np.roll(image[..., 0] < 100, (20, 8), axis=(0, 1)))
-    (8, 20)
+    >>> from msal_deploy.data import rasterise
+    >>> from msal_deploy.data.tissue import draw_tissue
+    >>> image, outlines = draw_tissue(np.random.default_rng(0), 256)
+    >>> labels = rasterise(outlines, (256, 256))
+    >>> offset(image, labels > 0), offset(image, np.roll(labels > 0, (20, 8), axis=(0, 1)))
+    ((0, 0), (8, 20))
     """
     from scipy import fft
 
