@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CPP_PACKAGES := g++ libcli11-dev libpng-dev libssl-dev
 
-.PHONY: demo test check mutants cpp-needs browser-needs .venv-triton .venv-bioimageio clean
+.PHONY: demo test check mutants soak fuzz audit sbom cpp-needs browser-needs .venv-triton .venv-bioimageio .venv-fuzz .venv-audit clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready
@@ -24,6 +24,26 @@ check: .venv/.ready
 # Do the tests notice a fault in a reported number? Half an hour on two cores: see benchmarks/mutants/README.md.
 mutants: .venv/.ready
 	$(BIN)/python benchmarks/mutants/run.py --json benchmarks/results/$$(date +%F)-mutants.json
+
+# Bad inputs, kills, full disks, pairs of commands and load: two hours on two cores. See docs/reliability.md.
+SOAK := OMP_WAIT_POLICY=passive $(BIN)/python tests/soak
+soak: .venv/.ready
+	@failed=; for script in bad_inputs kills full_disks pairs load; do \
+		$(SOAK)/$$script.py --json benchmarks/results/$$(date +%F)-soak-$$(echo $$script | tr _ -).json || failed="$$failed $$script"; \
+	done; $(BIN)/python tests/soak/table.py docs/reliability.md; test -z "$$failed" || { echo "Not clean:$$failed" >&2; exit 1; }
+
+# An hour for the five parsers of msal-deploy's own formats.
+fuzz: .venv-fuzz
+	.venv-fuzz/bin/python tests/soak/fuzz.py --minutes 12 --work build/fuzz --json benchmarks/results/$$(date +%F)-soak-fuzz.json
+
+# Known vulnerabilities of what is installed. It fails where a package cannot be looked up: that is not a clean result.
+audit: .venv-audit
+	.venv-audit/bin/pip-audit --strict --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# The packages of the demo environment with their versions and licences, as CycloneDX.
+sbom: .venv-audit
+	.venv-audit/bin/cyclonedx-py environment --short-PURLs --output-reproducible --pyproject pyproject.toml $(BIN)/python \
+	| $(BIN)/python tests/soak/plain_sbom.py > docs/sbom.cdx.json
 
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=python3.12 …" >&2; exit 2; }
@@ -48,6 +68,20 @@ mutants: .venv/.ready
 	.venv-bioimageio/bin/pip install --quiet 'bioimageio.core[onnx,pytorch]==0.11.0' 'pydantic<2.14'
 	@touch $@
 
+# atheris, in a separate environment over the packages of .venv.
+.venv-fuzz: .venv-fuzz/.ready
+.venv-fuzz/.ready: .venv/.ready
+	$(PYTHON) -m venv .venv-fuzz
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-fuzz/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/over-venv.pth
+	.venv-fuzz/bin/pip install --quiet atheris==3.0.0
+	@touch $@
+
+.venv-audit: .venv-audit/.ready
+.venv-audit/.ready: .venv/.ready
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit cyclonedx-bom
+	@touch $@
+
 # Dependencies of the C++ library that pip does not install. The compiler looks for them, so any package manager can provide them.
 cpp-needs:
 	@printf '#include <CLI/CLI.hpp>\n#include <png.h>\n#include <openssl/evp.h>\n' | g++ -E -x c++ - >/dev/null 2>&1 \
@@ -61,4 +95,4 @@ browser-needs:
 	|| { echo "The test of the report needs Chromium or Chrome; on Debian: apt install chromium" >&2; exit 3; }
 
 clean:
-	rm -rf .venv .venv-triton .venv-bioimageio runs build dist
+	rm -rf .venv .venv-triton .venv-bioimageio .venv-fuzz .venv-audit runs build dist

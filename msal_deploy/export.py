@@ -41,6 +41,7 @@ from msal_deploy.spec import Axis, ModelSpec, TensorSpec, UInt8Images
 GRAPH = graph_name("fp32")
 BATCHES = (1, 2, 5)
 SIZES = ((256, 256), (512, 512), (768, 512))
+LARGEST_ACTIVATION = 2**29  # bytes; both runtimes keep several of that size at once
 PACKAGES = ("msal-deploy", "torch", "torchvision", "onnx", "onnxruntime", "numpy")
 
 
@@ -104,7 +105,7 @@ def export(
     Args:
         out: Folder of the bundle; an older bundle there is replaced.
         spec: Input and output of the graph.
-        shapes: (batch, height, width) to compare; by default `BATCHES` times `SIZES`.
+        shapes: (batch, height, width) to compare; by default those of `comparison_shapes`.
         finish: Called with the folder of the FP32 bundle before it becomes `out`, to add FP16 and INT8. If it raises,
             nothing is written.
         progress: Show a progress bar on stderr.
@@ -123,7 +124,7 @@ def export(
         _write_golden(network, folder)
         manifest = _manifest(folder, checkpoint, spec)
         write_manifest(folder, manifest)
-        checks = tuple(compare(Bundle(folder), shapes, progress=progress))
+        checks = tuple(compare(Bundle(folder), shapes or comparison_shapes(network), progress=progress))
         recipe = checkpoint.recipe.export
         report = ExportReport(out, recipe.opset, len(graph.node), recipe.tolerance, checks)
         if not report.worst <= report.tolerance:  # also if it is NaN
@@ -204,10 +205,44 @@ def example_images(batch: int, height: int, width: int, seed: int = 0) -> UInt8I
     return noisy
 
 
-def compare(bundle: Bundle, shapes: Sequence[tuple[int, int, int]] = (), *, progress: bool = False) -> Iterator[Check]:
+def comparison_shapes(network: nn.Module) -> list[tuple[int, int, int]]:
+    """Return `BATCHES` times `SIZES`, with sizes halved until the largest activation of `network` is moderate.
+
+    Only a network that keeps many channels at full resolution needs that: CNN3 has 1024, and comparing five images of
+    768×512 px took 19 GB.
+    """
+    per_pixel = _bytes_per_pixel(network)
+    shapes = ((batch, *size) for size in SIZES for batch in BATCHES)
+    return list(dict.fromkeys(_halved(shape, per_pixel) for shape in shapes))
+
+
+def _bytes_per_pixel(network: nn.Module, side: int = 256) -> float:
+    """Return the size of the largest activation in bytes for each pixel of the image."""
+    sizes: list[int] = []
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            sizes.append(output.nbytes)
+
+    hooks = [module.register_forward_hook(note) for module in network.modules()]
+    with torch.inference_mode():
+        network(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+    for hook in hooks:
+        hook.remove()
+    return max(sizes) / side**2
+
+
+def _halved(shape: tuple[int, int, int], per_pixel: float) -> tuple[int, int, int]:
+    """Halve height and width until an activation fits, as long as they stay multiples of 32."""
+    batch, height, width = shape
+    while batch * height * width * per_pixel > LARGEST_ACTIVATION and height % 64 == width % 64 == 0:
+        height, width = height // 2, width // 2
+    return batch, height, width
+
+
+def compare(bundle: Bundle, shapes: Sequence[tuple[int, int, int]], *, progress: bool = False) -> Iterator[Check]:
     """Yield the maximum |Δ probability| between torch and ONNX Runtime for every shape."""
     console = Console(stderr=True)
-    shapes = shapes or [(batch, *size) for size in SIZES for batch in BATCHES]
     with open_engine(bundle, "torch:fp32") as torch_engine, open_engine(bundle, "onnxruntime:fp32") as onnx_engine:
         for batch, height, width in track(shapes, "torch against ONNX Runtime", console=console, disable=not progress):
             images = example_images(batch, height, width)

@@ -1,6 +1,7 @@
 """A report as a folder: what is written, that the page is rebuilt byte for byte, and that nothing in it is trusted."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -238,7 +239,7 @@ def test_a_picture_that_is_missing_or_damaged(folder):
 def test_the_name_of_a_picture_cannot_lead_out_of_the_folder(folder, name):
     Image.new("RGB", (160, 160)).save(folder.parent / "secret.png")
     change(folder, lambda content: content["gallery"][0]["layers"].update(image=name))
-    assert "is not a picture in" in refusal(folder)
+    assert re.search("is not a picture in|is not one line of printable text", refusal(folder))
 
 
 def test_a_link_to_a_picture_elsewhere_is_not_followed(folder):

@@ -69,7 +69,7 @@ def test_target_of_sm_rejects_an_unsupported_capability() -> None:
 
 def test_find_target_rejects_a_mistyped_name_and_a_missing_file() -> None:
     with pytest.raises(BadInput, match="did you mean 'gtx-1080-ti'"):
-        find_target("gtx1080ti")
+        find_target("gtx1080tti")
     with pytest.raises(BadInput, match=r"Target file mine\.toml is not found"):
         find_target("mine.toml")
 
@@ -99,7 +99,7 @@ def test_own_file_inherits_missing_keys(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (("name =", "name"), "is not valid TOML"),
-        (("gtx-1080-ti", "gtx1080ti"), "did you mean 'gtx-1080-ti'"),
+        (("gtx-1080-ti", "gxt1080ti"), "did you mean 'gtx-1080-ti'"),
         (("memory_gib = 6", "memory_gib = -6"), "memory_gib"),
         (("fp32 = 4.375\n", ""), "fp32"),
         (("memory_gib", "memory"), "memory"),

@@ -24,6 +24,7 @@ MIN_PIECE = 30  # px, on average; blurred masks have 1 to 10
 RING = 6  # px around the labels
 MIN_CONTRAST = 0.6  # at least 0.66 for MoNuSeg's own labels, 0.48 to 0.52 for those of another image
 INVERTED = 0.35
+MIN_SIDE = 32  # px
 MIN_LABELLED = 500  # px; with fewer, chance decides
 MIN_PEAK, PEAK_RATIO = 10.0, 1.2  # standard deviations, and times the correlation without an offset
 MAX_OFFSET = 4  # px; at most 2.8 for the true labels of 789 images
@@ -100,8 +101,8 @@ def label_faults(
         annotation: The outlines that the labels were drawn from; None if they are a label map.
     """
     own = _outside(annotation, labels.shape) if annotation else _pieces(labels)
-    if covered := _covered(labels > 0):
-        return (*own, covered)
+    if any(fault.certain for fault in own):
+        return own  # the other checks would only say what follows from it
     place = _place(image, labels)
     return (*own, place) if place else own
 
@@ -113,12 +114,6 @@ def _outside(annotation: Annotation, shape: tuple[int, ...]) -> tuple[Fault, ...
     cause = f"{share:.0%} of its outlines are outside its {shape[1]}×{shape[0]} px"
     remedy = "use outlines in pixels of this image, not of the whole slide or in µm"
     return (Fault(cause, remedy, certain=share > MAX_OUTSIDE),)
-
-
-def _covered(mask: NDArray[np.bool_]) -> Fault | None:
-    if mask.mean() <= MAX_COVERED:
-        return None
-    return Fault(f"its labels cover {mask.mean():.0%} of the pixels", "save nuclei as 1, 2, … or 255, the rest as 0")
 
 
 def _pieces(labels: NDArray[np.int32]) -> tuple[Fault, ...]:
@@ -151,7 +146,14 @@ def pieces_and_values(labels: NDArray[np.int32]) -> tuple[int, int]:
 
 def _place(image: NDArray[np.uint8], labels: NDArray[np.int32]) -> Fault | None:
     """Ask whether the labels are where the nuclei are."""
-    darker = contrast(image, labels > 0)
+    darker, covered = contrast(image, labels > 0), (labels > 0).mean()
+    if darker is not None and darker < INVERTED:
+        return Fault(
+            "its labels are brighter than what is around them, as if the nuclei were 0",
+            "invert the mask: nuclei are 255, the rest is 0",
+        )
+    if covered > MAX_COVERED:
+        return Fault(f"its labels cover {covered:.0%} of the pixels", "save nuclei as 1, 2, … or 255, the rest as 0")
     if darker is None:
         return None
     x, y = offset(image, labels > 0)
@@ -159,11 +161,6 @@ def _place(image: NDArray[np.uint8], labels: NDArray[np.int32]) -> Fault | None:
         return Fault(f"its labels are offset by about ({x}, {y}) px (x, y)", "use the labels of this very image")
     if darker >= MIN_CONTRAST:
         return None
-    if darker < INVERTED:
-        return Fault(
-            "its labels are brighter than what is around them, as if the nuclei were 0",
-            "invert the mask: nuclei are 255, the rest is 0",
-        )
     cause = f"its labels are not on nuclei: not darker than what is around them ({darker:.2f}; at least {MIN_CONTRAST})"
     fits = next((name for name, turned in TURNS.items() if _fits(image, turned(labels))), None)
     advice = f"they fit when {fits}" if fits else "use the labels of this image, of H&E-stained tissue"
@@ -216,6 +213,8 @@ def offset(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[int, int]
     """
     from scipy import fft
 
+    if min(mask.shape) < MIN_SIDE:
+        return 0, 0
     density, labels = _detail(-np.log((_halved(image[..., 0]) + 1) / 256)), _detail(_halved(mask))
     spectrum = fft.rfft2(labels) * np.conj(fft.rfft2(density))
     correlation = fft.irfft2(spectrum, s=density.shape)

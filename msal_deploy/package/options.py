@@ -1,9 +1,11 @@
 """The integrations, and the options of `write_package`."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 
+from msal_deploy.documents import check_line, parse
 from msal_deploy.errors import BadInput, suggest
 
 INTEGRATIONS = {
@@ -51,11 +53,12 @@ def choose_options(
     'fp32'
 
     Raises:
-        BadInput: The integration or the precision is unknown.
+        BadInput: The integration or the precision is unknown, or an author is not one line of text.
     """
     if integration not in INTEGRATIONS:
         raise BadInput(f"{integration!r} is not an integration", suggest(integration, INTEGRATIONS))
     if precision is not None and precision not in PRECISIONS:
         raise BadInput(f"{precision!r} is not a precision", suggest(precision, PRECISIONS))
     precision = precision or DEFAULT_PRECISION.get(integration, "fp32")
-    return PackageOptions(precision, gpu, backend, tuple(authors) or PackageOptions().authors)
+    names = tuple(parse(partial(check_line, name), "An --author", "a name", "write it on one line") for name in authors)
+    return PackageOptions(precision, gpu, backend, names or PackageOptions().authors)

@@ -1,7 +1,7 @@
 """Quote texts of bundles and targets for the file they are written to: a script, YAML, Markdown, a comment.
 
-Names are restricted where they are read (`msal_deploy.documents`). They are quoted here all the same, because a value can
-also come from a program, and the rules where they are read may change.
+Names are restricted where they are read (`msal_deploy.documents`). They are quoted here all the same: a value can also
+come from a program, and the rules where they are read may change.
 """
 
 import json

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from msal_deploy.bundle import GOLDEN, Bundle
+from msal_deploy.documents import read_json
+from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath, atomic_directory, sha256, write_json
 from msal_deploy.package.golden import write_golden
 from msal_deploy.package.options import INTEGRATIONS, PREFERRED, PackageOptions, choose_options
@@ -47,7 +49,7 @@ class PackageReport(msgspec.Struct, frozen=True):
 
 
 def write_package(
-    bundle: Bundle, integration: str, out: StrPath, options: PackageOptions | None = None
+    bundle: Bundle | StrPath, integration: str, out: StrPath, options: PackageOptions | None = None
 ) -> PackageReport:
     """Package a bundle for an integration. An older package at `out` is replaced::
 
@@ -55,7 +57,7 @@ def write_package(
         print(report.next_step)
 
     Args:
-        bundle: The bundle to package.
+        bundle: The bundle to package, or its folder.
         integration: ``build-kit``, ``cpp``, ``triton`` or ``bioimageio``.
         out: The folder to write.
         options: Options of the integration; None for its defaults.
@@ -64,6 +66,7 @@ def write_package(
         BadInput: The integration is unknown, the bundle lacks the graph, or `out` holds other files.
         GateFailed: A graph of the bundle gives NaN or Inf.
     """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     default = choose_options(integration)
     options = options or default
     if options.precision != PREFERRED:
@@ -82,8 +85,8 @@ def is_package(folder: Path) -> bool:
     Another program's ``package.json``, and files that were added to a package later, must not be deleted.
     """
     try:
-        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError):
+        record = read_json(folder / RECORD, Record, "a record of a package", "")
+    except (OSError, BadInput):
         return False
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     return record.integration in INTEGRATIONS and files <= {*record.files, RECORD}

@@ -13,6 +13,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from rich.console import Console
 from rich.progress import track
 
+from msal_deploy.errors import BadInput
 from msal_deploy.files import temporary_folder
 from msal_deploy.graph import load_graph
 from msal_deploy.precision.calibration_tiles import Tile
@@ -57,6 +58,9 @@ def calibrate(graph: Path, tiles: Sequence[Tile], method: Method = "minmax", *, 
 
     Returns:
         ONNX Runtime's `TensorsData`: tensor name -> range.
+
+    Raises:
+        BadInput: A tensor is almost constant on the tiles, and `method` is not ``minmax``.
     """
     name = load_graph(graph).graph.input[0].name
     with temporary_folder(name="calibration") as folder, _quiet():
@@ -67,9 +71,13 @@ def calibrate(graph: Path, tiles: Sequence[Tile], method: Method = "minmax", *, 
             extra_options=OPTIONS[method],
         )
         # One tile per call: the histogram calibrators keep all tensors of all tiles of a call in memory.
-        for tile in track(tiles, f"calibration, {method}", console=Console(stderr=True), disable=not progress):
-            calibrator.collect_data(_Reader(name, tile))
-        return calibrator.compute_data()
+        try:
+            for tile in track(tiles, f"calibration, {method}", console=Console(stderr=True), disable=not progress):
+                calibrator.collect_data(_Reader(name, tile))
+            return calibrator.compute_data()
+        except ValueError as error:  # NumPy cannot divide so small a range into bins
+            cause = f"A tensor is almost constant on the calibration tiles, so {method} has no histogram to clip"
+            raise BadInput(cause, "use --method minmax, or more varied tiles") from error
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from msal_deploy.bundle import CALIBRATION, Bundle
 from msal_deploy.data import AnnotatedImage, pixel_hash
+from msal_deploy.documents import read_json
 from msal_deploy.errors import BadInput
 from msal_deploy.spec import UInt8Images
 
@@ -98,7 +99,8 @@ def require_unseen(bundle: Bundle, images: Iterable[AnnotatedImage]) -> None:
         BadInput: An image of the bundle's calibration list has the same pixels as one of `images`.
     """
     if CALIBRATION in bundle:
-        calibrated = msgspec.json.decode(bundle.file(CALIBRATION).read_bytes(), type=CalibrationList)
+        file = bundle.file(CALIBRATION)
+        calibrated = read_json(file, CalibrationList, "a list of calibration tiles", "export the bundle again")
         _require_disjoint(images, {digest: stem for stem, digest in calibrated.images.items()})
 
 

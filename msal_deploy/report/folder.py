@@ -19,8 +19,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from msal_deploy.documents import parse, read_json
 from msal_deploy.errors import BadInput
-from msal_deploy.files import StrPath, atomic_file, write_json
+from msal_deploy.files import StrPath, atomic_file, regular_file, write_json
 from msal_deploy.report.gallery import MASKS, Caption, GalleryPatch
 from msal_deploy.report.inputs import Report
 
@@ -117,13 +118,11 @@ def load_report(folder: StrPath) -> Report:
     folder = Path(folder)
     path = folder / REPORT_JSON
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=_File)
-        report = msgspec.convert(content.report, type=Report)
-    except (FileNotFoundError, NotADirectoryError) as error:
+        content = read_json(path, _File, "a report of this version", REMEDY)
+    except FileNotFoundError as error:
         earlier = ": an earlier version wrote it" if any((folder / name).exists() for name in OLD_FILES) else ""
         raise BadInput(f"{folder} has no {REPORT_JSON}{earlier}", REMEDY) from error
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        _refuse(path, str(error), error)
+    report = parse(lambda: msgspec.convert(content.report, type=Report), str(path), "a report of this version", REMEDY)
     if content.format_version != FORMAT_VERSION:
         _refuse(path, f"expected format version {FORMAT_VERSION}, got {content.format_version}")
     gallery = tuple(_load_patch(folder, patch) for patch in content.gallery)
@@ -179,12 +178,12 @@ def _load_picture(folder: Path, name: str, mode: str) -> NDArray[Any]:
     path = folder / PICTURES / name
     if not PICTURE_NAME.fullmatch(name) or not path.resolve().is_relative_to(folder.resolve()):
         _refuse(folder / REPORT_JSON, f"{name!r} is not a picture in {folder / PICTURES}")
+    if not path.exists():
+        raise BadInput(f"{path} is missing", REMEDY)
     try:
-        content = path.read_bytes()
+        content = regular_file(path, "picture").read_bytes()
         with Image.open(io.BytesIO(content), formats=["png"]) as picture:
             pixels = np.asarray(picture) if picture.mode == mode else None
-    except FileNotFoundError as error:
-        raise BadInput(f"{path} is missing", REMEDY) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path} is not a picture ({error})", REMEDY) from error
     if pixels is None or not name.startswith(hashlib.sha256(content).hexdigest()[:32]):

@@ -14,6 +14,7 @@ import msgspec
 
 from msal_deploy.bundle import CHECKPOINT, Bundle
 from msal_deploy.errors import EXTRA_OF_MODULE, BadInput, suggest, translate_missing_extra
+from msal_deploy.files import StrPath
 
 if TYPE_CHECKING:
     from msal_deploy.runtimes.base import Engine
@@ -236,7 +237,7 @@ def find_runtime(engine_id: str) -> Runtime:
 
 
 def open_engine(
-    bundle: Bundle, engine_id: str | None = None, *, threads: int | None = None, streams: int = 1
+    bundle: Bundle | StrPath, engine_id: str | None = None, *, threads: int | None = None, streams: int = 1
 ) -> "Engine":
     """Return an engine, to be entered with ``with``.
 
@@ -247,7 +248,7 @@ def open_engine(
     ((1, 1, 64, 96), dtype('float32'))
 
     Args:
-        bundle: Bundle with the graph or plan.
+        bundle: Bundle with the graph or plan, or its folder.
         engine_id: ``<runtime>:<precision>``; None for the fastest CPU engine that is installed and that the bundle has
             a graph for.
         threads: CPU threads; None for the runtime's own choice.
@@ -257,6 +258,7 @@ def open_engine(
         BadInput: The runtime does not exist, or it does not support the precision, threads or streams.
         MissingExtra: The runtime's package is not installed.
     """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     if engine_id is None:
         engine_id = _choose(bundle)
     runtime = find_runtime(engine_id)

@@ -9,6 +9,7 @@ import onnx
 from msgspec.structs import replace
 
 from msal_deploy.bundle import Bundle, artifact, write_manifest
+from msal_deploy.files import regular_file
 
 T = TypeVar("T")
 
@@ -33,10 +34,10 @@ class TrialLog(Generic[T]):
     def _read(self) -> dict[str, T]:
         known = {}
         assert self._path is not None
-        for line in self._path.read_bytes().splitlines():
+        for line in regular_file(self._path, "log of trials").read_bytes().splitlines():
             try:
                 key, trial = msgspec.json.decode(line, type=tuple[str, self._kind])  # type: ignore[name-defined]
-            except msgspec.DecodeError:  # a killed process leaves an incomplete last line
+            except (ValueError, RecursionError):  # a killed process leaves an incomplete last line
                 continue
             known[key] = trial
         return known

@@ -22,7 +22,6 @@ Everything in the built-in files comes from the vendors' documents listed in `so
 is marked ``# estimate`` in its file.
 """
 
-import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -31,12 +30,18 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from msal_deploy.errors import BadInput, suggest
+from msal_deploy.documents import VersionText, parse, read_toml
+from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath
+from msal_deploy.targets.names import plain_name, remedy_for, written_capability
 
 Precision = Literal["fp32", "fp16", "int8"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-Dotted = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)+$")]
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+# A requirement of pip that names a package: no option, no address, nothing that a shell or a Dockerfile would expand.
+PIN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?((==|~=|!=|<=|>=|<|>)[A-Za-z0-9.*+!_-]+,?)+\Z"
+Pin = Annotated[str, msgspec.Meta(pattern=PIN, max_length=200)]
+Dotted = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+(\.[0-9]+)+\Z")]
 
 
 class Peak(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +85,7 @@ class Container(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         python: Python version in the images.
     """
 
-    tag: Annotated[str, msgspec.Meta(pattern=r"^\d\d\.\d\d$")]
+    tag: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{2}\.[0-9]{2}\Z")]
     tensorrt: Dotted
     cuda: Dotted
     python: Dotted
@@ -115,11 +120,11 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         sources: Documents that these values come from.
     """
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z", max_length=100)]
     like: str | None = None
-    gpu: str
-    architecture: str
-    sm: Dotted
+    gpu: Text
+    architecture: Text
+    sm: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}\.[0-9]\Z")]
     memory_gib: Positive
     bandwidth_gb_s: Positive
     peak: Peak
@@ -133,10 +138,10 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     driver: Drivers
     python: tuple[Dotted, Dotted]
     opset: Annotated[int, msgspec.Meta(ge=13)]
-    torch: str
-    onnxruntime: str
+    torch: VersionText
+    onnxruntime: VersionText
     container: Container
-    pins: tuple[str, ...]
+    pins: tuple[Pin, ...]
     why_last: str | None = None
     sources: tuple[str, ...]
 
@@ -162,32 +167,43 @@ def target_names() -> tuple[str, ...]:
 
 
 def find_target(name_or_path: StrPath) -> Target:
-    """Return a built-in target by its name, or the target in a TOML file.
+    """Return a built-in target by its name or compute capability, or the target in a TOML file.
 
     >>> find_target("l4").gpu
     'NVIDIA L4'
-    >>> find_target("l40")
+    >>> find_target("GeForce RTX 3090").name, find_target("sm86").name
+    ('rtx-3090', 'rtx-3090')
+    >>> find_target("a10")
     Traceback (most recent call last):
         ...
-    msal_deploy.errors.BadInput: 'l40' is not a known GPU; did you mean 'l4'?
+    msal_deploy.errors.BadInput: 'a10' is not a known GPU; it has compute capability 8.6: write a target file with ...
 
     Raises:
         BadInput: The name is unknown, or the file is missing, is not TOML, or has an unknown key or a bad value.
     """
-    name_or_path = str(name_or_path)
-    name_or_path = str(name_or_path)
-    if name_or_path in target_names():
-        return _built_in(name_or_path)
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        raise BadInput(f"{name_or_path!r} is not a known GPU", suggest(name_or_path, target_names()))
+    name = str(name_or_path)
+    if Path(name).suffix != ".toml":
+        return _named(name)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return _parse(name, read_toml(name, "correct that line, and save it as UTF-8"))
     except FileNotFoundError as error:
-        raise BadInput(f"Target file {path} is not found", "check the path") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not valid TOML ({error})", "save it as UTF-8") from error
-    return _parse(str(path), text)
+        raise BadInput(f"Target file {name} is not found", "check the path") from error
+
+
+def _named(name: str) -> Target:
+    if name in target_names():
+        return _built_in(name)
+    if capability := written_capability(name):
+        return target_of_sm(capability)
+    plain = plain_name(name)
+    same = [target for target in targets() if plain in (plain_name(target.name), plain_name(target.gpu))]
+    if not same:
+        raise BadInput(f"{name!r} is not a known GPU", remedy_for(name, _capabilities()))
+    return same[0]
+
+
+def _capabilities() -> dict[str, str]:
+    return {target.name: target.sm for target in targets()}
 
 
 def targets() -> tuple[Target, ...]:
@@ -232,19 +248,14 @@ def target_of_sm(sm: str, gpu: str = "") -> Target:
 @cache
 def _built_in(name: str) -> Target:
     file = resources.files("msal_deploy.targets").joinpath(f"{name}.toml")
-    return _parse(file.name, file.read_text(encoding="utf-8"))
+    with resources.as_file(file) as path:
+        return _parse(file.name, read_toml(path, "install msal-deploy again"))
 
 
-def _parse(file: str, text: str) -> Target:
-    try:
-        values = tomllib.loads(text)
-        return msgspec.convert(_with_defaults(values), Target)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{file} is not valid TOML ({error})", "correct that line") from error
-    except msgspec.ValidationError as error:
-        raise BadInput(
-            f"{file} is not a valid target ({error})", "correct the file, or add like = TARGET for missing keys"
-        ) from error
+def _parse(file: str, values: Mapping[str, Any]) -> Target:
+    remedy = "correct the file, or add like = TARGET for missing keys"
+    merged = _with_defaults(values)
+    return parse(lambda: msgspec.convert(merged, Target), file, "a valid target", remedy)
 
 
 def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,6 +263,7 @@ def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     if "like" not in values:
         return dict(values)
     if values["like"] not in target_names():
-        raise BadInput(f"like = {values['like']!r} is not a target", suggest(str(values["like"]), target_names()))
+        remedy = remedy_for(str(values["like"]), _capabilities())
+        raise BadInput(f"like = {str(values['like'])[:50]!r} is not a target", remedy)
     base: dict[str, Any] = msgspec.to_builtins(_built_in(values["like"]))
     return base | dict(values)

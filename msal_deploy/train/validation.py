@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msal_deploy.data import AnnotatedImage, Patch, corner_patches
+from msal_deploy.errors import BadInput
 from msal_deploy.metrics import Confusion, confusion, dice, iou, pooled
 from msal_deploy.train.augment import change_density
 from msal_deploy.train.patch_dataset import check_side
@@ -55,8 +56,16 @@ class ViewScore(msgspec.Struct, frozen=True):
 
 
 def make_views(sets: Mapping[str, Sequence[AnnotatedImage]], densities: Sequence[float]) -> tuple[View, ...]:
-    """Cut the held-out images of each set into patches, and pair them with each density."""
+    """Cut the held-out images of each set into patches, and pair them with each density.
+
+    Raises:
+        BadInput: None of the held-out images of a set has nuclei: a network that finds none would be the best.
+    """
     patches = {name: tuple(patch for image in images for patch in _patches(image)) for name, images in sets.items()}
+    for name, held_out in patches.items():
+        if not any(patch.mask.any() for patch in held_out):
+            stems = ", ".join(dict.fromkeys(patch.stem for patch in held_out))
+            raise BadInput(f"The validation images of {name} have no nuclei ({stems})", "add images with nuclei")
     return tuple(View(name, density, patches[name]) for name in sets for density in densities)
 
 

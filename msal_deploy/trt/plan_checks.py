@@ -36,8 +36,8 @@ def plans(bundle: Bundle) -> tuple[Path, ...]:
 def read_plan(bundle: Bundle, plan_file: Path) -> PlanMetadata:
     """Read the metadata of a bundle's plan.
 
-    The manifest lists the plans of ``build-trt`` with their sidecars, and what it lists must not have changed. For a plan
-    that was copied into the bundle from a build kit, the sidecar stands alone.
+    The manifest lists the plans of ``build-trt`` with their sidecars, and what it lists must not have changed. For a
+    plan that was copied into the bundle from a build kit, the sidecar stands alone.
 
     Raises:
         BadInput: The sidecar is missing, invalid or changed, or belongs to another plan than the manifest lists.

@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
-from msal_deploy.data import synthesize
+from msal_deploy.data import find_dataset, synthesize, validation_split
+from msal_deploy.recipe import Recipe
 
 
 def msal_deploy(*arguments: object) -> Result:
@@ -94,7 +95,6 @@ def test_images_that_are_not_8_bit_rgb(broken_set: Path, tmp_path: Path, pixels:
     "text",
     [
         "this is no XML",
-        "<Annotations><Annotation><Regions/></Annotation></Annotations>",
         "<Annotations><Region><Vertices><Vertex X='1' Y='1'/><Vertex X='2' Y='2'/></Vertices></Region></Annotations>",
     ],
 )
@@ -103,6 +103,15 @@ def test_xml_that_annotates_nothing(broken_set: Path, tmp_path: Path, text: str)
     xml.write_text(text)
     assert_refused(train_on(broken_set, tmp_path / "out"), 2, xml.name)
     assert_refused(msal_deploy("data", "verify", broken_set), 1, xml.name)
+
+
+def test_training_is_not_validated_on_images_without_nuclei(broken_set: Path, tmp_path: Path) -> None:
+    _, (held_out, *_) = validation_split(find_dataset(broken_set).train, Recipe.load("demo").train.validation)
+    assert held_out.xml_path is not None and held_out.map_path is not None
+    held_out.xml_path.write_text("<Annotations><Annotation><Regions/></Annotation></Annotations>")
+    held_out.map_path.unlink()
+    result = train_on(broken_set, tmp_path / "out")
+    assert_refused(result, 2, "The validation images of set have no nuclei", held_out.stem)
 
 
 def test_zip_that_escapes(tmp_path: Path) -> None:

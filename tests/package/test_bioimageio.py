@@ -18,6 +18,7 @@ import torch
 import yaml
 from msgspec.structs import replace
 from PIL import Image
+from tiny_bundle import tiny_graph
 
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.errors import BadInput, GateFailed
@@ -150,7 +151,8 @@ def changed(bundle: Bundle, folder: Path, name: str, content: bytes) -> Bundle:
 
 
 def test_graph_without_the_normalisation_is_rejected(package, bundle, tmp_path):
-    other = changed(bundle, tmp_path / "bundle", "model.fp32.onnx", (package / "model.onnx").read_bytes())
+    graph = tiny_graph("fp32").SerializeToString()
+    other = changed(bundle, tmp_path / "bundle", "model.fp32.onnx", graph)
     with pytest.raises(BadInput, match="does not normalise images as msal-deploy's graphs do"):
         write_package(other, "bioimageio", tmp_path / "out")
     assert not (tmp_path / "out").exists()

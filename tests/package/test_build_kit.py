@@ -119,8 +119,12 @@ def test_plan_is_built_tested_and_accepted_by_the_bundle(run, typed_bundle, tmp_
     assert "4x512x512x3 on the GPU: min = 9.1 ms" in done.out
 
     bundle = Bundle(Path(shutil.copytree(typed_bundle.path, tmp_path / "bundle", copy_function=os.link)))
-    for file in (tmp_path / "kit" / "plans").iterdir():
-        shutil.copy(file, bundle.path)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "kit" / "kit.py", "add", bundle.path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{name}\n"), done
+    bundle = Bundle(bundle.path)
+    assert bundle.file(name) and bundle.file(f"{name}.json")
     plan_file = find_plan(bundle, precision, "tensorrt", sm)
     plan = preflight(plan_file, bundle, backend_version=version, sm=sm, shape=(8, 1024, 1024))
     assert (plan.requested, plan.gpu, plan.backend_version, plan.sm) == (precision, gpu, version, (sm,))

@@ -658,8 +658,6 @@ def bundles(source: Path) -> Iterator[Case]:
     for name, commands in USES.items():
         content = (source / "bundle" / name).read_bytes()
         for signed in (False, True):
-            if signed and name in (f"{PLAN}.json",):
-                continue
             for title, damaged in damages(content, name, 2).items():
                 for command in commands if title in ("text", "cut at 50%", "empty") else commands[:1]:
                     make = both(copy("bundle"), write(f"bundle/{name}", damaged), signer(name, signed))

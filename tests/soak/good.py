@@ -64,7 +64,7 @@ def make_bundle(folder: Path) -> None:
     from msal_deploy.export import example_images
     from msal_deploy.files import sha256
     from msal_deploy.runtimes import open_engine
-    from msal_deploy.trt.plan_metadata import write_metadata
+    from msal_deploy.trt.plan_metadata import metadata_path, write_metadata
 
     bundle = write_tiny_bundle(folder)
     for precision in ("fp32", "fp16"):
@@ -88,7 +88,9 @@ def make_bundle(folder: Path) -> None:
         plan_sha256=sha256(plan),
         bytes=plan.stat().st_size,
     )
-    write_metadata(folder / PLAN, metadata)
+    write_metadata(plan, metadata)
+    put_graph(bundle, f"{PLAN}.json", metadata_path(plan))
+    metadata_path(plan).unlink()
     for name in ("calibration.json", "plan"):
         folder.with_name(name).unlink()
 

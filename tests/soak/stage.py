@@ -186,6 +186,8 @@ class Stage:
         with log.open("wb") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+        for number in (signal.SIGINT, signal.SIGHUP):  # nohup, and a shell's background jobs, ignore them
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.environ.pop("MSAL_DEPLOY_TRACEBACK", None)

@@ -2,6 +2,7 @@
 
     python3 kit.py check "FIRST LINE OF TRTEXEC" MIN OPT MAX     print TensorRT's version
     python3 kit.py sidecar int8 PLAN LAYERS LOG MIN OPT MAX      write PLAN.json and print the precision of the plan
+    python3 kit.py add BUNDLE                                    copy the plans into a bundle and list them in its manifest
 
 PLAN.json is the metadata that msal-deploy reads before it loads a plan. Shapes are in trtexec's format: 4x512x512x3.
 Exit codes: 1 the plan is not in the requested precision, 2 wrong usage, 3 the machine does not meet the requirements.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -166,6 +168,34 @@ def write_sidecar(kit: dict[str, Any], arguments: argparse.Namespace, shapes: li
     return find_mismatch(arguments.precision, layers, actual.precisions, arguments.allow_wider)
 
 
+def add(bundle: Path) -> list[str]:
+    """Copy the plans into a bundle, list them in its manifest, and return their names."""
+    plans = sorted((HERE / "plans").glob("*.plan"))
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        entries = manifest["artifacts"]
+        for plan in plans:
+            sidecar = Path(f"{plan}.json")
+            about = json.loads(sidecar.read_text(encoding="utf-8"))
+            if entries.get(about["graph"], {}).get("sha256") != about["graph_sha256"]:
+                fail(2, f"{plan.name} was built from another {about['graph']} than that of {bundle}")
+            for file, source in ((plan, about["graph"]), (sidecar, plan.name)):
+                put(bundle / file.name, file.read_bytes())
+                entries[file.name] = {"sha256": sha256(file), "made_from": [source]}
+        put(bundle / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    except (OSError, ValueError, LookupError, AttributeError) as error:
+        fail(2, f"The plans cannot be added to {bundle} ({error}); name the bundle that this kit was made from")
+    return [plan.name for plan in plans]
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and not through a link."""
+    temporary = path.with_name(f".{path.name}-{os.urandom(8).hex()}")
+    with temporary.open("xb") as stream:
+        stream.write(content)
+    temporary.replace(path)
+
+
 def find_in_log(log: str, key: str) -> str:
     """Return the value of a key in trtexec's log, such as ``6.1`` in ``[I] Compute Capability: 6.1``."""
     match = re.search(rf"{key}: (.+)", log)
@@ -205,7 +235,8 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    check_parser, sidecar = verbs.add_parser("check"), verbs.add_parser("sidecar")
+    check_parser, sidecar, adder = (verbs.add_parser(name) for name in ("check", "sidecar", "add"))
+    adder.add_argument("bundle", type=Path)
     check_parser.add_argument("line")
     sidecar.add_argument("precision")
     for name in ("plan", "layers", "log"):
@@ -215,6 +246,9 @@ def main() -> None:
     for verb in (check_parser, sidecar):
         verb.add_argument("shapes", nargs=3)
     arguments = parser.parse_args()
+    if arguments.verb == "add":
+        print("\n".join(add(arguments.bundle)) or "There are no plans yet; run build.sh first")
+        return
     kit = json.loads((HERE / "kit.json").read_text(encoding="utf-8"))
     shapes = [parse_shape(text) for text in arguments.shapes]
     if arguments.verb == "check":
