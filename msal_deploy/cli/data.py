@@ -46,10 +46,12 @@ def synthesize(
     out: Annotated[
         Path, typer.Argument(metavar="DIR", help="The folder to write; an older synthetic data set is replaced.")
     ],
-    train: Annotated[int, typer.Option(min=0, help="Number of training images.")] = 23,
-    test: Annotated[int, typer.Option(min=0, help="Number of test images.")] = 8,
-    size: Annotated[int, typer.Option(min=256, help="Height and width of an image in pixels.")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same files.")] = 0,
+    train: Annotated[int, typer.Option(min=0, max=100_000, help="Number of training images.")] = 23,
+    test: Annotated[int, typer.Option(min=0, max=100_000, help="Number of test images.")] = 8,
+    size: Annotated[int, typer.Option(min=256, max=65_536, help="Height and width of an image in pixels.")] = 512,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Random seed; the same seed gives the same files.")
+    ] = 0,
 ) -> None:
     """Write synthetic H&E-like images with exactly known nuclei, in MoNuSeg's layout. Licence: CC0.
 

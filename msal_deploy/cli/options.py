@@ -74,7 +74,7 @@ Encoder = Annotated[
     str | None,
     typer.Option(help="Initial encoder weights: imagenet, random, or a torchvision ResNet's state dict."),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Number of epochs. Default: the recipe's.")]
+Epochs = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Number of epochs. Default: the recipe's.")]
 Budget = Annotated[float, typer.Option(min=0, callback=finite, help="Largest acceptable loss of mean Dice.")]
 WorstImage = Annotated[
     float, typer.Option(min=0, callback=finite, help="Largest acceptable loss of Dice of a single image.")
