@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from msal_deploy import export as stage
-from msal_deploy.bundle import CHECKPOINT, MANIFEST, Bundle
+from msal_deploy.bundle import CHECKPOINT, MANIFEST, Bundle, artifact, write_manifest
 from msal_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from msal_deploy.errors import BadInput, DeployError, GateFailed, MissingRequirement
 from msal_deploy.export import GOLDEN_IMAGE, GOLDEN_PROBABILITY, GRAPH, example_images, export, write_graph
@@ -143,6 +143,9 @@ def test_bundle_holds_no_path_of_the_machine(bundle, checkpoint_file):
 def test_older_bundle_is_replaced_by_one_made_from_its_own_checkpoint(bundle, tmp_path):
     out = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
     (out / "model.int8.onnx").write_bytes(b"made from the older graph")
+    older = Bundle(out).manifest
+    entries = {**older.artifacts, "model.int8.onnx": artifact(out, "model.int8.onnx")}
+    write_manifest(out, msgspec.structs.replace(older, artifacts=entries))
     report = export(load_checkpoint(out / CHECKPOINT), out)
     assert set(everything(out)) == set(everything(bundle.path))
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

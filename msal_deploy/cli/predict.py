@@ -1,5 +1,6 @@
 """``msal-deploy predict``."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -83,5 +84,5 @@ def predict(
     for name, record in report.slides.items():
         for note in record.notes:
             typer.echo(f"{name}: {note}", err=True)
-    typer.echo(f"Open {out / 'index.html'}, or: msal-deploy view {out}")
+    typer.echo(f"Open {out / 'index.html'}, or: msal-deploy view {shlex.quote(str(out))}")
     report.require_passed()

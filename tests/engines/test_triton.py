@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tritonclient.grpc
 import tritonclient.http
@@ -84,6 +85,18 @@ def add_model(package: Path, name: str, code: str, **changes: Any) -> None:
     (package / "models" / name / "config.pbtxt").write_text(text_format.MessageToString(config))
 
 
+def add_swapped(package: Path, name: str) -> None:
+    """Put a copy of the package's model beside it whose graph was changed later."""
+    folder = Path(shutil.copytree(package / "models" / "msal-net", package / "models" / name))
+    config = read_config(package, name)
+    config.name = name
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+    (file,) = (folder / "1").glob("*.onnx")
+    graph = onnx.load(file)
+    graph.doc_string = "another graph"
+    onnx.save(graph, file)
+
+
 def read_config(package: Path, model: str = "msal-net") -> Any:
     text = (package / "models" / model / "config.pbtxt").read_text()
     return text_format.Parse(text, model_config_pb2.ModelConfig())
@@ -97,6 +110,7 @@ def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     add_model(folder, "moody", MOODY)
     add_model(folder, "broken", BROKEN)
     add_model(folder, "slow", SLOW)
+    add_swapped(folder, "swapped")
     add_model(folder, "other", MOODY.replace('"probability"', '"mask"'), output="mask")
     loaded = [f"--load-model={name}" for name in ("msal-net", "moody", "other")]
     with serving(folder, folder.with_name("log"), "--model-control-mode=explicit", *loaded) as server:
@@ -418,15 +432,16 @@ def test_wrong_images_never_leave_the_engine(server: Server, bundle: Bundle) -> 
         ("msal-nett", BadInput, "'msal-nett' is not a model of Triton at .*; did you mean 'msal-net'"),
         ("msal-net/7", BadInput, "does not serve 'msal-net' version 7"),
         ("broken", MissingRequirement, "could not load 'broken'.*the weights are gone"),
+        ("swapped", MissingRequirement, "could not load 'swapped'.*has changed since it was packaged"),
         ("other", BadInput, "Expected a tensor named 'probability' in 'other' at .*, got mask"),
     ],
 )
 def test_unusable_model_is_reported(
     server: Server, bundle: Bundle, way: str, model: str, error: type[Exception], message: str
 ) -> None:
-    if model == "broken":
+    if model in ("broken", "swapped"):
         with plain_client(server, tritonclient.http) as client, pytest.raises(InferenceServerException):
-            client.load_model("broken")
+            client.load_model(model)
     with pytest.raises(error, match=message), open_engine(bundle, engine_id(server, way, model)):
         pass
 
