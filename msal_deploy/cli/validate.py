@@ -89,7 +89,7 @@ def validate(
 
     from msal_deploy.bundle import Bundle
     from msal_deploy.data import label_convention, open_scored_images, parse_protocol, protocol_patches
-    from msal_deploy.files import write_json
+    from msal_deploy.files import output_folder, write_json
     from msal_deploy.precision.calibration_tiles import require_unseen
     from msal_deploy.runtimes import available_engines
     from msal_deploy.validate import Limits
@@ -97,6 +97,8 @@ def validate(
 
     if out:
         lock_output(context, out)
+    elif bisect:
+        output_folder(bundle)  # for the log of its trials
     opened = Bundle(bundle)
     first, *others = dict.fromkeys(map(parse_protocol, protocol or ["corners"]))
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
