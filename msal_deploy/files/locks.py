@@ -35,6 +35,8 @@ def output_lock(path: StrPath, *, waiting: Callable[[], None] | None = None) -> 
         BadInput: Another command is writing to `path`.
     """
     path = Path(path).resolve()
+    if not path.name:
+        raise BadInput(f"{path} cannot be written to", "choose a folder in it")
     if str(path) in _inherited or _held.get(str(path)) == threading.get_ident():
         yield
         return
