@@ -78,7 +78,7 @@ def export(
         weights = untrained(chosen)
         typer.echo(f"{chosen.network.model} is not trained: use this graph only for timing and integration.", err=True)
     else:
-        weights = read_checkpoint(find_weights(checkpoint or DEFAULT), chosen)
+        weights = read_checkpoint(find_weights(DEFAULT if checkpoint is None else checkpoint), chosen)
     added: list[PrecisionReport] = []
     trial_log = out.resolve().with_name(f".{out.resolve().name}.search.jsonl")
     with output_lock(out), _calibration_images(calibration, labels) as dataset:

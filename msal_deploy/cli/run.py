@@ -109,7 +109,8 @@ def run(
         raise BadInput(cause, "train it with msal-deploy train, and pass the result with --checkpoint")
     for name in engine or ():
         find_runtime(name)
-    weights = out / "training" / "best.safetensors" if training else find_weights(checkpoint or DEFAULT)
+    named = find_weights(DEFAULT if checkpoint is None else checkpoint)
+    weights = out / "training" / "best.safetensors" if training else named
     first, others = _name_weights(weights, also or [])
     suffixes = {first: ""} | {name: f"-{name}" for name in others}  # of the files and the bundle
     of = {name: f" ({name})" if others else "" for name in suffixes}  # in headings and titles

@@ -7,6 +7,7 @@ import msgspec
 
 from msal_deploy.documents import check_line, parse
 from msal_deploy.errors import BadInput, suggest
+from msal_deploy.targets import find_target
 
 INTEGRATIONS = {
     "build-kit": "msal_deploy.package.build_kit",
@@ -14,6 +15,7 @@ INTEGRATIONS = {
     "triton": "msal_deploy.package.triton",
     "bioimageio": "msal_deploy.package.bioimageio",
 }
+APPLICABLE = {"build-kit": ("--gpu",), "cpp": ("--gpu",), "triton": ("--gpu", "--backend"), "bioimageio": ("--author",)}
 PREFERRED = "preferred"  # not one precision, but all that the target prefers, best first
 DEFAULT_PRECISION = {"build-kit": PREFERRED}  # fp32 for the other integrations
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -53,12 +55,18 @@ def choose_options(
     'fp32'
 
     Raises:
-        BadInput: The integration or the precision is unknown, or an author is not one line of text.
+        BadInput: The integration, the precision or the GPU is unknown, an option does not apply to the integration, or
+            an author is not one line of text.
     """
     if integration not in INTEGRATIONS:
         raise BadInput(f"{integration!r} is not an integration", suggest(integration, INTEGRATIONS))
     if precision is not None and precision not in PRECISIONS:
         raise BadInput(f"{precision!r} is not a precision", suggest(precision, PRECISIONS))
-    precision = precision or DEFAULT_PRECISION.get(integration, "fp32")
     names = tuple(parse(partial(check_line, name), "An --author", "a name", "write it on one line") for name in authors)
+    for option, given in {"--gpu": gpu is not None, "--backend": backend is not None, "--author": bool(names)}.items():
+        if given and option not in APPLICABLE[integration]:
+            raise BadInput(f"{option} does not apply to {integration}", "leave it out")
+    if gpu is not None:
+        find_target(gpu)
+    precision = precision or DEFAULT_PRECISION.get(integration, "fp32")
     return PackageOptions(precision, gpu, backend, names or PackageOptions().authors)
