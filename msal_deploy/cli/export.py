@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from msal_deploy.cli.options import Json, LabelFolder, RecipeName, choose_recipe, finite, read_checkpoint
+from msal_deploy.cli.options import Json, LabelFolder, RecipeName, Split, choose_recipe, finite, read_checkpoint
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def export(
     ] = None,
     method: Annotated[str, typer.Option(help="Calibration method: minmax, entropy or percentile.")] = "minmax",
     labels: LabelFolder = None,
+    split: Split = None,
     json: Json = None,
 ) -> None:
     """Export a checkpoint as a bundle: ONNX graphs, golden tensors, and a manifest with the hashes of all files.
@@ -81,7 +82,7 @@ def export(
         weights = read_checkpoint(find_weights(DEFAULT if checkpoint is None else checkpoint), chosen)
     added: list[PrecisionReport] = []
     trial_log = out.resolve().with_name(f".{out.resolve().name}.search.jsonl")
-    with output_lock(out), _calibration_images(calibration, labels) as dataset:
+    with output_lock(out), _calibration_images(calibration, labels, split) as dataset:
         if dataset:
             _check_calibration(dataset, weights.recipe, tiles, scored=budget is not None)
 
@@ -116,10 +117,12 @@ def _check_options(calibrates: bool, int8: bool, calibration: Path | None, budge
         raise BadInput(f"{method!r} is not a calibration method", suggest(method, methods))
 
 
-def _calibration_images(path: Path | None, labels: str | None) -> "AbstractContextManager[Dataset | None]":
+def _calibration_images(
+    path: Path | None, labels: str | None, split: float | None
+) -> "AbstractContextManager[Dataset | None]":
     from msal_deploy.data import open_dataset
 
-    return nullcontext() if path is None else open_dataset(path, labels)
+    return nullcontext() if path is None else open_dataset(path, labels, split)
 
 
 def _check_calibration(dataset: "Dataset", recipe: "Recipe", tiles: int | None, *, scored: bool) -> None:

@@ -75,6 +75,16 @@ Encoder = Annotated[
     typer.Option(help="Initial encoder weights: imagenet, random, or a torchvision ResNet's state dict."),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Number of epochs. Default: the recipe's.")]
+Split = Annotated[
+    float | None,
+    typer.Option(
+        "--split",
+        min=0.01,
+        max=0.9,
+        callback=finite,
+        help="Share of the images to test on, if no folder is named train or test: the same images in every command.",
+    ),
+]
 Budget = Annotated[float, typer.Option(min=0, callback=finite, help="Largest acceptable loss of mean Dice.")]
 WorstImage = Annotated[
     float, typer.Option(min=0, callback=finite, help="Largest acceptable loss of Dice of a single image.")

@@ -15,8 +15,10 @@ from msal_deploy.cli.options import (
     Engines,
     Epochs,
     Json,
+    LabelFolder,
     PqBudget,
     Seconds,
+    Split,
     WorstImage,
     choose_recipe,
     lock_output,
@@ -45,6 +47,8 @@ def run(
     data: Annotated[
         Path | None, typer.Option("--data", help="MoNuSeg folder or zip. Default: generate a synthetic set.")
     ] = None,
+    labels: LabelFolder = None,
+    split: Split = None,
     checkpoint: Annotated[
         str | None,
         typer.Option("--checkpoint", "-c", help="Checkpoint file, or name of shipped weights. Default: msal-net-r34."),
@@ -116,7 +120,7 @@ def run(
     of = {name: f" ({name})" if others else "" for name in suffixes}  # in headings and titles
     history: tuple[Epoch, ...] = ()
     source = f"the test images of {data.name}" if data else SYNTHETIC
-    with open_dataset(data or _generate(out / "data")) as dataset:
+    with open_dataset(data or _generate(out / "data"), labels, split) as dataset:
         check_labels((*dataset.train, *dataset.test) if training else dataset.test, partial(typer.echo, err=True))
         patches, convention = patches_of(dataset.test), label_convention(dataset.test)
         if training is not None:

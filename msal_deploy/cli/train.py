@@ -14,6 +14,7 @@ from msal_deploy.cli.options import (
     Json,
     LabelFolder,
     RecipeName,
+    Split,
     choose_recipe,
     finite,
     read_checkpoint,
@@ -49,6 +50,7 @@ def train(
         ),
     ] = None,
     labels: LabelFolder = None,
+    split: Split = None,
     model: Annotated[str | None, typer.Option(help="Network to train instead of the recipe's, such as ce-net.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Encoder instead of the recipe's: resnet18, resnet34, resnet50 or resnet101.")
@@ -102,7 +104,7 @@ def train(
     options = (encoder, epochs, seed, model, backbone, rate)
     chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, data, *options)
     both = [*data, *(unseen or ())]
-    with open_training_sets(both, partial(typer.echo, err=True), labels) as sets:
+    with open_training_sets(both, partial(typer.echo, err=True), labels, split) as sets:
         names = list(sets)
         report = run_training(
             {name: sets[name] for name in names[: len(data)]},

@@ -16,6 +16,7 @@ from msal_deploy.cli.options import (
     Json,
     LabelFolder,
     PqBudget,
+    Split,
     Threads,
     WorstImage,
     lock_output,
@@ -45,6 +46,7 @@ def validate(
         ),
     ],
     labels: LabelFolder = None,
+    split: Split = None,
     engine: Engines = None,
     budget: Budget = 0.002,
     worst_image: WorstImage = 0.02,
@@ -102,7 +104,7 @@ def validate(
     opened = Bundle(bundle)
     first, *others = dict.fromkeys(map(parse_protocol, protocol or ["corners"]))
     limits = Limits(budget, worst_image, budget_aji, budget_pq)
-    with open_scored_images(data, partial(typer.echo, err=True), labels) as images:
+    with open_scored_images(data, partial(typer.echo, err=True), labels, split) as images:
         require_unseen(opened, images)
         patches = protocol_patches(images, first, patch)
         also = {name: protocol_patches(images, name, patch) for name in others}

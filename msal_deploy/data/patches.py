@@ -203,7 +203,7 @@ def validation_split(
     """
     if len(images) < 2:
         cause = f"Expected at least 2 training images to split off a validation set, got {len(images)}"
-        raise BadInput(cause, "add images" if images else "put them in a folder named train")
+        raise BadInput(cause, "add images" if images else "put them in a folder named train, or use --split 0.2")
     count = min(max(round(fraction * len(images)), 1), len(images) - 1)
     ordered = sorted(images, key=lambda image: hashlib.sha256(image.stem.encode()).digest())
     held_out = {image.stem for image in ordered[:count]}

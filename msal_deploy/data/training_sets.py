@@ -34,7 +34,7 @@ def split_name(source: str) -> tuple[str, Path]:
 
 @contextmanager
 def open_training_sets(
-    sources: Iterable[str], warn: Warn | None = None, labels: str | None = None
+    sources: Iterable[str], warn: Warn | None = None, labels: str | None = None, split: float | None = None
 ) -> Iterator[dict[str, tuple[AnnotatedImage, ...]]]:
     """Open data sets and return the training images of each by its name.
 
@@ -48,6 +48,7 @@ def open_training_sets(
         sources: Folders or zips, each as PATH or NAME=PATH.
         warn: Called with a line for each image whose labels are odd.
         labels: Name of the folder of label maps to use, where there are several.
+        split: Share of each set's images to leave for the test, where no folder is named train or test.
 
     Raises:
         BadInput: Two sets have the same name, a set has no training images, an image has no annotation or cannot be
@@ -59,9 +60,9 @@ def open_training_sets(
         for name, path in map(split_name, sources):
             if name in datasets:
                 raise BadInput(f"Two data sets are named {name!r}", "name them: --data NAME=PATH")
-            datasets[name] = stack.enter_context(open_dataset(path, labels))
+            datasets[name] = stack.enter_context(open_dataset(path, labels, split))
             if not training_images(datasets[name]):
-                raise BadInput(f"{path} has no training images", "put them in a folder named train")
+                raise BadInput(f"{path} has no training images", "put them in a folder named train, or use --split 0.2")
         check_distinct({name: (*dataset.train, *dataset.test) for name, dataset in datasets.items()})
         sets = {name: training_images(dataset) for name, dataset in datasets.items()}
         for images in sets.values():
@@ -76,7 +77,7 @@ def training_images(dataset: Dataset) -> tuple[AnnotatedImage, ...]:
 
 @contextmanager
 def open_scored_images(
-    source: str, warn: Warn | None = None, labels: str | None = None
+    source: str, warn: Warn | None = None, labels: str | None = None, split: float | None = None
 ) -> Iterator[tuple[AnnotatedImage, ...]]:
     """Open a data set that `open_training_sets` accepts, and return the images to score.
 
@@ -88,12 +89,13 @@ def open_scored_images(
         source: Folder or zip, as PATH or NAME=PATH.
         warn: Called with a line for each image whose labels are odd.
         labels: Name of the folder of label maps to use, where there are several.
+        split: Share of the images to score, where no folder is named train or test.
 
     Raises:
         BadInput: The set cannot be opened (`open_dataset`), has no test images (`scored_images`), its labels are wrong
             (`check_labels`), or a test image is also a training image.
     """
-    with open_dataset(split_name(source)[1], labels) as dataset:
+    with open_dataset(split_name(source)[1], labels, split) as dataset:
         images = scored_images(dataset)
         check_labels(images, warn)
         if dataset.train:

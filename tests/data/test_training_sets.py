@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msal_deploy.data import open_scored_images, open_training_sets
+from msal_deploy.data import find_dataset, open_dataset, open_scored_images, open_training_sets, synthesize
 from msal_deploy.data.training_sets import split_name
 from msal_deploy.errors import BadInput
 
@@ -97,7 +97,7 @@ def test_all_images_are_used_of_a_set_that_is_not_split(tmp_path: Path) -> None:
 
 def test_a_set_of_test_images_is_refused(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", 0, split="test")
-    assert refusal(folder) == f"{folder} has no training images; put them in a folder named train"
+    assert refusal(folder) == f"{folder} has no training images; put them in a folder named train, or use --split 0.2"
 
 
 def test_a_zip_is_a_set(tmp_path: Path) -> None:
@@ -200,3 +200,19 @@ def test_training_images_are_not_scored(tmp_path: Path, split: str) -> None:
         "lab has no test images: all 3 are in folders named train or val; put those to score in a folder named test"
     )
     assert str(error.value) == message
+
+
+def test_a_set_without_folders_for_train_and_test_is_divided_alike_everywhere(tmp_path: Path) -> None:
+    synthesize(tmp_path / "made", train=0, test=5, size=256)
+    folder = Path(shutil.copytree(tmp_path / "made" / "MoNuSegTestData", tmp_path / "mine"))
+    with (
+        open_dataset(folder, split=0.4) as dataset,
+        open_training_sets([str(folder)], split=0.4) as sets,
+        open_scored_images(str(folder), split=0.4) as scored,
+    ):
+        stems = {image.stem for image in (*dataset.train, *dataset.test)}
+        assert (len(dataset.train), len(dataset.test), len(stems)) == (3, 2, 5)
+        assert {image.split for image in dataset.train} == {"train"} and {image.split for image in scored} == {"test"}
+        assert sets["mine"] == dataset.train and scored == dataset.test
+    with pytest.raises(BadInput, match="made has folders named train or test; leave out --split"):
+        find_dataset(tmp_path / "made", split=0.4)
