@@ -68,10 +68,12 @@ def _end_late(read: int) -> NoReturn:
     number = 0
     while number not in ENDING:
         number = os.read(read, 1)[0]
-    time.sleep(GRACE)
-    remove_own()
-    os.write(2, INTERRUPTED.encode() + b"\n")
-    os._exit(exit_code(number))
+    try:
+        time.sleep(GRACE)
+        remove_own()
+        os.write(2, INTERRUPTED.encode() + b"\n")
+    finally:  # also if nobody reads stderr any more
+        os._exit(exit_code(number))
 
 
 def _report(lost: "UnraisableHookArgs") -> None:

@@ -1,5 +1,6 @@
 """The results of `doctor`, as tables for a terminal and as JSON."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _remedy(self, name: str, requirements: Path | None, dockerfile: Path | None) -> str:
-        doctor = f"msal-deploy doctor --gpu {self.asked_for}"
+        doctor = f"msal-deploy doctor --gpu {shlex.quote(self.asked_for)}"
         if {check.part for check in self.unmet_requirements} <= INSTALLED_BY_PIP:
             file = requirements or Path("requirements.txt")
             write = "" if requirements else f"{doctor} --requirements {file}; "
@@ -81,7 +82,7 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
             return f'run: {write}PIP_CONSTRAINT="{constraint}" pip install --no-cache-dir -r {file}'
         file = dockerfile or Path("Dockerfile")
         write = "" if dockerfile else f"{doctor} --dockerfile {file}; "
-        return f"on a machine with the GPU, run: {write}docker build --file {file} --tag msal-deploy:{name} ."
+        return f"on a machine with the GPU, run: {write}docker build --file {shlex.quote(str(file))} --tag msal-deploy:{name} ."
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""

@@ -198,6 +198,15 @@ def test_a_signal_ends_the_process_whatever_it_does(tmp_path: Path, code: str, n
     assert names(tmp_path) == []
 
 
+def test_a_signal_ends_the_process_also_if_nobody_reads_its_errors(tmp_path: Path) -> None:
+    process = started(IN_A_LIBRARY, tmp_path)
+    assert process.stderr is not None
+    process.stderr.close()
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert names(tmp_path) == []
+
+
 def test_child_processes_leave_signals_to_their_parent(tmp_path: Path) -> None:
     code = """
 import os, signal
