@@ -80,9 +80,9 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
             write = "" if requirements else f"{doctor} --requirements {file}; "
             constraint = file if file.is_absolute() else f"$PWD/{file}"
             return f'run: {write}PIP_CONSTRAINT="{constraint}" pip install --no-cache-dir -r {file}'
-        file = dockerfile or Path("Dockerfile")
-        write = "" if dockerfile else f"{doctor} --dockerfile {file}; "
-        return f"on a machine with the GPU, run: {write}docker build --file {shlex.quote(str(file))} --tag msal-deploy:{name} ."
+        shown = shlex.quote(str(dockerfile or "Dockerfile"))
+        write = "" if dockerfile else f"{doctor} --dockerfile {shown}; "
+        return f"on a machine with the GPU, run: {write}docker build --file {shown} --tag msal-deploy:{name} ."
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
