@@ -18,9 +18,11 @@ from msal_deploy.network import MSALNet
 from msal_deploy.recipe import NetworkRecipe, Recipe
 from msal_deploy.spec import ModelSpec
 
-# Background jobs of a shell ignore SIGINT, and so would the programs that tests start and interrupt.
+# Background jobs of a shell ignore SIGINT, those of nohup SIGHUP, and so would the programs that tests start and end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SMALL_SIZES, SMALL_BATCHES = ((64, 64), (64, 96)), (1, 2)
 

@@ -22,7 +22,7 @@ from msal_deploy.hardware import Gpu, NvidiaDriver
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
 
-BUNDLE = SimpleNamespace(spec=ModelSpec())
+BUNDLE = SimpleNamespace(path=Path("bundle"), spec=ModelSpec())
 CALLS = []
 
 

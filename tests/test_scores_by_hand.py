@@ -7,6 +7,7 @@ those of `clustered_interval`, which has its own tests, for the differences and 
 
 import json
 from fractions import Fraction as F
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -170,7 +171,7 @@ def patch(stem, corner, reference, engine):
 
 
 PATCHES = [patch(*counted) for counted in COUNTED]
-BUNDLE = SimpleNamespace(spec=ModelSpec())
+BUNDLE = SimpleNamespace(path=Path("bundle"), spec=ModelSpec())
 
 
 def judge(*engines, **options):
@@ -394,7 +395,7 @@ def test_nuclei_are_separated_at_the_pixel_size_of_the_patch(monkeypatch):
         return np.zeros(one.shape, np.int32)
 
     monkeypatch.setattr(nuclei_score, "separate", separate)
-    bundle = SimpleNamespace(spec=ModelSpec(microns_per_pixel=0.375, threshold=0.4))
+    bundle = SimpleNamespace(path=Path("bundle"), spec=ModelSpec(microns_per_pixel=0.375, threshold=0.4))
     patches = [replace(one, scale=2.0) if one.stem == "e" else one for one in PATCHES]
     validate(bundle, [], patches)
     assert seen == [((32, 32), 0.4, 0.375)] * 6 + [((32, 32), 0.4, 0.75)]
@@ -420,7 +421,7 @@ def test_a_second_build_of_each_engine_is_compared(monkeypatch):
         return Check("rebuild", False, "They differ")
 
     monkeypatch.setattr(compare, "compare_builds", compare_builds)
-    other = SimpleNamespace(spec=ModelSpec())
+    other = SimpleNamespace(path=Path("bundle"), spec=ModelSpec())
     report = judge("same:fp32", second_build=other, threads=2)
     assert compared == [("same:fp32", BUNDLE, "same:fp32", other, 2, (4, 32, 32, 3))]
     assert report.engines["same:fp32"].failures == ("They differ",)
@@ -544,10 +545,12 @@ def test_progress_is_shown_on_stderr_and_only_where_it_is_asked_for(capsys):
 
 
 def test_the_threshold_is_the_bundle_s():
-    bundle = SimpleNamespace(spec=ModelSpec(threshold=0.51))  # above what the reference gives
+    bundle = SimpleNamespace(path=Path("bundle"), spec=ModelSpec(threshold=0.51))  # above what the reference gives
     with pytest.raises(BadInput, match=r"mean Dice of 0\.0000"):
         validate(bundle, ["lossy:fp32"], PATCHES)
-    bundle = SimpleNamespace(spec=ModelSpec(threshold=0.2))  # below what the engine gives to the background
+    bundle = SimpleNamespace(
+        path=Path("bundle"), spec=ModelSpec(threshold=0.2)
+    )  # below what the engine gives to the background
     value = validate(bundle, ["lossy:fp32"], PATCHES).to_json()
     assert value["threshold"] == 0.2
     # Everything is a nucleus but what the reference alone finds: 2 nuclei of a and 1 of c; 1 + 4 + 2 + 1 + 1 others.

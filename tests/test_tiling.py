@@ -1,5 +1,6 @@
 """An image of any size in overlapping tiles: which tiles, how they are blended, and when the result is exact."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -243,7 +244,7 @@ class Fake(Engine):
 
 def test_an_engine_segments_an_image():
     image = noise(600, 40)
-    with Fake(SimpleNamespace(spec=ModelSpec()), "fp32") as engine:  # type: ignore[arg-type]
+    with Fake(SimpleNamespace(path=Path("bundle"), spec=ModelSpec()), "fp32") as engine:  # type: ignore[arg-type]
         np.testing.assert_array_equal(engine.segment(image), pointwise(image[None])[0, 0])
         assert engine.calls == [(1, 512, 64, 3)] * 2
         engine.calls.clear()

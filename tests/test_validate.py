@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -20,7 +21,7 @@ from msal_deploy.validate import Limits, compare, run, validate
 from msal_deploy.validate.checks import Check
 
 SIDE = 64
-BUNDLE = SimpleNamespace(spec=ModelSpec())
+BUNDLE = SimpleNamespace(path=Path("bundle"), spec=ModelSpec())
 MANIFEST = {"recipe": msgspec.to_builtins(PAPER), "licence": "CC0-1.0", "versions": {}, "artifacts": {}}
 
 

@@ -27,7 +27,7 @@ from msal_deploy.train.optim import averaging, make_optimizer, rate_at
 from msal_deploy.train.patch_dataset import Batch, PatchDataset
 from msal_deploy.train.resume import restore
 from msal_deploy.train.state import BEST, Epoch, State, save_state
-from msal_deploy.train.validation import make_views, score_view
+from msal_deploy.train.validation import make_views, require_nuclei, score_view
 from msal_deploy.zoo import build_network
 
 LOSS_EVERY = 20  # steps between two readings of the loss on a GPU
@@ -85,6 +85,7 @@ class Trainer:
         training = {name: images for name, (images, _) in splits.items()}
         self.dataset = PatchDataset(training, self.recipe, fabric.global_rank, fabric.world_size)
         self.views = make_views(self.validation, self.recipe.densities)
+        require_nuclei(self.views)
         self.normalise = Normalise(ModelSpec()).to(fabric.device)
         self.bar = _bar(disable=not (progress and fabric.is_global_zero))
         self._build()

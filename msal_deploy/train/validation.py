@@ -56,17 +56,17 @@ class ViewScore(msgspec.Struct, frozen=True):
 
 
 def make_views(sets: Mapping[str, Sequence[AnnotatedImage]], densities: Sequence[float]) -> tuple[View, ...]:
-    """Cut the held-out images of each set into patches, and pair them with each density.
-
-    Raises:
-        BadInput: None of the held-out images of a set has nuclei: a network that finds none would be the best.
-    """
+    """Cut the held-out images of each set into patches, and pair them with each density."""
     patches = {name: tuple(patch for image in images for patch in _patches(image)) for name, images in sets.items()}
-    for name, held_out in patches.items():
-        if not any(patch.mask.any() for patch in held_out):
-            stems = ", ".join(dict.fromkeys(patch.stem for patch in held_out))
-            raise BadInput(f"The validation images of {name} have no nuclei ({stems})", "add images with nuclei")
     return tuple(View(name, density, patches[name]) for name in sets for density in densities)
+
+
+def require_nuclei(views: Sequence[View]) -> None:
+    """Raise `BadInput` if a view has none: a network that finds no nuclei would be the best."""
+    for view in views:
+        if not any(patch.mask.any() for patch in view.patches):
+            stems = ", ".join(dict.fromkeys(patch.stem for patch in view.patches))
+            raise BadInput(f"The validation images of {view.set} have no nuclei ({stems})", "add images with nuclei")
 
 
 def _patches(annotated: AnnotatedImage) -> tuple[Patch, ...]:

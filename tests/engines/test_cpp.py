@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tiny_bundle import put_graph, write_tiny_bundle
 
-from msal_deploy.bundle import Bundle
+from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256
 from msal_deploy.package import PackageOptions, cpp, write_package
@@ -594,6 +594,10 @@ def test_a_package_holds_one_precision_and_opens_as_a_bundle(built, bundle):
 def test_plans_of_the_precision_travel_with_their_sidecars(bundle, tmp_path):
     copy = Bundle(Path(shutil.copytree(bundle.path, tmp_path / "bundle")))
     file = write(copy)
+    entries = {name: artifact(copy.path, name) for name in (file.name, metadata_path(file).name)}
+    listed = {**copy.manifest.artifacts, **entries}
+    write_manifest(copy.path, msgspec.structs.replace(copy.manifest, artifacts=listed))
+    copy = Bundle(copy.path)
     write_package(copy, "cpp", tmp_path / "out", PackageOptions("fp32", gpu="rtx-3090"))
     for name in (file.name, metadata_path(file).name):
         assert (tmp_path / "out" / "model" / name).read_bytes() == (copy.path / name).read_bytes()
