@@ -98,7 +98,7 @@ PqBudget = Annotated[
     typer.Option(min=0, callback=finite, help="Largest acceptable loss of mean PQ. Default: PQ is reported only."),
 ]
 Seconds = Annotated[
-    float, typer.Option(min=0.01, max=3600, callback=finite, help="Length of a benchmark time window in seconds.")
+    float, typer.Option(min=0.001, max=3600, callback=finite, help="Length of a benchmark time window in seconds.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: the runtime's choice.")]
 
