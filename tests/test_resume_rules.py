@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import torch
 from msgspec.structs import replace
-from test_fine_tuning import CPU, RECIPE, sets, with_train  # noqa: F401  (a fixture)
+from test_fine_tuning import CPU, RECIPE, with_train, write_images
 
 from msal_deploy.checkpoint import load_checkpoint, save_checkpoint, untrained
 from msal_deploy.errors import BadInput
@@ -22,7 +22,13 @@ SHORT = with_train(RECIPE, epochs=1, batch=2, validate_every=1, ema=0.5, decay=1
 
 
 @pytest.fixture(scope="module")
-def finished(sets: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("sets")
+    return {"home": write_images(folder / "home", 5, 0), "away": write_images(folder / "away", 5, 1)}
+
+
+@pytest.fixture(scope="module")
+def finished(sets: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch, with a licence."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("finished") / "run"
@@ -68,7 +74,7 @@ def changed(field: str, value: Any) -> Recipe:
         ("name", "other"),
     ],
 )
-def test_a_field_that_differs_is_refused_with_both_values(run: Path, sets: Any, field: str, value: Any) -> None:  # noqa: F811
+def test_a_field_that_differs_is_refused_with_both_values(run: Path, sets: Any, field: str, value: Any) -> None:
     recipe = changed(field, value)
     ((_, stored, given),) = _differences(SHORT, recipe)
     before = (run / LAST).read_bytes()
@@ -80,7 +86,7 @@ def test_a_field_that_differs_is_refused_with_both_values(run: Path, sets: Any, 
     assert given == value and (run / LAST).read_bytes() == before
 
 
-def test_more_epochs_train_on_and_equal_those_of_one_run(run: Path, sets: Any, tmp_path: Path, capsys: Any) -> None:  # noqa: F811
+def test_more_epochs_train_on_and_equal_those_of_one_run(run: Path, sets: Any, tmp_path: Path, capsys: Any) -> None:
     longer = with_train(SHORT, epochs=2)
     train(sets["home"], longer, tmp_path / "whole", **CPU)
     train(sets["home"], longer, run, resume=True, progress=True, **CPU)
@@ -93,7 +99,7 @@ def test_more_epochs_train_on_and_equal_those_of_one_run(run: Path, sets: Any, t
         train(sets["home"], SHORT, run, resume=True, **CPU)
 
 
-def test_a_longer_cosine_is_said(sets: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:  # noqa: F811
+def test_a_longer_cosine_is_said(sets: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(module.Trainer, "_train_epoch", lambda *_: (1.0, 1e-3))
     cosine = with_train(SHORT, schedule="cosine")
     train(sets["home"], cosine, tmp_path / "run", **CPU)
@@ -101,14 +107,14 @@ def test_a_longer_cosine_is_said(sets: Any, tmp_path: Path, monkeypatch: Any, ca
     assert "from epoch 2 on, the learning rate follows the cosine of 3 epochs" in capsys.readouterr().err
 
 
-def test_a_finished_run_resumed_with_the_same_options_changes_nothing(run: Path, sets: Any) -> None:  # noqa: F811
+def test_a_finished_run_resumed_with_the_same_options_changes_nothing(run: Path, sets: Any) -> None:
     before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
     report = train(sets["home"], SHORT, run, resume=True, licence="CC0-1.0", **CPU)
     assert report.best.epoch == 1
     assert {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()} == before
 
 
-def test_the_licence_of_a_run_is_kept(run: Path, sets: Any) -> None:  # noqa: F811
+def test_the_licence_of_a_run_is_kept(run: Path, sets: Any) -> None:
     with pytest.raises(BadInput, match=r"The licence of .* is 'CC0-1.0', not 'MIT'; leave the option out"):
         train(sets["home"], SHORT, run, resume=True, licence="MIT", **CPU)
     assert load_checkpoint(run / "best.safetensors").licence == "CC0-1.0"
@@ -142,20 +148,20 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize("how", TAMPERED)
-def test_a_resume_state_with_other_content_is_damaged(run: Path, sets: Any, how: str) -> None:  # noqa: F811
+def test_a_resume_state_with_other_content_is_damaged(run: Path, sets: Any, how: str) -> None:
     tamper(run, TAMPERED[how])
     with pytest.raises(BadInput, match=f"{LAST} is damaged .*; start again in another folder") as caught:
         train(sets["home"], with_train(SHORT, epochs=2), run, resume=True, **CPU)
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_without_its_best_weights_is_refused(run: Path, sets: Any) -> None:  # noqa: F811
+def test_a_run_without_its_best_weights_is_refused(run: Path, sets: Any) -> None:
     (run / "best.safetensors").unlink()
     with pytest.raises(BadInput, match=r"best.safetensors is missing; put it back"):
         train(sets["home"], SHORT, run, resume=True, **CPU)
 
 
-def test_weights_of_the_user_are_not_replaced(sets: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_weights_of_the_user_are_not_replaced(sets: Any, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best.safetensors", untrained(SHORT))
     before = (tmp_path / "best.safetensors").read_bytes()
     with pytest.raises(BadInput, match=r"best.safetensors exists and training would replace it; choose another folder"):
@@ -168,7 +174,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("starts", [False, True], ids=["random", "from a checkpoint"])
-def test_a_run_killed_in_its_first_epoch_is_resumed(sets: Any, tmp_path: Path, monkeypatch: Any, starts: bool) -> None:  # noqa: F811
+def test_a_run_killed_in_its_first_epoch_is_resumed(sets: Any, tmp_path: Path, monkeypatch: Any, starts: bool) -> None:
     start = untrained(replace(SHORT, name="start")) if starts else None
 
     def die(*_: Any) -> None:
@@ -186,7 +192,7 @@ def test_a_run_killed_in_its_first_epoch_is_resumed(sets: Any, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_second_training_in_the_same_folder_is_refused(run: Path, sets: Any, tmp_path: Path, resume: bool) -> None:  # noqa: F811
+def test_a_second_training_in_the_same_folder_is_refused(run: Path, sets: Any, tmp_path: Path, resume: bool) -> None:
     import threading
 
     out, held, done = run if resume else tmp_path / "new", threading.Event(), threading.Event()
