@@ -159,9 +159,10 @@ def run_command_line(app: typer.Typer) -> None:
 
 def _tidy(words: list[str]) -> None:
     """Remove what killed commands left among temporary files and beside every path of the command line."""
-    remove_leftovers(tempfile.gettempdir())
-    for path in {Path(word.rpartition("=")[2]) for word in words}:
+    folders = {Path(tempfile.gettempdir())}
+    for word in words:
         with suppress(OSError, ValueError):  # not a path
-            parent = Path(os.path.realpath(path)).parent  # Path.resolve raises at a circle of links
-            for folder in (parent, path) if path.is_dir() else (parent,):
-                remove_leftovers(folder)
+            path = Path(os.path.realpath(word.rpartition("=")[2]))  # Path.resolve raises at a circle of links
+            folders |= {path.parent, path} if path.is_dir() else {path.parent}
+    for folder in folders:
+        remove_leftovers(folder)
