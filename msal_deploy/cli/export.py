@@ -72,9 +72,11 @@ def export(
     from msal_deploy.files import output_folder, output_lock, write_json
     from msal_deploy.weights import DEFAULT, find_weights
 
-    _check_options(fp16 or int8, int8, calibration, budget, method)
+    _check_options(fp16 or int8, int8, calibration, budget, method, tiles)
     output_folder(out, is_bundle)
-    chosen = choose_recipe(recipe or "paper", model=model) if recipe or model else None
+    chosen: Recipe | None = None
+    if recipe is not None or model is not None:
+        chosen = choose_recipe("paper" if recipe is None else recipe, model=model)
     if checkpoint is None and chosen is not None:
         weights = untrained(chosen)
         typer.echo(f"{chosen.network.model} is not trained: use this graph only for timing and integration.", err=True)
@@ -103,7 +105,9 @@ def export(
     typer.echo(f"Next: msal-deploy validate {shlex.quote(str(out))} --data DIR")
 
 
-def _check_options(calibrates: bool, int8: bool, calibration: Path | None, budget: float | None, method: str) -> None:
+def _check_options(
+    calibrates: bool, int8: bool, calibration: Path | None, budget: float | None, method: str, tiles: int | None
+) -> None:
     from msal_deploy.errors import suggest
 
     methods = ("minmax", "entropy", "percentile")
@@ -111,6 +115,8 @@ def _check_options(calibrates: bool, int8: bool, calibration: Path | None, budge
         raise BadInput("--fp16 and --int8 require calibration", "name a data set with --calibration DIR")
     if calibration is not None and not calibrates:
         raise BadInput("--calibration requires --fp16 or --int8", "add one of them")
+    if tiles is not None and calibration is None:
+        raise BadInput("--tiles requires --calibration", "add it")
     if budget is not None and not int8:
         raise BadInput("--budget requires --int8", "add it")
     if method not in methods:

@@ -67,11 +67,12 @@ def train(
         bool, typer.Option("--resume", help="Continue the training run in --out; it may have more --epochs.")
     ] = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="Number of devices, one process each (DDP).")] = 1,
+    devices: Annotated[int, typer.Option(min=1, max=1024, help="Number of devices, one process each (DDP).")] = 1,
     workers: Annotated[
         int | None,
         typer.Option(
             min=0,
+            max=1024,
             help="Processes that prepare patches. Default: none on a CPU, one per free core on a GPU.",
             show_default=False,
         ),

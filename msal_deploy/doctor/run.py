@@ -26,7 +26,7 @@ def doctor(gpu: str | None = None, bundle: Bundle | None = None) -> DoctorReport
     Raises:
         BadInput: The target is unknown, or the bundle cannot be used.
     """
-    target = find_target(gpu) if gpu else None
+    target = None if gpu is None else find_target(gpu)
     bundle_report = inspect_bundle(bundle, (target,) if target else targets()) if bundle else None
     machine = inspect_machine()
     target = target or local_target(machine)

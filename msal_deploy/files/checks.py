@@ -89,7 +89,8 @@ def _check_writable(folder: Path) -> None:
     existing = next(parent for parent in (folder, *folder.parents) if _kind(parent) is not None)
     if not existing.is_dir():
         raise BadInput(f"{existing} is not a folder", "choose a path in a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    # Some file systems, such as /proc, let everybody write and yet take no files.
+    if not os.access(existing, os.W_OK | os.X_OK) or existing.is_relative_to("/proc"):
         raise BadInput(f"{existing} cannot be written", "choose a folder that you can write")
 
 

@@ -26,7 +26,7 @@ def damages(content: bytes, seed: str, flips: int = 4) -> dict[str, bytes]:
         "one byte": content[:1],
         "cut at 10%": content[: len(content) // 10],
         "cut at 50%": content[: len(content) // 2],
-        "cut by 1 byte": content[:-1],
+        "cut by 1 byte": content.rstrip(b"\n")[:-1],
         "text": b"this is not what you expect\n",
         "HTML": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "zeros": bytes(len(content)),

@@ -76,6 +76,8 @@ def results(source: Path) -> Iterator[Case]:
     document = json.loads(content)
     for key in document:
         for value in (None, [], {}, "x", -1):
+            if (key, value) == ("gallery", []):
+                continue  # a report without pictures is one, too
             text = json.dumps({**document, key: value}).encode()
             make = both(copy("report"), write("report/report.json", text))
             yield Case("results", f"{key} = {value!r}", ("report", "report"), make, frozenset({0, 2}))
