@@ -91,7 +91,7 @@ def _raising(error):
 
 def test_unknown_gpu_gives_a_suggestion(tmp_path):
     with pytest.raises(BadInput, match="did you mean 'rtx-3090'"):
-        find_build_target(tmp_path, "rtx-309")
+        find_build_target(tmp_path, "rxt-3090")
 
 
 def test_auto_chooses_the_first_preferred_precision(tiny):

@@ -89,7 +89,7 @@ def test_pascal_without_a_gpu_gives_the_build_kit_command(bundle):
     ("arguments", "code", "words"),
     [
         (("--fp16",), 3, ("--gpu", "rtx-5090")),
-        (("--fp16", "--gpu", "rtx-3091"), 2, ("did you mean 'rtx-3090'",)),
+        (("--fp16", "--gpu", "rxt-3090"), 2, ("did you mean 'rtx-3090'",)),
         (("--gpu", "t4"), 2, ("exactly one of --fp16",)),
         (("--fp16", "--int8", "--gpu", "t4"), 2, ("exactly one of --fp16",)),
         (("--fp16", "--rebuild"), 2, ("exactly one of --fp16",)),

@@ -75,7 +75,7 @@ def test_doctor_succeeds_if_the_requirements_are_met(monkeypatch: pytest.MonkeyP
 
 
 def test_doctor_suggests_a_mistyped_gpu() -> None:
-    result = doctor("--gpu", "gtx-1080ti")
+    result = doctor("--gpu", "gxt-1080-ti")
     assert result.exit_code == 2 and "did you mean 'gtx-1080-ti'" in text_of(result)
 
 

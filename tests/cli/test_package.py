@@ -88,7 +88,7 @@ def test_package_on_a_full_disk(bundle, small_disk):
     [
         (["build-kitt", "--gpu", "t4"], "'build-kitt' is not an integration; did you mean 'build-kit'?"),
         (["qupath"], "'qupath' is not an integration; choose from: bioimageio, build-kit, cpp, triton"),
-        (["build-kit", "--gpu", "gtx-1080ti"], "did you mean 'gtx-1080-ti'?"),
+        (["build-kit", "--gpu", "gxt-1080-ti"], "did you mean 'gtx-1080-ti'?"),
         (["build-kit"], "A build kit is for one GPU; name it with --gpu: a100, gtx-1070"),
         (["build-kit", "--gpu", "t4", "--precision", "int4"], "'int4' is not a precision; did you mean 'int8'?"),
         (["build-kit", "--gpu", "t4", "--precision", "int8"], "model.int8.onnx is not in"),

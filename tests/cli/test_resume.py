@@ -135,7 +135,7 @@ def test_damaged_state_is_rejected(small_set: Path, whole_run: Path, tmp_path: P
     (out / "last.pt").write_bytes(state[: len(state) // 2])
     result = CliRunner().invoke(app, ["train", "--data", str(small_set), "--out", str(out), "--resume"])
     assert result.exit_code == 2
-    assert "is damaged" in result.output
+    assert "last.pt is not a complete PyTorch file" in result.output
 
 
 @pytest.mark.parametrize("option", ["--licence", "--license"])
