@@ -26,6 +26,7 @@ mutants: .venv/.ready
 	$(BIN)/python benchmarks/mutants/run.py --json benchmarks/results/$$(date +%F)-mutants.json
 
 # Bad inputs, kills, full disks, pairs of commands and load: two hours on two cores. See docs/reliability.md.
+MINUTES ?= 12 # of fuzzing, for each parser
 SOAK := OMP_WAIT_POLICY=passive $(BIN)/python tests/soak
 soak: .venv/.ready
 	@failed=; for script in bad_inputs kills full_disks pairs load; do \
@@ -34,7 +35,7 @@ soak: .venv/.ready
 
 # An hour for the five parsers of msal-deploy's own formats.
 fuzz: .venv-fuzz
-	.venv-fuzz/bin/python tests/soak/fuzz.py --minutes 12 --work build/fuzz --json benchmarks/results/$$(date +%F)-soak-fuzz.json
+	.venv-fuzz/bin/python tests/soak/fuzz.py --minutes $(MINUTES) --work build/fuzz --json benchmarks/results/$$(date +%F)-soak-fuzz.json
 
 # Known vulnerabilities of what is installed. It fails where a package cannot be looked up: that is not a clean result.
 audit: .venv-audit

@@ -221,7 +221,13 @@ def main() -> int:
         results.append(run(parser, chosen.minutes, folder))
         print(results[-1], flush=True)
         if chosen.json:
-            chosen.json.write_text(json.dumps({"format_version": 1, "parsers": results}, indent=2) + os.linesep)
+            chosen.json.write_text(
+                json.dumps(
+                    {"format_version": 1, "command": f"make fuzz MINUTES={chosen.minutes:g}", "parsers": results},
+                    indent=2,
+                )
+                + os.linesep
+            )
     return int(any(one["findings"] or one["timeouts"] or not one["executions"] for one in results))
 
 

@@ -13,6 +13,7 @@ import os
 import pkgutil
 import re
 import select
+import shlex
 import shutil
 import signal
 import stat
@@ -244,9 +245,19 @@ class Tally:
         if json_file is not None:
             report = {
                 "format_version": 1,
+                "command": command(),
                 "tried": self.tried,
                 "failed": self.failed,
                 "seconds": round(self.seconds, 1),
             }
             json_file.write_text(json.dumps({**report, **more}, indent=2) + "\n")
         return int(bool(self.failed))
+
+
+def command() -> str:
+    """Return the command that is running, without --json, as a reader can repeat it."""
+    words = sys.argv[1:]
+    if "--json" in words:
+        at = words.index("--json")
+        words = words[:at] + words[at + 2 :]
+    return shlex.join(["python", f"tests/soak/{Path(sys.argv[0]).name}", *words])

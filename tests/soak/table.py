@@ -38,7 +38,7 @@ def rows() -> list[str]:
         minutes, runs = (sum(one[key] for one in report["parsers"]) for key in ("minutes", "executions"))
         wrong = sum(len(one["findings"]) + one["timeouts"] for one in report["parsers"])
         link = f"[{path.name}](../benchmarks/results/{path.name})"
-        lines.append(f"| fuzzing, {minutes:g} minutes | {runs:,} | {wrong} | `make fuzz` | {link} |")
+        lines.append(f"| fuzzing, {minutes:g} minutes | {runs:,} | {wrong} | `{report['command']}` | {link} |")
     if (found := newest("load")) is not None:
         path, report = found
         said = f"{report['mib_per_hour']:+g} MiB and {report['descriptors_per_hour']:+g} descriptors an hour"
