@@ -18,7 +18,7 @@ class Red(Engine):
     runtime = "red"
 
     def __init__(self):
-        super().__init__(type("Bundle", (), {"spec": ModelSpec()})(), "fp32")
+        super().__init__(type("Bundle", (), {"spec": ModelSpec(), "path": "bundle"})(), "fp32")
         self.seen = []
 
     def _open(self):
