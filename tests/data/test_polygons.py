@@ -70,12 +70,12 @@ def test_a_hundred_thousand_vertices_take_less_time_than_five_thousand_of_scikit
         angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
         return np.stack([200 + 190 * np.cos(angles), 200 + 190 * np.sin(angles)], axis=1)
 
-    start = time.perf_counter()
+    start = time.process_time()
     filled = rasterise([circle(100_000)], (400, 400))
-    ours = time.perf_counter() - start
-    start = time.perf_counter()
+    ours = time.process_time() - start
+    start = time.process_time()
     by_scikit_image(circle(5_000), (400, 400))
-    theirs = time.perf_counter() - start
+    theirs = time.process_time() - start
     assert ours < theirs  # 0.03 s and 1.5 s
     assert abs(filled.sum() / (np.pi * 190**2) - 1) < 0.01
 

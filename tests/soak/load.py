@@ -95,8 +95,8 @@ def main() -> int:
     print(json.dumps(report, indent=2))
     if chosen.json:
         chosen.json.write_text(json.dumps(report, indent=2) + "\n")
-    first, most, _ = report["descriptors"]  # type: ignore[misc]
-    return int(report["mib_per_hour"] > FLAT_MIB_PER_HOUR or most > first + FLAT_DESCRIPTORS)  # type: ignore[operator]
+    first, most, _ = report["descriptors"]
+    return int(report["mib_per_hour"] > FLAT_MIB_PER_HOUR or most > first + FLAT_DESCRIPTORS)
 
 
 if __name__ == "__main__":
