@@ -1,19 +1,12 @@
 """The bundle of the shipped weights, exported once into the user's cache directory."""
 
-import os
 from pathlib import Path
 
 import msal_deploy
 from msal_deploy.bundle import Bundle, is_bundle
 from msal_deploy.errors import MissingExtra
-from msal_deploy.files import output_lock
+from msal_deploy.files import cache_directory, output_lock
 from msal_deploy.weights import DEFAULT, SHA256
-
-
-def cache_directory() -> Path:
-    """Return the user's cache: ``$XDG_CACHE_HOME/msal-deploy``, or ``~/.cache/msal-deploy``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "msal-deploy"
 
 
 def shipped_bundle() -> Bundle:

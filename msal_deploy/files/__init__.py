@@ -6,10 +6,12 @@
 `locks`      `output_lock`: one command at a time writes to an output
 `checks`     `regular_file` for inputs, `output_file` and `output_folder` for outputs: refused before any work
 `content`    `sha256` and `write_json`
+`cache`      `cache_directory`
 ===========  ====================================================================================
 """
 
 from msal_deploy.files.atomic import atomic_directory, atomic_file
+from msal_deploy.files.cache import cache_directory
 from msal_deploy.files.checks import StrPath, output_file, output_folder, regular_file
 from msal_deploy.files.content import sha256, write_json
 from msal_deploy.files.locks import output_lock
@@ -19,6 +21,7 @@ __all__ = [
     "StrPath",
     "atomic_directory",
     "atomic_file",
+    "cache_directory",
     "output_file",
     "output_folder",
     "output_lock",

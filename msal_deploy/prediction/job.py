@@ -122,7 +122,7 @@ def graph_sha256(bundle: Bundle, engine: str) -> str:
     runtime, precision = find_runtime(engine), engine.partition(":")[2]
     if runtime.device == "server":
         return hashlib.sha256(engine.encode()).hexdigest()
-    name = CHECKPOINT if runtime.opens_checkpoint else _graph_name(bundle, runtime.name, precision)
+    name = CHECKPOINT if runtime.opens == "checkpoint" else _graph_name(bundle, runtime.name, precision)
     if name not in bundle:
         raise BadInput(f"{bundle.path} has no {name}, which {engine} needs", "export the bundle with that precision")
     return bundle.manifest.artifacts[name].sha256

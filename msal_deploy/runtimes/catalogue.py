@@ -7,6 +7,7 @@ validate, doctor and the error messages all read the catalogue.
 import importlib
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ import msgspec
 from msal_deploy.bundle import CHECKPOINT, Bundle
 from msal_deploy.errors import EXTRA_OF_MODULE, BadInput, suggest, translate_missing_extra
 from msal_deploy.files import StrPath
+from msal_deploy.hardware import query_driver
 
 if TYPE_CHECKING:
     from msal_deploy.runtimes.base import Engine
@@ -29,9 +31,10 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         module: Module that must be importable for the runtime to work.
         packages: PyPI packages that contain the module; doctor and bench report their versions.
         extra: Extra of msal-deploy that installs them, empty for the base install.
-        device: ``cpu`` runtimes open a graph of the bundle and need no GPU, ``gpu`` runtimes open a plan for the local
-            GPU, ``server`` runtimes send images to an address.
-        opens_checkpoint: Whether a ``cpu`` runtime opens the bundle's checkpoint instead of a graph.
+        device: ``cpu`` runtimes need no GPU, ``gpu`` runtimes need one, ``server`` runtimes send images to an address.
+        opens: What the runtime opens: a graph of the bundle, its checkpoint, or its plan for the local GPU.
+        shares_module: Whether another package has the same module without this runtime, so that the first of
+            `packages` must be installed too.
         precisions: Supported precisions. Empty if the runtime parses the part after the colon itself, such as Triton's
             address.
         defaults: Precisions that are scored and timed if no engine is named.
@@ -46,7 +49,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     packages: tuple[str, ...]
     extra: str = ""
     device: Literal["cpu", "gpu", "server"]
-    opens_checkpoint: bool = False
+    opens: Literal["graph", "checkpoint", "plan"] = "graph"
+    shares_module: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     defaults: tuple[str, ...] = ()
     emulated: tuple[str, ...] = ()
@@ -59,7 +63,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         >>> CATALOGUE["onnxruntime"].is_installed
         True
         """
-        return find_spec(self.module) is not None
+        return find_spec(self.module) is not None and not (self.shares_module and _is_missing(self.packages[0]))
 
     @property
     def requirement(self) -> str:
@@ -80,9 +84,20 @@ _RUNTIMES = (
         packages=("torch",),
         extra=EXTRA_OF_MODULE["torch"],
         device="cpu",
-        opens_checkpoint=True,
+        opens="checkpoint",
+        precisions=("fp32", "fp16", "bf16"),
         defaults=("fp32",),
         milliseconds={"fp32": 267},
+    ),
+    Runtime(
+        name="torch-compile",
+        engine="msal_deploy.runtimes.torch:TorchCompileEngine",
+        module="torch",
+        packages=("torch",),
+        extra=EXTRA_OF_MODULE["torch"],
+        device="cpu",
+        opens="checkpoint",
+        precisions=("fp32", "fp16", "bf16"),
     ),
     Runtime(
         name="onnxruntime",
@@ -94,6 +109,26 @@ _RUNTIMES = (
         defaults=("fp32", "fp16", "int8"),
         emulated=("fp16",),
         milliseconds={"fp32": 203, "int8": 96},
+    ),
+    Runtime(
+        name="onnxruntime-cuda",
+        engine="msal_deploy.runtimes.onnxruntime_gpu:OnnxRuntimeCudaEngine",
+        module="onnxruntime",
+        packages=("onnxruntime-gpu",),
+        extra="cuda",
+        device="gpu",
+        shares_module=True,
+        precisions=("fp32", "fp16"),
+        defaults=("fp32", "fp16"),
+    ),
+    Runtime(
+        name="onnxruntime-tensorrt",
+        engine="msal_deploy.runtimes.onnxruntime_gpu:OnnxRuntimeTensorRtEngine",
+        module="onnxruntime",
+        packages=("onnxruntime-gpu",),
+        device="gpu",
+        shares_module=True,
+        precisions=("fp32", "fp16", "int8"),
     ),
     Runtime(
         name="openvino",
@@ -112,6 +147,7 @@ _RUNTIMES = (
         packages=("tensorrt",),
         extra=EXTRA_OF_MODULE["tensorrt"],
         device="gpu",
+        opens="plan",
         precisions=("fp32", "fp16", "int8"),
         defaults=("fp32", "fp16", "int8"),
     ),
@@ -122,6 +158,7 @@ _RUNTIMES = (
         packages=("tensorrt-rtx",),
         extra=EXTRA_OF_MODULE["tensorrt_rtx"],
         device="gpu",
+        opens="plan",
         precisions=("fp32", "fp16", "int8"),
         defaults=("fp32", "fp16", "int8"),
     ),
@@ -144,7 +181,8 @@ def extras() -> dict[str, str]:
     >>> extras()["tritonclient"]
     'triton'
     """
-    return {runtime.module: runtime.extra for runtime in CATALOGUE.values() if runtime.extra}
+    shared = (runtime for runtime in CATALOGUE.values() if runtime.extra and not runtime.shares_module)
+    return {runtime.module: runtime.extra for runtime in shared}
 
 
 def runtime_packages(*devices: str) -> tuple[str, ...]:
@@ -153,12 +191,8 @@ def runtime_packages(*devices: str) -> tuple[str, ...]:
     >>> runtime_packages("cpu")
     ('torch', 'onnxruntime', 'onnxruntime-gpu', 'openvino')
     """
-    return tuple(
-        package
-        for runtime in CATALOGUE.values()
-        if not devices or runtime.device in devices
-        for package in runtime.packages
-    )
+    chosen = (runtime for runtime in CATALOGUE.values() if not devices or runtime.device in devices)
+    return tuple(dict.fromkeys(package for runtime in chosen for package in runtime.packages))
 
 
 def fastest_cpu_engines() -> tuple[str, ...]:
@@ -190,17 +224,24 @@ def available_engines(bundle: Bundle, *, timed: bool = False) -> list[str]:
     """
     engines: list[str] = []
     for runtime in CATALOGUE.values():
+        if runtime.device == "server" or not runtime.is_installed:
+            continue
         chosen = [precision for precision in runtime.defaults if not (timed and precision in runtime.emulated)]
-        if runtime.device == "cpu":
-            usable = [precision for precision in chosen if _has_cpu_engine(bundle, runtime, precision)]
-        else:
-            usable = _planned_precisions(bundle, runtime, chosen) if runtime.device == "gpu" else []
-        engines += [f"{runtime.name}:{precision}" for precision in usable]
+        engines += [f"{runtime.name}:{precision}" for precision in _usable_precisions(bundle, runtime, chosen)]
     return engines
 
 
-def _has_cpu_engine(bundle: Bundle, runtime: Runtime, precision: str) -> bool:
-    return runtime.is_installed and (CHECKPOINT in bundle if runtime.opens_checkpoint else bundle.has_graph(precision))
+def _usable_precisions(bundle: Bundle, runtime: Runtime, precisions: list[str]) -> list[str]:
+    """Return those of `precisions` that `bundle` has a graph, checkpoint or plan for, on a machine that can run it."""
+    if runtime.opens == "plan":
+        return _planned_precisions(bundle, runtime, precisions)
+    if runtime.device == "gpu" and precisions and not query_driver().gpus:
+        return []
+    return [precision for precision in precisions if _opens(bundle, runtime, precision)]
+
+
+def _opens(bundle: Bundle, runtime: Runtime, precision: str) -> bool:
+    return CHECKPOINT in bundle if runtime.opens == "checkpoint" else bundle.has_graph(precision)
 
 
 def _planned_precisions(bundle: Bundle, runtime: Runtime, precisions: list[str]) -> list[str]:
@@ -208,7 +249,7 @@ def _planned_precisions(bundle: Bundle, runtime: Runtime, precisions: list[str])
     from msal_deploy.trt.local_gpu import current_gpu
     from msal_deploy.trt.plan_checks import find_plan, plans
 
-    if not plans(bundle) or not runtime.is_installed or not (sm := current_gpu().sm):
+    if not plans(bundle) or not (sm := current_gpu().sm):
         return []
     planned = []
     for precision in precisions:
@@ -270,5 +311,17 @@ def open_engine(
 
 def _choose(bundle: Bundle) -> str:
     ids = fastest_cpu_engines()
-    usable = (one for one in ids if _has_cpu_engine(bundle, find_runtime(one), one.partition(":")[2]))
-    return next(usable, ids[0])
+    return next((one for one in ids if _is_usable(bundle, one)), ids[0])
+
+
+def _is_usable(bundle: Bundle, engine_id: str) -> bool:
+    runtime = find_runtime(engine_id)
+    return runtime.is_installed and _opens(bundle, runtime, engine_id.partition(":")[2])
+
+
+def _is_missing(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return True
+    return False

@@ -28,7 +28,7 @@ class OnnxRuntimeEngine(Engine):
         options.intra_op_num_threads = self._cpu_threads or 0  # 0: one per core
         options.log_severity_level = 3  # errors only
         self._session = onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])
-        self._check_tensors(_types(self._session.get_inputs()), _types(self._session.get_outputs()))
+        self._check_tensors(tensor_types(self._session.get_inputs()), tensor_types(self._session.get_outputs()))
 
     def _graph(self) -> str | bytes:
         path = self.bundle.graph(self.precision, self.runtime)
@@ -45,7 +45,7 @@ class OnnxRuntimeEngine(Engine):
         del self._session
 
 
-def _types(tensors: Iterable[Any]) -> dict[str, str]:
+def tensor_types(tensors: Iterable[Any]) -> dict[str, str]:
     """Return name -> NumPy's name of the type, of tensors such as ``tensor(float)``."""
     types = {tensor.name: tensor.type.removeprefix("tensor(").removesuffix(")") for tensor in tensors}
     return {name: NUMPY_NAMES.get(kind, kind) for name, kind in types.items()}

@@ -114,7 +114,7 @@ def _normalised_output(engine: Engine, tiles: UInt8Images, scale: float) -> Floa
 def _graph_of(engine: Engine) -> onnx.ModelProto | None:
     """Return the graph that an engine runs, or that its plan was built from; None if it has none."""
     runtime = CATALOGUE.get(engine.runtime)
-    if runtime is None or runtime.opens_checkpoint or runtime.device == "server":
+    if runtime is None or runtime.opens == "checkpoint" or runtime.device == "server":
         return None
     try:
         return load_graph(engine.bundle.graph(COMPUTED_FROM.get(engine.precision, engine.precision), engine.runtime))

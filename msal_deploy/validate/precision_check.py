@@ -30,9 +30,9 @@ def check_precision(bundle: Bundle, engine_id: str) -> Check:
     runtime = CATALOGUE.get(name)
     if runtime is None or runtime.device == "server":
         return Check("precision", True, f"Precision not checked: {engine_id} has no graph or plan on this machine")
-    if runtime.opens_checkpoint:
-        return Check("precision", True, f"{engine_id} computes the checkpoint's FP32 weights")
-    if runtime.device == "gpu":
+    if runtime.opens == "checkpoint":
+        return Check("precision", True, f"{engine_id} computes the checkpoint, whose weights are FP32")
+    if runtime.opens == "plan":
         return _check_plan(bundle, name, precision)
     return _check_graph(bundle, engine_id, precision)
 

@@ -24,7 +24,7 @@ def tiny(tmp_path):
         ("onnxruntime:fp16", "model.fp16.onnx: 3 of 3 layers in FP16"),
         ("openvino:int8", "model.int8.onnx: 3 of 3 layers in INT8"),
         ("openvino:bf16", "model.fp32.onnx: 3 of 3 layers in FP32"),
-        ("torch:fp32", "torch:fp32 computes the checkpoint's FP32 weights"),
+        ("torch:fp32", "torch:fp32 computes the checkpoint, whose weights are FP32"),
         ("triton:localhost", "Precision not checked: triton:localhost has no graph or plan on this machine"),
         ("unknown:int8", "Precision not checked: unknown:int8 has no graph or plan on this machine"),
     ],

@@ -89,7 +89,8 @@ def bisect(
 
 def _check(engine_id: str, patches: Sequence[Patch], budget: float) -> None:
     precision = engine_id.partition(":")[2]
-    if find_runtime(engine_id).device == "server" or precision not in GRAPHS:
+    runtime = find_runtime(engine_id)
+    if runtime.device == "server" or runtime.opens == "checkpoint" or precision not in GRAPHS:
         raise BadInput(f"{engine_id} has no FP16 or INT8 graph to bisect", "choose an engine such as openvino:int8")
     if len({patch.stem for patch in patches}) < 2:
         raise BadInput("Expected patches with nuclei of at least two images", "add labelled images")
