@@ -39,8 +39,8 @@ class TorchEngine(Engine):
 
     @torch.inference_mode()
     def _infer(self, images: UInt8Images) -> Float32Maps:
-        # FP32 means FP32: TF32 keeps only ten bits of the mantissa.
-        with torch.backends.cudnn.flags(allow_tf32=False), _threads(self._cpu_threads):
+        # FP32 means FP32: TF32 keeps only ten bits of the mantissa. Without `enabled`, the context turns cuDNN off.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _threads(self._cpu_threads):
             probability: Float32Maps = (
                 self._network(torch.from_numpy(np.require(images, requirements="W")).to(self._device)).cpu().numpy()
             )

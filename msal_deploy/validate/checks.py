@@ -157,6 +157,11 @@ def _device(engine: Engine) -> str:
     return CATALOGUE[engine.runtime].device if engine.runtime in CATALOGUE else "cpu"
 
 
+def _uses_cudnn(engine: Engine) -> bool:
+    runtime = CATALOGUE.get(engine.runtime)
+    return runtime is not None and (runtime.device, runtime.opens) == ("gpu", "graph")
+
+
 def _is_cast(engine: Engine) -> bool:
     """Return whether the engine casts a checkpoint to another type: its kernels, and so its rounding, vary by shape."""
     runtime = CATALOGUE.get(engine.runtime)
@@ -209,9 +214,13 @@ def _check_crop(engine: Engine, probe: Probe, single: Float32Maps) -> Check:
 
 
 def _check_repeat(engine: Engine, tile: UInt8Images, before: Float32Maps) -> Check:
-    """Compute a tile again. On this machine the same bits are expected; a server may batch it with other requests."""
+    """Compute a tile again. The same bits are expected, except from cuDNN, and from a server, which may batch requests.
+
+    ONNX Runtime's CUDA provider computed the same tile up to 6e-7 apart in FP32, in 30 repetitions on an H200: some of
+    cuDNN's kernels add in any order.
+    """
     apart = _apart(alone(engine, tile)[None], before[None])
-    limit = tolerance(engine) if _device(engine) == "server" else 0.0
+    limit = tolerance(engine) if _device(engine) == "server" or _uses_cudnn(engine) else 0.0
     return _judge("repeat", "The same tile twice", apart, ["tile 1"], limit)
 
 
