@@ -72,7 +72,7 @@ class TorchCompileEngine(TorchEngine):
             with config.patch(recompile_limit=MAX_COMPILED_SHAPES, fail_on_recompile_limit_hit=True):
                 return super()._infer(images)
         except Exception as error:
-            if not any(isinstance(one, InvalidCxxCompiler) for one in (error, error.__cause__)):
+            if not isinstance(getattr(error, "inner_exception", None), InvalidCxxCompiler):
                 raise
             raise MissingRequirement("torch.compile found no C++ compiler", "install one: apt install g++") from error
 
