@@ -15,7 +15,7 @@ from pathlib import Path
 
 RECORD = Path(__file__).with_name("onnxruntime_options.json")
 NAME = rb"(?:trt|cudnn_conv|use|prefer|enable|arena|gpu|do|fuse|device|has)_[a-z0-9_]+"
-KNOWN = re.compile(rb"(?<![ -~])" + NAME + rb"(?![ -~])")
+KNOWN = re.compile(rb"(?<![A-Za-z0-9_])" + NAME + rb"(?![A-Za-z0-9_])")
 
 
 def options(wheel: zipfile.ZipFile, provider: str) -> list[str]:

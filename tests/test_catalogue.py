@@ -121,7 +121,9 @@ def test_available_engines_omits_a_runtime_that_is_not_installed(without_dummy_p
 def test_open_engine_suggests_a_new_runtime(dummy, tiny):
     with pytest.raises(BadInput, match=r"'dumy' is not a runtime .in 'dumy:fp32'.; did you mean 'dummy'"):
         open_engine(tiny, "dumy:fp32")
-    with pytest.raises(BadInput, match="choose from: dummy, onnxruntime, openvino"):
+    with pytest.raises(
+        BadInput, match="choose from: dummy, onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, openvino"
+    ):
         open_engine(tiny, "zebra:fp32")
 
 

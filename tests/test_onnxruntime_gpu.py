@@ -34,6 +34,9 @@ class OnCpu(gpu.OnnxRuntimeCudaEngine):
     def _options(self) -> dict[str, str]:
         return {}
 
+    def _infer(self, images: np.ndarray) -> np.ndarray:
+        return super()._infer(images).copy()  # a value in GPU memory is copied, one in host memory is not
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
@@ -132,15 +135,15 @@ def test_the_dynamic_linker_names_the_library_that_is_missing(tmp_path: Path, mo
     capi = tmp_path / "capi"
     capi.mkdir()
     for source, name, needs in (
-        ("", "libcublasLt.so.13", []),
-        ("", "libonnxruntime_providers_cuda.so", ["-Wl,--no-as-needed", "libcublasLt.so.13"]),
+        ("", "libcublasLt.so.99", []),
+        ("", "libonnxruntime_providers_cuda.so", ["-Wl,--no-as-needed", "libcublasLt.so.99"]),
         ("", "libonnxruntime_providers_shared.so", []),
     ):
         command = ["g++", "-shared", f"-Wl,-soname,{name}", "-o", name, "-x", "c++", "-", "-x", "none", *needs]
         subprocess.run(command, input=source, text=True, check=True, cwd=capi)
     monkeypatch.setattr(gpu, "onnxruntime", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))
-    (capi / "libcublasLt.so.13").unlink()
-    assert gpu.missing_library("CUDAExecutionProvider").startswith("libcublasLt.so.13: cannot open shared object file")
+    (capi / "libcublasLt.so.99").unlink()
+    assert gpu.missing_library("CUDAExecutionProvider").startswith("libcublasLt.so.99: cannot open shared object file")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +180,7 @@ def _event(name: str, provider: str, output: dict[str, list[int]]) -> dict[str, 
 @pytest.mark.parametrize(
     ("gpus", "installed", "expected"),
     [
-        ((Gpu("NVIDIA H200", "9.0", 140.4),), True, ["onnxruntime-cuda:fp32"]),
+        ((Gpu("NVIDIA H200", "9.0", 140.4),), True, ["onnxruntime-cuda:fp32", "onnxruntime-cuda:fp16"]),
         ((), True, []),
         ((Gpu("NVIDIA H200", "9.0", 140.4),), False, []),
     ],
