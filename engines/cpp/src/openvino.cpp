@@ -3,19 +3,23 @@
 #include <atomic>
 #include <condition_variable>
 #include <future>
-#include <list>
 #include <map>
 #include <mutex>
 #include <openvino/openvino.hpp>
+#include <optional>
+#include <sstream>
 
 #include "backend.hpp"
 #include "failure.hpp"
+#include "graph_cache.hpp"
+#include "log.hpp"
+#include "shape_cache.hpp"
 
 namespace msal_deploy {
 
 namespace {
 
-constexpr std::size_t max_compiled_shapes = 4;  // each has its own copy of the weights, packed for the shape
+constexpr std::size_t default_shapes = 4;  // each has its own copy of the weights, packed for the shape
 
 struct Precision {
     std::string graph;       // precision of the graph to read
@@ -88,14 +92,21 @@ class OpenVino : public Backend {
         const Precision& requested = find_precision(precision);
         check_capability(requested.capability);
         type_ = requested.type;
-        model_ = core_->read_model(bundle.file("model." + requested.graph + ".onnx").string());
+        if (options.cache) cache_.emplace(*options.cache);
+        const std::string graph = "model." + requested.graph + ".onnx";
+        model_ = core_->read_model(bundle.file(graph).string());
+        graph_sha256_ = bundle.artifacts.at(graph);
         check_tensor("input", model_->inputs(), spec_.image, ov::element::u8);
         check_tensor("output", model_->outputs(), spec_.probability, ov::element::f32);
     }
 
     void infer(const std::uint8_t* rgb, const Shape& shape, float* probability) override {
-        if (options_.streams > 1 && shape.batch > 1) return infer_in_parallel(rgb, shape, probability);
+        if (streams_ > 1 && shape.batch > 1) return infer_in_parallel(rgb, shape, probability);
         run(*compiled_for(shape), rgb, shape, probability);
+    }
+
+    void prepare(const Shape& shape) override {
+        compiled_for(streams_ > 1 ? Shape{1, shape.height, shape.width} : shape);
     }
 
   private:
@@ -151,58 +162,94 @@ class OpenVino : public Backend {
             }
         };
         std::vector<std::future<void>> others;  // their destructors wait, even if this thread throws
-        const std::size_t threads = std::min(shape.batch, static_cast<std::size_t>(options_.streams));
+        const std::size_t threads = std::min(shape.batch, static_cast<std::size_t>(streams_));
         for (std::size_t thread = 1; thread < threads; ++thread) others.push_back(std::async(std::launch::async, work));
         work();
         for (std::future<void>& other : others) other.get();
     }
 
-    // Returns the graph compiled for `shape`. The shared pointer keeps it alive after `recent_` drops it.
+    // Returns the graph compiled for `shape`.
     std::shared_ptr<Compiled> compiled_for(const Shape& shape) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        const auto same = [&](const Entry& entry) {
-            return entry.shape.batch == shape.batch && entry.shape.height == shape.height &&
-                   entry.shape.width == shape.width;
-        };
-        const auto found = std::find_if(recent_.begin(), recent_.end(), same);
-        if (found != recent_.end()) {
-            recent_.splice(recent_.begin(), recent_, found);
-        } else {
-            recent_.push_front({shape, std::make_shared<Compiled>(compile(shape), options_.streams)});
-            if (recent_.size() > max_compiled_shapes) recent_.pop_back();
-        }
-        return recent_.front().compiled;
+        return compiled_.get(shape, [&] { return std::make_shared<Compiled>(load_or_compile(shape), streams_); });
     }
 
-    ov::CompiledModel compile(const Shape& shape) {
-        const std::shared_ptr<ov::Model> model = model_->clone();
+    ov::CompiledModel load_or_compile(const Shape& shape) {
+        const std::string size = concat(shape.batch, " × ", shape.height, " × ", shape.width, " px");
+        if (!cache_) return compile(shape, size);
+        const std::string key = concat(shape.batch, ' ', shape.height, ' ', shape.width, '\n', key_of_settings());
+        if (std::optional<ov::CompiledModel> loaded = load(key)) {
+            log_(LogLevel::info, "Loaded from the cache for ", size);
+            return *loaded;
+        }
+        ov::CompiledModel model = compile(shape, size);
+        std::ostringstream exported;
+        model.export_model(exported);
+        if (!cache_->save(key, exported.str())) log_(LogLevel::warning, "Cannot write to the cache ", *options_.cache);
+        return model;
+    }
+
+    std::optional<ov::CompiledModel> load(const std::string& key) {
+        const std::optional<std::string> saved = cache_->load(key);
+        if (!saved) return std::nullopt;
+        try {
+            std::istringstream stream(*saved);
+            return core_->import_model(stream, "CPU", settings());
+        } catch (const ov::Exception& error) {
+            if (is_out_of_memory(error)) throw;
+            log_(LogLevel::warning, "Cannot use the cache ", *options_.cache, " (", one_line(error.what()), ")");
+            return std::nullopt;
+        }
+    }
+
+    // Everything besides the shape that a compiled graph depends on.
+    std::string key_of_settings() {
+        const std::vector<std::string> capabilities = core_->get_property("CPU", ov::device::capabilities);
+        return concat(graph_sha256_, '\n', type_.get_type_name(), '\n', streams_, ' ', options_.threads.value_or(0), '\n',
+                      ov::get_openvino_version().buildNumber, '\n', core_->get_property("CPU", ov::device::full_name),
+                      '\n', join(capabilities, " "));
+    }
+
+    ov::CompiledModel compile(const Shape& shape, const std::string& size) {
+        log_(LogLevel::info, "Compiling for ", size);
+        const std::shared_ptr<ov::Model> model = clone();
         model->reshape(ov::PartialShape(ov::Shape{shape.batch, shape.height, shape.width, 3}));
+        ov::CompiledModel compiled = core_->compile_model(model, "CPU", settings());
+        log_(LogLevel::info, "Compiled for ", size);
+        return compiled;
+    }
+
+    ov::AnyMap settings() const {
         ov::AnyMap settings{ov::hint::inference_precision(type_)};
-        if (options_.streams > 1) {
+        if (streams_ > 1) {
             settings.insert(ov::hint::performance_mode(ov::hint::PerformanceMode::THROUGHPUT));
-            settings.insert(ov::num_streams(options_.streams));
+            settings.insert(ov::num_streams(streams_));
         } else {
             settings.insert(ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY));
         }
-        if (options_.threads > 0) {
-            settings.insert(ov::inference_num_threads(options_.threads));
+        if (options_.threads) {
+            settings.insert(ov::inference_num_threads(*options_.threads));
             settings.insert(ov::hint::enable_cpu_pinning(false));  // several processes would all take the first cores
         }
-        return core_->compile_model(model, "CPU", settings);
+        return settings;
     }
 
-    struct Entry {
-        Shape shape;
-        std::shared_ptr<Compiled> compiled;
-    };
+    // OpenVINO does not promise that threads may clone a model at the same time. It takes milliseconds.
+    std::shared_ptr<ov::Model> clone() {
+        const std::lock_guard<std::mutex> lock(cloning_);
+        return model_->clone();
+    }
 
     Spec spec_;
     Options options_;
+    int streams_ = options_.streams.value_or(1);
     ov::element::Type type_;
     std::shared_ptr<ov::Core> core_ = shared_core();
     std::shared_ptr<ov::Model> model_;
-    std::mutex mutex_;
-    std::list<Entry> recent_;  // most recently used first
+    std::string graph_sha256_;
+    std::optional<GraphCache> cache_;
+    std::mutex cloning_;
+    ShapeCache<Compiled> compiled_{options_.shapes.value_or(default_shapes)};
+    Log log_{options_.log};
 };
 
 }  // namespace
@@ -211,6 +258,7 @@ std::unique_ptr<Backend> open_openvino(const Bundle& bundle, const std::string& 
     try {
         return std::make_unique<OpenVino>(bundle, precision, options);
     } catch (const ov::Exception& error) {
+        if (is_out_of_memory(error)) throw;
         throw_bad_input("openvino:", precision, " cannot open the graph in ", bundle.path.string(), " (",
                         one_line(error.what()), "); export the bundle again");
     }
