@@ -230,7 +230,7 @@ def test_bench_says_how_long_a_call_takes(built, run):
 def test_under_the_sanitizers_tiles_threads_and_bad_input_pass(sanitized, run):
     done = run("ctest", "--test-dir", sanitized, "--output-on-failure", check=False)
     assert done.returncode == 0, done.stdout
-    for name in ("golden.openvino.fp32", "bad_input", "threads", "any_size"):
+    for name in ("golden.openvino.fp32", "bad_input", "options", "threads", "any_size", "shapes"):
         assert re.search(rf"{re.escape(name)} \.+ +Passed", done.stdout), done.stdout
 
 
