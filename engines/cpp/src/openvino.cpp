@@ -226,6 +226,7 @@ std::unique_ptr<Backend> open_openvino(const Bundle& bundle, const std::string& 
     try {
         return std::make_unique<OpenVino>(bundle, precision, options);
     } catch (const ov::Exception& error) {
+        if (is_out_of_memory(error)) throw;
         throw_bad_input("openvino:", precision, " cannot open the graph in ", bundle.path.string(), " (",
                         one_line(error.what()), "); export the bundle again");
     }
