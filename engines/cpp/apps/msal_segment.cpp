@@ -85,7 +85,7 @@ void compute(const Segmenter& segmenter, const Arguments& given, const Batch& ba
         unwrap(segmenter.segment(batch.rgb, {batch.files.size(), batch.height, batch.width}, probability));
     } else {
         Tiling tiling = given.tiling;
-        tiling.batch = static_cast<std::size_t>(given.options.streams);  // a tile for each stream
+        tiling.batch = static_cast<std::size_t>(given.options.streams.value_or(1));  // a tile for each stream
         unwrap(segmenter.segment({batch.rgb.data(), batch.height, batch.width}, tiling, probability));
     }
 }

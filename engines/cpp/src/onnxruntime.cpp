@@ -25,7 +25,7 @@ void initialize() {
 
 Ort::SessionOptions session_options(const Options& options) {
     Ort::SessionOptions session;
-    if (options.threads > 0) session.SetIntraOpNumThreads(options.threads);
+    if (options.threads) session.SetIntraOpNumThreads(*options.threads);
     session.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
     return session;
 }
@@ -53,7 +53,7 @@ class OnnxRuntime : public Backend {
         const auto batch = static_cast<std::int64_t>(shape.batch), height = static_cast<std::int64_t>(shape.height),
                    width = static_cast<std::int64_t>(shape.width);
         const std::array<std::int64_t, 4> in{batch, height, width, 3}, out{batch, 1, height, width};
-        const std::size_t pixels = shape.batch * shape.height * shape.width;
+        const std::size_t pixels = pixels_of(shape);
         // ONNX Runtime has no read-only tensors; it does not write to inputs.
         auto* bytes = const_cast<std::uint8_t*>(rgb);
         const Ort::Value image = Ort::Value::CreateTensor(memory_, bytes, pixels * 3, in.data(), in.size());

@@ -94,7 +94,7 @@ class OpenVino : public Backend {
     }
 
     void infer(const std::uint8_t* rgb, const Shape& shape, float* probability) override {
-        if (options_.streams > 1 && shape.batch > 1) return infer_in_parallel(rgb, shape, probability);
+        if (streams_ > 1 && shape.batch > 1) return infer_in_parallel(rgb, shape, probability);
         run(*compiled_for(shape), rgb, shape, probability);
     }
 
@@ -151,7 +151,7 @@ class OpenVino : public Backend {
             }
         };
         std::vector<std::future<void>> others;  // their destructors wait, even if this thread throws
-        const std::size_t threads = std::min(shape.batch, static_cast<std::size_t>(options_.streams));
+        const std::size_t threads = std::min(shape.batch, static_cast<std::size_t>(streams_));
         for (std::size_t thread = 1; thread < threads; ++thread) others.push_back(std::async(std::launch::async, work));
         work();
         for (std::future<void>& other : others) other.get();
@@ -168,7 +168,7 @@ class OpenVino : public Backend {
         if (found != recent_.end()) {
             recent_.splice(recent_.begin(), recent_, found);
         } else {
-            recent_.push_front({shape, std::make_shared<Compiled>(compile(shape), options_.streams)});
+            recent_.push_front({shape, std::make_shared<Compiled>(compile(shape), streams_)});
             if (recent_.size() > max_compiled_shapes) recent_.pop_back();
         }
         return recent_.front().compiled;
@@ -178,14 +178,14 @@ class OpenVino : public Backend {
         const std::shared_ptr<ov::Model> model = model_->clone();
         model->reshape(ov::PartialShape(ov::Shape{shape.batch, shape.height, shape.width, 3}));
         ov::AnyMap settings{ov::hint::inference_precision(type_)};
-        if (options_.streams > 1) {
+        if (streams_ > 1) {
             settings.insert(ov::hint::performance_mode(ov::hint::PerformanceMode::THROUGHPUT));
-            settings.insert(ov::num_streams(options_.streams));
+            settings.insert(ov::num_streams(streams_));
         } else {
             settings.insert(ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY));
         }
-        if (options_.threads > 0) {
-            settings.insert(ov::inference_num_threads(options_.threads));
+        if (options_.threads) {
+            settings.insert(ov::inference_num_threads(*options_.threads));
             settings.insert(ov::hint::enable_cpu_pinning(false));  // several processes would all take the first cores
         }
         return core_->compile_model(model, "CPU", settings);
@@ -198,6 +198,7 @@ class OpenVino : public Backend {
 
     Spec spec_;
     Options options_;
+    int streams_ = options_.streams.value_or(1);
     ov::element::Type type_;
     std::shared_ptr<ov::Core> core_ = shared_core();
     std::shared_ptr<ov::Model> model_;

@@ -1,6 +1,8 @@
 #include "msal_deploy/segmenter.hpp"
 
+#include <algorithm>
 #include <array>
+#include <limits>
 #include <utility>
 
 #include "backend.hpp"
@@ -30,6 +32,7 @@ constexpr std::array<BackendEntry, 4> backend_table{{
 }};
 
 constexpr int max_threads = 1024;
+constexpr std::size_t max_shapes = 1024;
 
 const BackendEntry& choose(const std::string& name) {
     const std::string built = join(backends(), ", ");
@@ -43,21 +46,43 @@ const BackendEntry& choose(const std::string& name) {
     throw_bad_input("'", name, "' is not a backend; choose from: ", built);
 }
 
-void check_options(const std::string& backend, const Options& options) {
-    if (options.threads < 0 || options.threads > max_threads) {
-        throw_bad_input("Expected threads from 0 to ", max_threads, ", got ", options.threads,
-                        "; use 0 for the runtime's default");
-    }
-    const int max_streams = backend == "openvino" ? max_threads : 1;
-    if (options.streams < 1 || options.streams > max_streams) {
-        throw_bad_input("Expected streams from 1 to ", max_streams, " for ", backend, ", got ", options.streams,
-                        max_streams == 1 ? "; use 1, or the backend openvino" : "; use 1 for the lowest latency");
-    }
+struct OptionEntry {
+    const char* name;
+    bool (*is_set)(const Options&);
+    std::vector<std::string> backends;  // that honour it
+};
+
+// The options that not every backend honours.
+const std::array<OptionEntry, 6> option_table{{
+    {"threads", [](const Options& given) { return given.threads.has_value(); }, {"openvino", "onnxruntime"}},
+    {"streams", [](const Options& given) { return given.streams.has_value(); }, {"openvino"}},
+    {"device", [](const Options& given) { return given.device.has_value(); }, {"tensorrt", "tensorrt-rtx"}},
+    {"shapes", [](const Options& given) { return given.shapes.has_value(); }, {"openvino"}},
+    {"cache", [](const Options& given) { return given.cache.has_value(); }, {"openvino", "tensorrt-rtx"}},
+    {"cuda_graphs", [](const Options& given) { return given.cuda_graphs.has_value(); }, {"tensorrt"}},
+}};
+
+template <class Number>
+void check_range(const char* name, const std::optional<Number>& given, Number min, Number max) {
+    if (!given || (*given >= min && *given <= max)) return;
+    throw_bad_input("Expected ", name, " from ", min, " to ", max, ", got ", *given,
+                    "; leave it unset for the default");
 }
 
-// The functions below expect a shape that has been checked, whose products do not overflow.
-std::size_t pixels_of(const Shape& shape) {
-    return shape.batch * shape.height * shape.width;
+void check_options(const std::string& backend, const Options& options) {
+    for (const OptionEntry& entry : option_table) {
+        const auto& able = entry.backends;
+        if (!entry.is_set(options) || std::find(able.begin(), able.end(), backend) != able.end()) continue;
+        throw_bad_input(backend, " does not have the option ", entry.name, " (", join(able, ", "),
+                        able.size() > 1 ? " have it" : " has it", "); leave it unset");
+    }
+    check_range("threads", options.threads, 1, max_threads);
+    check_range("streams", options.streams, 1, max_threads);
+    check_range("device", options.device, 0, std::numeric_limits<int>::max());
+    check_range("shapes", options.shapes, std::size_t{1}, max_shapes);
+    if (options.cache && options.cache->empty()) {
+        throw_bad_input("Expected a folder as cache, got an empty name; leave it unset for the default");
+    }
 }
 
 template <class Got>
@@ -86,6 +111,16 @@ void check_names(const char* kind, const std::vector<std::string>& names, const 
     if (names.size() == 1 && names[0] == expected) return;
     throw_bad_input("Expected '", expected, "' as the graph's only ", kind, ", got '", join(names, "', '"),
                     "'; export the bundle with: msal-deploy export");
+}
+
+void Backend::prepare(const Shape& shape) {
+    const std::vector<std::uint8_t> black(pixels_of(shape) * 3);
+    std::vector<float> probability(pixels_of(shape));
+    infer(black.data(), shape, probability.data());
+}
+
+void Backend::infer_on_device(const void*, const Shape&, float*, void*) {
+    throw_bad_input("This backend does not read GPU memory; call segment, or open the backend tensorrt");
 }
 
 std::vector<std::string> backends() {
@@ -144,8 +179,28 @@ Result<std::vector<float>> Segmenter::segment(const ImageView& image, const Tili
         check_image(image);
         check_tiling(impl.spec, tiling);
         std::vector<float> probability(image.height * image.width);
-        infer_tiles(*impl.backend, impl.spec, image, tiling, probability.data());
+        infer_tiles(*impl.backend, impl.spec, {{image, probability.data()}}, tiling);
         return Result<std::vector<float>>(std::move(probability));
+    } catch (...) {
+        return current_error();
+    }
+}
+
+Result<std::vector<std::vector<float>>> Segmenter::segment(Span<const ImageView> images,
+                                                           const Tiling& tiling) const noexcept {
+    try {
+        const Impl& impl = Impl::of(*this);
+        check_images(images);
+        check_tiling(impl.spec, tiling);
+        std::vector<std::vector<float>> probabilities(images.size());
+        std::vector<TiledImage> tiled;
+        for (std::size_t at = 0; at < images.size(); ++at) {
+            const ImageView& image = images.data()[at];
+            probabilities[at].resize(image.height * image.width);
+            tiled.push_back({image, probabilities[at].data()});
+        }
+        infer_tiles(*impl.backend, impl.spec, tiled, tiling);
+        return Result<std::vector<std::vector<float>>>(std::move(probabilities));
     } catch (...) {
         return current_error();
     }
@@ -157,7 +212,7 @@ Result<void> Segmenter::segment(const ImageView& image, const Tiling& tiling, Sp
         check_image(image);
         check_tiling(impl.spec, tiling);
         check_buffer(probability, {1, image.height, image.width});
-        infer_tiles(*impl.backend, impl.spec, image, tiling, probability.data());
+        infer_tiles(*impl.backend, impl.spec, {{image, probability.data()}}, tiling);
         return {};
     } catch (...) {
         return current_error();
@@ -184,6 +239,32 @@ Result<void> Segmenter::segment(Span<const std::uint8_t> rgb, const Shape& shape
         check_rgb(rgb, shape);
         check_buffer(probability, shape);
         impl.backend->infer(rgb.data(), shape, probability.data());
+        return {};
+    } catch (...) {
+        return current_error();
+    }
+}
+
+Result<void> Segmenter::segment_on_device(const void* rgb, const Shape& shape, float* probability,
+                                          void* stream) const noexcept {
+    try {
+        const Impl& impl = Impl::of(*this);
+        check_shape(impl.spec, shape);
+        if (rgb == nullptr || probability == nullptr) {
+            throw_bad_input("Expected pointers to GPU memory, got a null pointer; pass the images and a buffer");
+        }
+        impl.backend->infer_on_device(rgb, shape, probability, stream);
+        return {};
+    } catch (...) {
+        return current_error();
+    }
+}
+
+Result<void> Segmenter::prepare(const Shape& shape) const noexcept {
+    try {
+        const Impl& impl = Impl::of(*this);
+        check_shape(impl.spec, shape);
+        impl.backend->prepare(shape);
         return {};
     } catch (...) {
         return current_error();

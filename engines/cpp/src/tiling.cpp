@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
+#include <optional>
+#include <utility>
 
 #include "failure.hpp"
 
@@ -76,10 +79,12 @@ std::size_t reflect(std::size_t at, std::size_t size) {
 // Copies the tile at row `top` and column `left` as RGB without gaps.
 void copy_tile(const ImageView& image, std::size_t top, std::size_t left, const Shape& tile, std::uint8_t* rgb) {
     std::vector<std::size_t> columns(tile.width);  // in bytes from the beginning of a row
-    for (std::size_t x = 0; x < tile.width; ++x) columns[x] = reflect(left + x, image.width) * 3;
-    const std::size_t red = image.channels == Channels::bgr ? 2 : 0, blue = 2 - red;
+    const std::size_t step = bytes_per_pixel(image.format);
+    for (std::size_t x = 0; x < tile.width; ++x) columns[x] = reflect(left + x, image.width) * step;
+    const bool blue_first = image.format == PixelFormat::bgr || image.format == PixelFormat::bgra;
+    const std::size_t red = blue_first ? 2 : 0, blue = 2 - red;
     for (std::size_t y = 0; y < tile.height; ++y) {
-        const std::uint8_t* row = image.data + reflect(top + y, image.height) * image.row_stride;
+        const std::uint8_t* row = image.data + reflect(top + y, image.height) * image.row_bytes;
         for (const std::size_t column : columns) {
             *rgb++ = row[column + red];
             *rgb++ = row[column + 1];
@@ -120,8 +125,72 @@ class Blended {
 
 // Returns whether the graph can read the image where it is.
 bool is_one_input(const ImageView& image, std::size_t height, std::size_t width) {
-    return image.height == height && image.width == width && image.row_stride == width * 3 &&
-           image.channels == Channels::rgb;
+    return image.height == height && image.width == width && image.row_bytes == width * 3 &&
+           image.format == PixelFormat::rgb;
+}
+
+// The tiles of an image, numbered row by row.
+struct Tiles {
+    Tiles(const TiledImage& tiled, const Spec& spec, const Tiling& tiling)
+        : image(tiled.image),
+          probability(tiled.probability),
+          rows(image.height, spec.height, tiling),
+          columns(image.width, spec.width, tiling) {}
+
+    std::size_t count() const { return rows.tiles() * columns.tiles(); }
+
+    void copy(std::size_t index, std::uint8_t* rgb) const {
+        const std::size_t row = index / columns.tiles(), column = index % columns.tiles();
+        copy_tile(image, rows.start(row), columns.start(column), {1, rows.side(), columns.side()}, rgb);
+    }
+
+    // Adds the probabilities of a tile. The first one makes the memory for blending, and the last one frees it.
+    void add(std::size_t index, const float* tile) {
+        const std::size_t row = index / columns.tiles(), column = index % columns.tiles();
+        if (index == 0) blended.emplace(image, probability);
+        blended->add(tile, columns.side(), rows.kept(row), columns.kept(column));
+        if (index + 1 == count()) blended.reset();
+    }
+
+    ImageView image;
+    float* probability;
+    TiledAxis rows, columns;
+    std::optional<Blended> blended;
+};
+
+struct Tile {
+    Tiles* of;
+    std::size_t index;
+};
+
+// Computes the tiles of images whose tiles have the same size, up to `most` in one inference.
+void infer_group(Backend& backend, std::size_t height, std::size_t width, std::vector<Tiles>& group, std::size_t most) {
+    std::vector<Tile> tiles;
+    for (Tiles& of : group) {
+        for (std::size_t index = 0; index < of.count(); ++index) tiles.push_back({&of, index});
+    }
+    const std::size_t pixels = height * width, batch = std::min(most, tiles.size());
+    std::vector<std::uint8_t> rgb;
+    std::vector<float> maps;
+    for (std::size_t first = 0; first < tiles.size(); first += batch) {
+        const std::size_t count = std::min(batch, tiles.size() - first);
+        const Tiles& one = *tiles[first].of;
+        if (batch == 1 && is_one_input(one.image, height, width)) {
+            backend.infer(one.image.data, {1, height, width}, one.probability);
+            continue;
+        }
+        rgb.resize(batch * pixels * 3);
+        maps.resize(batch * pixels);
+        for (std::size_t at = 0; at < count; ++at) {
+            const Tile& tile = tiles[first + at];
+            tile.of->copy(tile.index, &rgb[at * pixels * 3]);
+        }
+        backend.infer(rgb.data(), {count, height, width}, maps.data());
+        for (std::size_t at = 0; at < count; ++at) {
+            const Tile& tile = tiles[first + at];
+            tile.of->add(tile.index, &maps[at * pixels]);
+        }
+    }
 }
 
 }  // namespace
@@ -129,6 +198,17 @@ bool is_one_input(const ImageView& image, std::size_t height, std::size_t width)
 void check_image(const ImageView& image) {
     if (image.data == nullptr) throw_bad_input("Expected an image, got a null pointer; pass its first pixel");
     check_size(image);
+}
+
+void check_images(Span<const ImageView> images) {
+    if (images.data() == nullptr && images.size() > 0) throw_bad_input("Expected images, got a null pointer; pass them");
+    for (std::size_t at = 0; at < images.size(); ++at) {
+        try {
+            check_image(images.data()[at]);
+        } catch (const Failure& failure) {
+            throw Failure(failure.code(), concat("Image ", at, ": ", failure.what()));
+        }
+    }
 }
 
 void check_size(const ImageView& image) {
@@ -140,13 +220,14 @@ void check_size(const ImageView& image) {
         throw_bad_input("Expected sides up to ", max_side, " px, got an image of ", image.width, "×", image.height,
                         " px; cut it into smaller ones");
     }
-    if (image.row_stride < image.width * 3) {
-        throw_bad_input("Expected a row stride of at least ", image.width * 3, " bytes for ", image.width, " px, got ",
-                        image.row_stride, "; pass the bytes from one row to the next");
+    const std::size_t least = image.width * bytes_per_pixel(image.format);
+    if (image.row_bytes < least) {
+        throw_bad_input("Expected at least ", least, " bytes per row for ", image.width, " px, got ", image.row_bytes,
+                        "; pass the bytes from one row to the next");
     }
-    if (image.row_stride > max_bytes / image.height) {
-        throw_bad_input("Expected an image that fits in memory, got ", image.height, " rows with a stride of ",
-                        image.row_stride, " bytes; cut it into smaller ones");
+    if (image.row_bytes > max_bytes / image.height) {
+        throw_bad_input("Expected an image that fits in memory, got ", image.height, " rows of ", image.row_bytes,
+                        " bytes; cut it into smaller ones");
     }
 }
 
@@ -162,28 +243,13 @@ void check_tiling(const Spec& spec, const Tiling& tiling) {
     }
 }
 
-void infer_tiles(Backend& backend, const Spec& spec, const ImageView& image, const Tiling& tiling, float* probability) {
-    const TiledAxis rows(image.height, spec.height, tiling), columns(image.width, spec.width, tiling);
-    const Shape one{1, rows.side(), columns.side()};
-    if (is_one_input(image, one.height, one.width)) return backend.infer(image.data, one, probability);
-
-    const std::size_t tiles = rows.tiles() * columns.tiles(), pixels = one.height * one.width;
-    const std::size_t batch = std::min(tiling.batch, tiles);
-    std::vector<std::uint8_t> rgb(batch * pixels * 3);
-    std::vector<float> maps(batch * pixels);
-    Blended blended(image, probability);
-    for (std::size_t first = 0; first < tiles; first += batch) {
-        const std::size_t count = std::min(batch, tiles - first);
-        for (std::size_t at = 0; at < count; ++at) {
-            const std::size_t row = (first + at) / columns.tiles(), column = (first + at) % columns.tiles();
-            copy_tile(image, rows.start(row), columns.start(column), one, &rgb[at * pixels * 3]);
-        }
-        backend.infer(rgb.data(), {count, one.height, one.width}, maps.data());
-        for (std::size_t at = 0; at < count; ++at) {
-            const std::size_t row = (first + at) / columns.tiles(), column = (first + at) % columns.tiles();
-            blended.add(&maps[at * pixels], one.width, rows.kept(row), columns.kept(column));
-        }
+void infer_tiles(Backend& backend, const Spec& spec, const std::vector<TiledImage>& images, const Tiling& tiling) {
+    std::map<std::pair<std::size_t, std::size_t>, std::vector<Tiles>> sizes;
+    for (const TiledImage& one : images) {
+        Tiles tiles(one, spec, tiling);
+        sizes[{tiles.rows.side(), tiles.columns.side()}].push_back(std::move(tiles));
     }
+    for (auto& [size, group] : sizes) infer_group(backend, size.first, size.second, group, tiling.batch);
 }
 
 }  // namespace msal_deploy

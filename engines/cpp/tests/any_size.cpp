@@ -72,7 +72,7 @@ void one_pass(const Segmenter& segmenter, const Rgb& image) {
     CHECK(same(unwrap(segmenter.segment(image.bytes, 64, 96)), exact));
     CHECK(same(unwrap(segmenter.segment(ImageView(image.bytes.data(), 64, 96))), exact));
     const std::vector<std::uint8_t> bgr = spread(image, 96 * 3, true);  // goes through a copy
-    CHECK(same(unwrap(segmenter.segment({bgr.data(), 64, 96, 0, Channels::bgr})), exact));
+    CHECK(same(unwrap(segmenter.segment({bgr.data(), 64, 96, 0, PixelFormat::bgr})), exact));
 }
 
 void views(const Segmenter& segmenter, const Golden& golden, std::size_t height, std::size_t width) {
@@ -83,7 +83,7 @@ void views(const Segmenter& segmenter, const Golden& golden, std::size_t height,
 
     const std::vector<std::uint8_t> gaps = spread(image, stride, false), bgr = spread(image, stride, true);
     CHECK(same(unwrap(segmenter.segment({gaps.data(), height, width, stride}, small)), expected));
-    CHECK(same(unwrap(segmenter.segment({bgr.data(), height, width, stride, Channels::bgr}, small)), expected));
+    CHECK(same(unwrap(segmenter.segment({bgr.data(), height, width, stride, PixelFormat::bgr}, small)), expected));
 
     const std::size_t parent = golden.shape.width * 3;
     const std::uint8_t* first = golden.rgb.data() + top * parent + left * 3;
@@ -91,7 +91,7 @@ void views(const Segmenter& segmenter, const Golden& golden, std::size_t height,
 
     std::vector<std::uint8_t> pixels = bgr;
     const Mat mat{pixels.data(), static_cast<int>(height), static_cast<int>(width), {stride}};
-    const ImageView view(mat.data, mat.rows, mat.cols, mat.step, Channels::bgr);
+    const ImageView view(mat.data, mat.rows, mat.cols, mat.step, PixelFormat::bgr);
     CHECK(same(unwrap(segmenter.segment(view, small)), expected));
 
     std::vector<float> buffer(height * width + 1, -1.0F);

@@ -14,7 +14,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,10 +54,39 @@ struct Spec {
     float threshold = 0;           // a pixel belongs to a nucleus if its probability is at least this
 };
 
+enum class LogLevel { error, warning, info };
+
+// Receives a message of one line without its end. Any thread may call it, several at the same time. It must not throw
+// and must not call the Segmenter.
+using LogCallback = std::function<void(LogLevel level, std::string_view message)>;
+
+// An option that is set but that the backend does not honour is an error: bad_input.
 struct Options {
     std::string backend;  // "openvino", "onnxruntime", "tensorrt" or "tensorrt-rtx"; empty: the first of backends()
-    int threads = 0;      // CPU threads, at most 1024; 0: the runtime's default
-    int streams = 1;      // images computed in parallel (openvino only); each stream has its own activation memory
+
+    // openvino, onnxruntime: CPU threads, 1 to 1024. Unset: the runtime's default.
+    std::optional<int> threads;
+
+    // openvino: images computed in parallel, 1 to 1024, each with its own activation memory. Unset: 1.
+    std::optional<int> streams;
+
+    // tensorrt, tensorrt-rtx: index of the CUDA device. Unset: the current device of the thread that calls open().
+    std::optional<int> device;
+
+    // openvino: number of image shapes for which the compiled graph is kept; the least recently used one is dropped.
+    // Unset: 4.
+    std::optional<std::size_t> shapes;
+
+    // openvino: folder for compiled graphs, which later processes load instead of compiling; unset: none is kept.
+    // tensorrt-rtx: folder for compiled kernels; unset: next to the plan. It is created if it does not exist. Like the
+    // bundle, it must be one that you trust.
+    std::optional<std::string> cache;
+
+    // tensorrt: capture a CUDA graph for each shape and replay it.
+    std::optional<bool> cuda_graphs;
+
+    // Receives what the library and the runtime log, as long as the Segmenter exists; all backends.
+    LogCallback log;
 };
 
 // Returns the backends that this library was built with, the default first. Throws std::bad_alloc if memory runs out.
@@ -87,7 +118,7 @@ class MSAL_DEPLOY_EXPORT Segmenter {
     [[nodiscard]] Result<std::vector<float>> segment(Span<const std::uint8_t> rgb, std::size_t height,
                                                      std::size_t width) const noexcept;
 
-    // Segments one image of any size, also with gaps between its rows, a region of a larger one, or BGR. The image is
+    // Segments one image of any size, also with gaps between its rows, a region of a larger one, BGR, or with alpha. It is
     // covered by tiles that overlap by at least `tiling.overlap` pixels and end at its borders. Near the edge of a tile
     // a network lacks context: the outer quarter of each overlap is dropped, and in the half between, the tiles are
     // blended linearly. An image that is lower or narrower than a tile is mirrored up to the next size that the graph
@@ -95,8 +126,8 @@ class MSAL_DEPLOY_EXPORT Segmenter {
     // accepts is not copied if it is no larger than a tile. Otherwise, the call needs 4 bytes per pixel of the image
     // besides the result, and 7 per pixel of a batch of tiles.
     //
-    // Errors: as above, and bad_input if spec() excludes the tile or the batch, or if the overlap or the stride is out
-    // of range.
+    // Errors: as above, and bad_input if spec() excludes the tile or the batch, or if the overlap or the bytes per row
+    // are out of range.
     [[nodiscard]] Result<std::vector<float>> segment(const ImageView& image, const Tiling& tiling = {}) const noexcept;
 
     // The same, but writes to `probability`, which has room for at least height × width floats and can be reused. After
@@ -104,6 +135,12 @@ class MSAL_DEPLOY_EXPORT Segmenter {
     // Errors: as above, and bad_input if `probability` is null or too small.
     [[nodiscard]] Result<void> segment(const ImageView& image, const Tiling& tiling,
                                        Span<float> probability) const noexcept;
+
+    // Segments images of any sizes. Returns the probabilities of each, in the same order. With `tiling.batch` = n, up to
+    // n tiles of equal size share an inference, also of different images; otherwise, as for each image alone.
+    // Errors: as above; the message names the image, counted from 0.
+    [[nodiscard]] Result<std::vector<std::vector<float>>> segment(Span<const ImageView> images,
+                                                                  const Tiling& tiling = {}) const noexcept;
 
     // Segments a batch: N × H × W × 3 bytes, one image after the other. Returns N × H × W probabilities. Each image is
     // computed in one pass, without tiles.
@@ -115,6 +152,19 @@ class MSAL_DEPLOY_EXPORT Segmenter {
     // Errors: as above, and bad_input if `probability` is null or too small.
     [[nodiscard]] Result<void> segment(Span<const std::uint8_t> rgb, const Shape& shape,
                                        Span<float> probability) const noexcept;
+
+    // Computes N × H × W × 3 bytes in GPU memory, without a copy to the host, and writes N × H × W probabilities to GPU
+    // memory. tensorrt and tensorrt-rtx only. The work is queued on `stream`, a cudaStream_t of the Segmenter's device;
+    // the call does not wait for it. Both buffers must stay valid until the stream has got there.
+    // Errors: bad_input for a null pointer, a shape that the plan excludes, or another backend; missing_requirement if
+    // the GPU fails, which CUDA may report by a later call.
+    [[nodiscard]] Result<void> segment_on_device(const void* rgb, const Shape& shape, float* probability,
+                                                 void* stream) const noexcept;
+
+    // Gets ready for images of a shape now (compiles, allocates, captures), so that later calls do not wait for it. An
+    // image of at least one tile, such as 512 × 512, needs only the shape of a tile: {tiling.batch, tile, tile}.
+    // Errors: bad_input if spec() excludes the shape; missing_requirement if memory runs out or the GPU fails.
+    [[nodiscard]] Result<void> prepare(const Shape& shape) const noexcept;
 
     // Both references are valid as long as the Segmenter is.
     const Spec& spec() const noexcept;
