@@ -9,18 +9,18 @@ namespace msal_deploy {
 
 namespace {
 
-// Lengths of the steps of the chamfer distance in 1/65536 px: to a neighbour, a diagonal one, and a knight's move.
-constexpr std::uint32_t straight = 65536, diagonal = 91750, knight = 143976;
-constexpr std::uint32_t infinite = std::numeric_limits<std::uint32_t>::max() - knight;
+// Lengths of the steps of the chamfer distance: to a neighbour, a diagonal one, and a knight's move.
+constexpr float straight = 1.0F, diagonal = 1.4F, knight = 2.1969F;
+constexpr float infinite = std::numeric_limits<float>::infinity();
 
-// Distances in 1/65536 px, with a frame of two pixels that are infinitely far from everything.
+// Distances, with a frame of two pixels that are infinitely far from everything.
 class Chamfer {
   public:
     Chamfer(const std::vector<std::uint8_t>& mask, const MapSize& size)
-        : size_(size), stride_(size.width + 4), fixed_((size.height + 4) * stride_, infinite) {
+        : size_(size), stride_(size.width + 4), distances_((size.height + 4) * stride_, infinite) {
         for (std::size_t y = 0; y < size.height; ++y) {
             for (std::size_t x = 0; x < size.width; ++x) {
-                if (mask[y * size.width + x] == 0) fixed_[at(y, x)] = 0;
+                if (mask[y * size.width + x] == 0) distances_[at(y, x)] = 0;
             }
         }
     }
@@ -40,14 +40,13 @@ class Chamfer {
     }
 
     std::vector<float> pixels() const {
-        std::vector<float> distances;
-        distances.reserve(size_.pixels());
+        std::vector<float> pixels;
+        pixels.reserve(size_.pixels());
         for (std::size_t y = 0; y < size_.height; ++y) {
-            for (std::size_t x = 0; x < size_.width; ++x) {
-                distances.push_back(static_cast<float>(fixed_[at(y, x)]) * (1.0F / 65536.0F));
-            }
+            const auto row = distances_.begin() + static_cast<std::ptrdiff_t>(at(y, 0));
+            pixels.insert(pixels.end(), row, row + static_cast<std::ptrdiff_t>(size_.width));
         }
-        return distances;
+        return pixels;
     }
 
   private:
@@ -55,17 +54,17 @@ class Chamfer {
 
     // `row` and `column` are steps to the next row and column in the direction of the sweep's beginning. They wrap.
     void relax(std::size_t here, std::size_t row, std::size_t column) {
-        const std::uint32_t* from = fixed_.data();
-        const auto to = [&](std::size_t step, std::uint32_t length) { return from[here + step] + length; };
-        const std::uint32_t nearest =
-            std::min({to(2 * row - 1, knight), to(2 * row + 1, knight), to(row - 2, knight), to(row - 1, diagonal),
-                      to(row, straight), to(row + 1, diagonal), to(row + 2, knight), to(column, straight)});
-        fixed_[here] = std::min({fixed_[here], nearest, infinite});
+        const float* from = distances_.data();
+        const auto to = [&](std::size_t step, float length) { return from[here + step] + length; };
+        distances_[here] =
+            std::min({from[here], to(2 * row - 1, knight), to(2 * row + 1, knight), to(row - 2, knight),
+                      to(row - 1, diagonal), to(row, straight), to(row + 1, diagonal), to(row + 2, knight),
+                      to(column, straight)});
     }
 
     MapSize size_;
     std::size_t stride_;
-    std::vector<std::uint32_t> fixed_;
+    std::vector<float> distances_;
 };
 
 // Returns the mask in a frame of zeros, one pixel wide.
@@ -113,10 +112,21 @@ float add(bool fused, float a, float b, float sum) {
     return fused ? std::fma(a, b, sum) : a * b + sum;
 }
 
+// Returns the sum of 3 or 5 weighted pixels.
+float short_sum(const float* centre, const std::vector<float>& kernel, bool fused) {
+    const float pair = centre[-1] + centre[1];
+    const float sum = fused ? std::fma(centre[0], kernel[0], pair * kernel[1]) : centre[0] * kernel[0] + pair * kernel[1];
+    return kernel.size() == 2 ? sum : add(fused, centre[-2] + centre[2], kernel[2], sum);
+}
+
 // Writes the sums along a row, from left to right. `line` is the row with `radius` mirrored pixels on either side.
 void blur_row(const std::vector<float>& line, const std::vector<float>& kernel, float* row, std::size_t width) {
     const std::size_t radius = kernel.size() - 1;
     for (std::size_t x = 0; x < width; ++x) {
+        if (radius <= 2) {
+            row[x] = short_sum(&line[x + radius], kernel, x < width / 2 * 2);
+            continue;
+        }
         float sum = line[x] * kernel[radius];
         for (std::size_t k = 1; k <= 2 * radius; ++k) {
             sum = add(x < width / 4 * 4, line[x + k], kernel[k < radius ? radius - k : k - radius], sum);
