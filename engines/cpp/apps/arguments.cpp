@@ -35,7 +35,7 @@ void add_options(CLI::App& app, Arguments& given) {
     CLI::Option* probability = add("--probability", given.probability, "FILE",
                                    "write the probabilities of all images: float32, row by row, no header");
     CLI::Option* labels = add("--labels", given.labels, "FILE",
-                              "write the nuclei of one image, 0 for background and 1 to N: 16 bits as .png, 32 as .tif");
+                              "write the nuclei of one image, 1 to N, background 0: 16 bits as .png, 32 as .tif");
     add("--precision", given.precision, "NAME", "fp32, fp16, int8 or bf16; required if MODEL has several graphs");
     add("--backend", given.options.backend, "NAME", "default: the first backend listed below");
     add("--threads", given.options.threads, "N", "CPU threads; default: the runtime's choice")
@@ -79,8 +79,8 @@ std::string check(const Arguments& given) {
     if (!twice.empty()) return "Expected images with different names for --masks, got " + twice + " twice; rename one";
     const bool writes =
         !given.mask.empty() || !given.masks.empty() || !given.probability.empty() || !given.labels.empty();
-    return writes || given.bench > 0 ? ""
-                                     : "No output was requested; add --mask, --masks, --labels, --probability or --bench";
+    if (writes || given.bench > 0) return "";
+    return "No output was requested; add --mask, --masks, --labels, --probability or --bench";
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ Tiff open(const std::string& file) {
     first_message.clear();
     TIFFSetErrorHandler(on_error);
     TIFFSetWarningHandler(nullptr);
-    return Tiff(TIFFOpen(file.c_str(), "rm"));  // m: no memory mapping, which a file that shrinks would turn into a crash
+    return Tiff(TIFFOpen(file.c_str(), "r"));
 }
 
 Error unreadable_tiff(const std::string& file) {
@@ -80,10 +80,17 @@ bool has_other_pages(TIFF* tiff) {
     return TIFFSetDirectory(tiff, 0) == 0 || found;
 }
 
-// Returns whether the header promises more pixels than a file of this size can hold.
-bool promises_too_much(const std::string& file, std::size_t pixels) {
+// Returns whether the header promises more pixels, or longer strips or tiles, than the file has bytes for.
+bool promises_too_much(TIFF* tiff, const std::string& file, std::size_t pixels) {
     std::error_code error;
-    return pixels / max_ratio > std::filesystem::file_size(file, error);
+    const std::uint64_t size = std::filesystem::file_size(file, error);
+    if (pixels / max_ratio > size) return true;
+    const std::uint32_t count = TIFFIsTiled(tiff) ? TIFFNumberOfTiles(tiff) : TIFFNumberOfStrips(tiff);
+    for (std::uint32_t at = 0; at < count; ++at) {
+        const std::uint64_t start = TIFFGetStrileOffset(tiff, at), length = TIFFGetStrileByteCount(tiff, at);
+        if (start > size || length > size - start) return true;
+    }
+    return false;
 }
 
 std::optional<double> resolution(TIFF* tiff) {
@@ -123,10 +130,9 @@ Result<Image> read_tiff(const std::string& file, std::size_t max_pixels) {
     if (has_other_pages(tiff.get())) return unsupported(file, "has several pages");
     const std::size_t pixels = std::size_t{height} * width;
     if (!first_message.empty()) return unreadable_tiff(file);
-    if (promises_too_much(file, pixels)) return unreadable(file, "TIFF", "it is too short for its pixels");
+    if (promises_too_much(tiff.get(), file, pixels)) return unreadable(file, "TIFF", "it is too short for its pixels");
     std::vector<std::uint32_t> rgba(pixels);
-    if (!TIFFReadRGBAImageOriented(tiff.get(), width, height, rgba.data(), ORIENTATION_TOPLEFT, 1) ||
-        !first_message.empty()) {
+    if (!TIFFReadRGBAImageOriented(tiff.get(), width, height, rgba.data(), ORIENTATION_TOPLEFT, 1)) {
         return unreadable_tiff(file);
     }
     Image image{height, width, {}, resolution(tiff.get())};

@@ -11,7 +11,7 @@
 // to it. No exception leaves a function. A NULL argument is a bad input unless it is said to be allowed.
 // Text is UTF-8 and ends with a zero byte. Sizes are checked, and no call writes beyond the size that it is given.
 // Lifetime: nothing keeps a pointer into the arguments of a call, except for the log callback and its user pointer.
-// Threads: as in segmenter.hpp: any number of threads may use one segmenter, but only one may close it, after the others.
+// Threads: any number of threads may use one segmenter; it may be closed when all their calls have returned.
 // Growth: structures with `struct_size` may get new fields at their end. The function that ends with _init sets that
 // size and every field to the library's default; a program built with an older header keeps working.
 #ifndef MSAL_DEPLOY_H

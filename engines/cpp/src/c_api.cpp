@@ -203,8 +203,8 @@ int32_t msal_deploy_open(const char* folder, const char* precision, const msal_d
                          msal_deploy_segmenter** segmenter, msal_deploy_error* error) {
     return guarded(error, [&] {
         given(segmenter, "a place for the segmenter") = nullptr;
-        Segmenter one = unwrap(Segmenter::open(&given(folder, "a folder"), &given(precision, "a precision"), options_of(options)));
-        *segmenter = new msal_deploy_segmenter{std::move(one)};
+        const char *where = &given(folder, "a folder"), *which = &given(precision, "a precision");
+        *segmenter = new msal_deploy_segmenter{unwrap(Segmenter::open(where, which, options_of(options)))};
     });
 }
 

@@ -115,7 +115,7 @@ float add(bool fused, float a, float b, float sum) {
 // Returns the sum of 3 or 5 weighted pixels.
 float short_sum(const float* centre, const std::vector<float>& kernel, bool fused) {
     const float pair = centre[-1] + centre[1];
-    const float sum = fused ? std::fma(centre[0], kernel[0], pair * kernel[1]) : centre[0] * kernel[0] + pair * kernel[1];
+    const float sum = add(fused, centre[0], kernel[0], pair * kernel[1]);
     return kernel.size() == 2 ? sum : add(fused, centre[-2] + centre[2], kernel[2], sum);
 }
 
@@ -158,7 +158,8 @@ std::vector<float> blurred_columns(const std::vector<float>& map, const MapSize&
         };
         std::transform(source(0), source(0) + size.width, row, [&](float value) { return value * kernel[0]; });
         for (std::size_t k = 1; k < kernel.size(); ++k) {
-            const float *above = source(-static_cast<std::ptrdiff_t>(k)), *below = source(static_cast<std::ptrdiff_t>(k));
+            const auto away = static_cast<std::ptrdiff_t>(k);
+            const float *above = source(-away), *below = source(away);
             for (std::size_t x = 0; x < size.width; ++x) {
                 row[x] = add(x < size.width / 8 * 8, above[x] + below[x], kernel[k], row[x]);
             }

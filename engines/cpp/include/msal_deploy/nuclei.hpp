@@ -41,8 +41,8 @@ struct Separation {
 // Returns the nuclei of a map, height × width, row by row: 0 for the background and 1 to N for the nuclei, numbered by
 // their first pixel in scan order. Each nucleus is 4-connected. The call needs about 40 bytes per pixel.
 //
-// Errors: bad_input if the map has no pixel or 2³¹ and more, `probability` is null or has another length, a number in it
-// is NaN, or a parameter is out of range; missing_requirement if memory runs out.
+// Errors: bad_input if the map has no pixel or 2³¹ and more, `probability` is null or has another length, a number in
+// it is NaN, or a parameter is out of range; missing_requirement if memory runs out.
 [[nodiscard]] MSAL_DEPLOY_EXPORT Result<std::vector<std::int32_t>> labels(Span<const float> probability,
                                                                           std::size_t height, std::size_t width,
                                                                           const Separation& parameters = {}) noexcept;
