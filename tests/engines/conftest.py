@@ -73,13 +73,15 @@ def built(package: Path, follow: Callable[[str], str]) -> Path:
 def sanitized(package: Path, run: Run) -> Path:
     """A build folder with AddressSanitizer and UndefinedBehaviorSanitizer in it; warnings are errors.
 
-    It has the TensorRT backend too, over a fake GPU: see fake_tensorrt/fake.cpp.
+    It has the TensorRT backend too, over a fake GPU: see fake_tensorrt/.
     """
     folder, fake = package.parent / "sanitized", package.parent / "fake"
     shutil.copytree(FAKE / "include", fake / "include")
+    shutil.copy(FAKE / "cuda" / "cuda_runtime_api.h", fake / "include")
     (fake / "lib").mkdir()
     words = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{fake / 'include'}")
-    run("g++", *words, FAKE / "fake.cpp", "-o", fake / "lib" / "libnvinfer.so")
+    sources = (FAKE / "fake_nvinfer.cpp", FAKE / "cuda" / "fake_cuda.cpp")
+    run("g++", *words, *sources, "-o", fake / "lib" / "libnvinfer.so")
     settings = [f"-DMSAL_DEPLOY_{option}=ON" for option in ("STRICT", "SANITIZE", "TENSORRT")]
     settings += [f"-DTensorRT_ROOT={fake}", f"-DCMAKE_PROJECT_msal_deploy_INCLUDE={FAKE / 'cuda.cmake'}"]
     run("cmake", "-S", package, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug", *settings)

@@ -28,6 +28,9 @@ template <class... Args>
     throw Failure(ErrorCode::missing_requirement, concat(args...));
 }
 
+// Returns whether an error of a runtime says that memory ran out. Runtimes have no type for it.
+bool is_out_of_memory(const std::exception& error);
+
 // Returns the exception being handled as an Error. Call it only in a catch block.
 Error current_error() noexcept;
 

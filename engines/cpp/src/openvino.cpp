@@ -1,21 +1,25 @@
 // OpenVINO on the CPU. The graph is compiled for each image shape when that shape is first used.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <filesystem>
 #include <future>
-#include <list>
 #include <map>
 #include <mutex>
 #include <openvino/openvino.hpp>
 
 #include "backend.hpp"
 #include "failure.hpp"
+#include "log.hpp"
+#include "shape_cache.hpp"
 
 namespace msal_deploy {
 
 namespace {
 
-constexpr std::size_t max_compiled_shapes = 4;  // each has its own copy of the weights, packed for the shape
+constexpr std::size_t default_shapes = 4;  // each has its own copy of the weights, packed for the shape
 
 struct Precision {
     std::string graph;       // precision of the graph to read
@@ -88,6 +92,7 @@ class OpenVino : public Backend {
         const Precision& requested = find_precision(precision);
         check_capability(requested.capability);
         type_ = requested.type;
+        if (options.cache) make_cache(*options.cache);
         model_ = core_->read_model(bundle.file("model." + requested.graph + ".onnx").string());
         check_tensor("input", model_->inputs(), spec_.image, ov::element::u8);
         check_tensor("output", model_->outputs(), spec_.probability, ov::element::f32);
@@ -96,6 +101,10 @@ class OpenVino : public Backend {
     void infer(const std::uint8_t* rgb, const Shape& shape, float* probability) override {
         if (streams_ > 1 && shape.batch > 1) return infer_in_parallel(rgb, shape, probability);
         run(*compiled_for(shape), rgb, shape, probability);
+    }
+
+    void prepare(const Shape& shape) override {
+        compiled_for(streams_ > 1 ? Shape{1, shape.height, shape.width} : shape);
     }
 
   private:
@@ -117,6 +126,13 @@ class OpenVino : public Backend {
             if (has(name)) supported.emplace_back(name);
         }
         throw_missing_requirement("This CPU does not support ", capability, "; choose from: ", join(supported, ", "));
+    }
+
+    static void make_cache(const std::filesystem::path& folder) {
+        std::error_code ignored;
+        std::filesystem::create_directories(folder, ignored);
+        if (std::filesystem::is_directory(folder, ignored) && access(folder.c_str(), W_OK) == 0) return;
+        throw_bad_input("The cache ", folder.string(), " is no folder that can be written; choose another");
     }
 
     template <class Ports>
@@ -157,25 +173,20 @@ class OpenVino : public Backend {
         for (std::future<void>& other : others) other.get();
     }
 
-    // Returns the graph compiled for `shape`. The shared pointer keeps it alive after `recent_` drops it.
+    // Returns the graph compiled for `shape`.
     std::shared_ptr<Compiled> compiled_for(const Shape& shape) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        const auto same = [&](const Entry& entry) {
-            return entry.shape.batch == shape.batch && entry.shape.height == shape.height &&
-                   entry.shape.width == shape.width;
-        };
-        const auto found = std::find_if(recent_.begin(), recent_.end(), same);
-        if (found != recent_.end()) {
-            recent_.splice(recent_.begin(), recent_, found);
-        } else {
-            recent_.push_front({shape, std::make_shared<Compiled>(compile(shape), streams_)});
-            if (recent_.size() > max_compiled_shapes) recent_.pop_back();
-        }
-        return recent_.front().compiled;
+        return compiled_.get(shape, [&] {
+            const std::string size = concat(shape.batch, " × ", shape.height, " × ", shape.width, " px");
+            log_(LogLevel::info, "Compiling for ", size);
+            ov::CompiledModel model = compile(shape);
+            const bool loaded = options_.cache && model.get_property(ov::loaded_from_cache);
+            log_(LogLevel::info, loaded ? "Loaded from the cache for " : "Compiled for ", size);
+            return std::make_shared<Compiled>(std::move(model), streams_);
+        });
     }
 
     ov::CompiledModel compile(const Shape& shape) {
-        const std::shared_ptr<ov::Model> model = model_->clone();
+        const std::shared_ptr<ov::Model> model = clone();
         model->reshape(ov::PartialShape(ov::Shape{shape.batch, shape.height, shape.width, 3}));
         ov::AnyMap settings{ov::hint::inference_precision(type_)};
         if (streams_ > 1) {
@@ -188,13 +199,15 @@ class OpenVino : public Backend {
             settings.insert(ov::inference_num_threads(*options_.threads));
             settings.insert(ov::hint::enable_cpu_pinning(false));  // several processes would all take the first cores
         }
+        if (options_.cache) settings.insert(ov::cache_dir(*options_.cache));
         return core_->compile_model(model, "CPU", settings);
     }
 
-    struct Entry {
-        Shape shape;
-        std::shared_ptr<Compiled> compiled;
-    };
+    // OpenVINO does not promise that threads may clone a model at the same time. It takes milliseconds.
+    std::shared_ptr<ov::Model> clone() {
+        const std::lock_guard<std::mutex> lock(cloning_);
+        return model_->clone();
+    }
 
     Spec spec_;
     Options options_;
@@ -202,8 +215,9 @@ class OpenVino : public Backend {
     ov::element::Type type_;
     std::shared_ptr<ov::Core> core_ = shared_core();
     std::shared_ptr<ov::Model> model_;
-    std::mutex mutex_;
-    std::list<Entry> recent_;  // most recently used first
+    std::mutex cloning_;
+    ShapeCache<Compiled> compiled_{options_.shapes.value_or(default_shapes)};
+    Log log_{options_.log};
 };
 
 }  // namespace

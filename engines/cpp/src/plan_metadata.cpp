@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <fstream>
 
 #include "failure.hpp"
 #include "json.hpp"
@@ -119,13 +120,21 @@ PlanMetadata read_metadata(const Bundle& bundle, const std::filesystem::path& fi
     return plan;
 }
 
-std::string check_bytes(const PlanMetadata& plan) {
+std::string check_size(const PlanMetadata& plan) {
     const std::size_t size = std::filesystem::file_size(plan.file);
-    if (size != plan.bytes) {
-        return concat(size < plan.bytes ? "is truncated" : "is larger than when it was built", " (",
-                      with_thousands_separators(size), " bytes, expected ", with_thousands_separators(plan.bytes), ")");
+    if (size == plan.bytes) return "";
+    return concat(size < plan.bytes ? "is truncated" : "is larger than when it was built", " (",
+                  with_thousands_separators(size), " bytes, expected ", with_thousands_separators(plan.bytes), ")");
+}
+
+// Reads the plan, whose size is as expected.
+std::string check_bytes(Plan& plan) {
+    plan.bytes.resize(plan.about.bytes);
+    std::ifstream stream(plan.about.file, std::ios::binary);
+    if (!stream.read(plan.bytes.data(), static_cast<std::streamsize>(plan.bytes.size()))) {
+        throw_bad_input(plan.about.file.string(), " is not readable to its end; check the disk and its permissions");
     }
-    return sha256(plan.file) == plan.plan_sha256 ? "" : "has changed since it was built (SHA-256 differs)";
+    return sha256(plan.bytes) == plan.about.plan_sha256 ? "" : "has changed since it was built (SHA-256 differs)";
 }
 
 std::string check_graph(const Bundle& bundle, const PlanMetadata& plan) {
@@ -158,12 +167,13 @@ std::string check_name(const PlanMetadata& plan) {
 }
 
 // Returns why the machine cannot use the plan, or an empty string. Each check returns the same.
-std::string check(const Bundle& bundle, const PlanMetadata& plan, const Machine& machine) {
-    std::string reason = check_name(plan);
+std::string check(const Bundle& bundle, Plan& plan, const Machine& machine) {
+    std::string reason = check_name(plan.about);
+    if (reason.empty()) reason = check_size(plan.about);
     if (reason.empty()) reason = check_bytes(plan);
-    if (reason.empty()) reason = check_graph(bundle, plan);
-    if (reason.empty()) reason = check_version(plan, machine.version);
-    return reason.empty() ? check_gpu(plan, machine.sm) : reason;
+    if (reason.empty()) reason = check_graph(bundle, plan.about);
+    if (reason.empty()) reason = check_version(plan.about, machine.version);
+    return reason.empty() ? check_gpu(plan.about, machine.sm) : reason;
 }
 
 // Returns the plans of the machine's backend, sorted by name.
@@ -223,12 +233,13 @@ bool PlanMetadata::has(const std::string& flag) const {
     return std::find(flags.begin(), flags.end(), flag) != flags.end();
 }
 
-PlanMetadata find_plan(const Bundle& bundle, const std::string& precision, const Machine& machine) {
+Plan read_plan(const Bundle& bundle, const std::string& precision, const Machine& machine) {
     const std::filesystem::path file = choose(bundle, precision, machine);
-    const PlanMetadata plan = read_metadata(bundle, file);
+    Plan plan{read_metadata(bundle, file), {}};
     const std::string reason = check(bundle, plan, machine);
     if (!reason.empty()) {
-        throw_bad_input(file.string(), " ", reason, "; rebuild it with: ", rebuild_command(plan, plan.profile));
+        throw_bad_input(file.string(), " ", reason,
+                        "; rebuild it with: ", rebuild_command(plan.about, plan.about.profile));
     }
     return plan;
 }

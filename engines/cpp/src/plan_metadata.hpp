@@ -36,9 +36,15 @@ struct PlanMetadata {
     bool has(const std::string& flag) const;
 };
 
+// A plan that was read once: the bytes are those whose hash was checked.
+struct Plan {
+    PlanMetadata about;
+    std::vector<char> bytes;
+};
+
 // Returns the plan of a bundle for a precision and a machine. Throws Failure if there is none or the machine cannot use
 // it.
-PlanMetadata find_plan(const Bundle& bundle, const std::string& precision, const Machine& machine);
+Plan read_plan(const Bundle& bundle, const std::string& precision, const Machine& machine);
 
 // Throws Failure unless the plan accepts images of this shape.
 void check_profile(const PlanMetadata& plan, const Shape& shape);

@@ -24,27 +24,47 @@ std::string hex(const unsigned char* bytes, std::size_t size) {
     return written;
 }
 
+class Hash {
+  public:
+    Hash() { good_ = state_ && EVP_DigestInit_ex(state_.get(), EVP_sha256(), nullptr) == 1; }
+    void add(const char* bytes, std::size_t size) {
+        good_ = good_ && EVP_DigestUpdate(state_.get(), bytes, size) == 1;
+    }
+    std::string end() {
+        unsigned char digest[EVP_MAX_MD_SIZE];
+        unsigned int size = 0;
+        if (!good_ || EVP_DigestFinal_ex(state_.get(), digest, &size) != 1) {
+            throw_missing_requirement("SHA-256 is not available in this OpenSSL; install a build that has it");
+        }
+        return hex(digest, size);
+    }
+
+  private:
+    std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> state_{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
+    bool good_;
+};
+
 }  // namespace
 
 std::string sha256(const std::filesystem::path& file) {
     std::ifstream stream(file, std::ios::binary);
     if (!stream) throw_bad_input(file.string(), " is not readable (", std::strerror(errno), "); check its permissions");
-    const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> state(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
-    bool good = state && EVP_DigestInit_ex(state.get(), EVP_sha256(), nullptr) == 1;
+    Hash hash;
     std::vector<char> block(1 << 20);
-    while (good && stream) {
+    while (stream) {
         stream.read(block.data(), static_cast<std::streamsize>(block.size()));
-        good = EVP_DigestUpdate(state.get(), block.data(), static_cast<std::size_t>(stream.gcount())) == 1;
+        hash.add(block.data(), static_cast<std::size_t>(stream.gcount()));
     }
     if (stream.bad()) {
         throw_bad_input(file.string(), " is not readable to its end (", std::strerror(errno), "); check the disk");
     }
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int size = 0;
-    if (!good || EVP_DigestFinal_ex(state.get(), digest, &size) != 1) {
-        throw_missing_requirement("SHA-256 is not available in this OpenSSL; install a build that has it");
-    }
-    return hex(digest, size);
+    return hash.end();
+}
+
+std::string sha256(const std::vector<char>& bytes) {
+    Hash hash;
+    hash.add(bytes.data(), bytes.size());
+    return hash.end();
 }
 
 }  // namespace msal_deploy

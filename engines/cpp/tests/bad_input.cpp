@@ -15,20 +15,6 @@ namespace {
 
 constexpr std::size_t huge = std::numeric_limits<std::size_t>::max();
 
-void expect(const Error& error, ErrorCode code, const std::string& part) {
-    std::printf("%d: %s\n", static_cast<int>(error.code), error.message.c_str());
-    CHECK(error.code == code);
-    if (error.message.find(part) == std::string::npos) std::fprintf(stderr, "expected: %s\n", part.c_str());
-    CHECK(error.message.find(part) != std::string::npos);
-    CHECK(error.message.find('\n') == std::string::npos);
-}
-
-template <class T>
-void refused(const Result<T>& result, const std::string& part, ErrorCode code = ErrorCode::bad_input) {
-    CHECK(!result);
-    expect(result.error(), code, part);
-}
-
 void images(const Segmenter& segmenter) {
     const std::vector<std::uint8_t> rgb(64 * 64 * 3, 128);
     std::vector<float> buffer(64 * 64);
@@ -77,6 +63,20 @@ void views(const Segmenter& segmenter) {
     refused(segmenter.segment(good, {}, Span<float>(buffer.data(), 4095)), "px, got 4095; pass a larger one");
     refused(segmenter.segment(good, {}, Span<float>()), "Expected 4096 floats in the buffer for the probabilities");
     CHECK(segmenter.segment(good, {64, 63, 64}, buffer));
+    refused(segmenter.segment({rgb.data(), 64, 48, 191, PixelFormat::bgra}), "Expected at least 192 bytes per row for 48");
+    refused(segmenter.segment({rgb.data(), 64, 64, 255, PixelFormat::rgba}), "Expected at least 256 bytes per row for 64");
+    CHECK(segmenter.segment({rgb.data(), 48, 64, 0, PixelFormat::rgba}));
+}
+
+void many_views(const Segmenter& segmenter) {
+    const std::vector<std::uint8_t> rgb(64 * 64 * 3, 128);
+    std::vector<ImageView> images(3, {rgb.data(), 64, 64});
+    refused(segmenter.segment(images, {100, 0, 1}), "Expected a tile that is a multiple of 32, got 100");
+    images[2].row_bytes = 191;
+    refused(segmenter.segment(images), "Image 2: Expected at least 192 bytes per row for 64 px, got 191; pass the");
+    images[1].data = nullptr;
+    refused(segmenter.segment(images), "Image 1: Expected an image, got a null pointer; pass its first pixel");
+    refused(segmenter.segment(Span<const ImageView>(nullptr, 2)), "Expected images, got a null pointer; pass them");
 }
 
 void moved_from(Segmenter& segmenter) {
@@ -86,6 +86,9 @@ void moved_from(Segmenter& segmenter) {
                                segmenter.segment(ImageView(rgb.data(), 64, 64))}) {
         refused(result, "This Segmenter is not usable (moved from)");
     }
+    refused(segmenter.segment(Span<const ImageView>()), "This Segmenter is not usable (moved from)");
+    refused(segmenter.prepare({1, 64, 64}), "This Segmenter is not usable (moved from)");
+    refused(segmenter.segment_on_device(nullptr, {1, 64, 64}, nullptr, nullptr), "This Segmenter is not usable");
     CHECK(segmenter.engine().empty() && segmenter.spec().image.empty());
     CHECK(other.spec().image == "image");
 }
@@ -261,25 +264,6 @@ void graphs(const BrokenBundle& broken, const std::string& precision, const Opti
             "Expected 'image' as the graph's only input, got 'xmage'; export the bundle with: msal-deploy export");
 }
 
-void options(const std::string& model, const std::string& precision, const std::string& backend) {
-    const auto open = [&](const std::string& name) {
-        Options given;
-        given.backend = name;
-        return Segmenter::open(model, precision, given);
-    };
-    refused(open("openvno"), "'openvno' is not a backend; choose from: " + backend);
-    for (const char* name : {"openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"}) {
-        const std::vector<std::string> built = backends();
-        if (std::find(built.begin(), built.end(), name) != built.end()) continue;
-        refused(open(name), name + std::string(" is not built into this library (it has "),
-                ErrorCode::missing_requirement);
-    }
-    Options given;
-    given.backend = backend;
-    refused(Segmenter::open(model, "int4", given), backend + " does not support 'int4'");
-    refused(Segmenter::open(model, "", given), backend + " does not support ''");
-}
-
 }  // namespace
 
 int main(int count, char** words) {
@@ -291,12 +275,12 @@ int main(int count, char** words) {
     wrong_access();
     images(segmenter);
     views(segmenter);
+    many_views(segmenter);
     moved_from(segmenter);
     const BrokenBundle broken(model, precision);
     folders(broken, precision, given);
     manifests(broken, precision, given);
     outside(broken, precision, given);
     graphs(broken, precision, given);
-    options(model, precision, given.backend);
     return 0;
 }

@@ -27,6 +27,22 @@ inline std::vector<char> bytes_of(const std::filesystem::path& file) {
     return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
+// Checks the code of an error, that its message contains `part`, and that it has one line.
+inline void expect(const msal_deploy::Error& error, msal_deploy::ErrorCode code, const std::string& part) {
+    std::printf("%d: %s\n", static_cast<int>(error.code), error.message.c_str());
+    CHECK(error.code == code);
+    if (error.message.find(part) == std::string::npos) std::fprintf(stderr, "expected: %s\n", part.c_str());
+    CHECK(error.message.find(part) != std::string::npos);
+    CHECK(error.message.find('\n') == std::string::npos);
+}
+
+template <class T>
+void refused(const msal_deploy::Result<T>& result, const std::string& part,
+             msal_deploy::ErrorCode code = msal_deploy::ErrorCode::bad_input) {
+    CHECK(!result);
+    expect(result.error(), code, part);
+}
+
 // Opens a Segmenter. Ends the test if that fails: as skipped if this machine does not meet a requirement.
 inline msal_deploy::Segmenter open_or_skip(const std::string& model, const std::string& precision,
                                            const msal_deploy::Options& options) {

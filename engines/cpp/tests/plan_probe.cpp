@@ -10,8 +10,8 @@ using namespace msal_deploy;
 int main(int count, char** words) try {
     CHECK(count == 9);
     const Bundle bundle = Bundle::read(words[1]);
-    const PlanMetadata plan = find_plan(bundle, words[2], {words[3], words[4], words[5]});
-    check_profile(plan, {std::stoul(words[6]), std::stoul(words[7]), std::stoul(words[8])});
+    const Plan plan = read_plan(bundle, words[2], {words[3], words[4], words[5]});
+    check_profile(plan.about, {std::stoul(words[6]), std::stoul(words[7]), std::stoul(words[8])});
     std::puts("usable");
     return 0;
 } catch (const Failure& failure) {
