@@ -73,7 +73,7 @@ Image read(const std::string& file, const Spec& spec) {
     Image image = unwrap(read_image(file, max_pixels));
     if (image.height < least_side || image.width < least_side) {
         throw_bad_input("Expected an image of at least " + std::to_string(least_side) + " px a side, got " +
-                        std::to_string(image.width) + "×" + std::to_string(image.height) + " in " + file +
+                        std::to_string(image.width) + "×" + std::to_string(image.height) + " px in " + file +
                         "; cut out a larger region");
     }
     const double ratio = image.microns_per_pixel.value_or(spec.microns_per_pixel) / spec.microns_per_pixel;
