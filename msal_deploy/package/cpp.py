@@ -33,7 +33,8 @@ This folder holds a C++ library, a command-line program and the graph `model/mod
 uint8 RGB images at {microns} µm per pixel and returns the probability of a nucleus for each pixel. Written by
 `msal-deploy package … cpp --precision {precision}`. License of the weights: {licence}.
 
-You need a C++17 compiler, CMake 3.21, CLI11, libjpeg, libpng, libtiff, OpenSSL, nlohmann/json and a runtime. On Debian and Ubuntu:
+You need a C++17 compiler, CMake 3.21, CLI11, libjpeg, libpng, libtiff, OpenSSL, nlohmann/json and a runtime. On Debian
+and Ubuntu:
 
     apt install g++ libcli11-dev libjpeg-dev libpng-dev libssl-dev libtiff-dev
     python3 -m pip install cmake openvino nlohmann-json

@@ -278,7 +278,9 @@ def test_the_library_alone_needs_none_of_the_packages_of_the_program(package, ru
 @pytest.mark.parametrize("missing", NO_PROGRAM_PACKAGES)
 def test_without_the_packages_of_the_program_cmake_says_what_to_install(package, run, tmp_path, missing):
     done = run("cmake", "-S", package, "-B", tmp_path / "b", missing, check=False)
-    assert done.returncode and "apt install libcli11-dev libpng-dev libjpeg-dev libtiff-dev" in " ".join(done.stderr.split())
+    assert done.returncode and "apt install libcli11-dev libpng-dev libjpeg-dev libtiff-dev" in " ".join(
+        done.stderr.split()
+    )
 
 
 def test_without_any_runtime_cmake_says_what_to_install(package, run, tmp_path):
@@ -535,8 +537,16 @@ BAD = {
         2,
         "'torch' is not a backend; choose from: openvino",
     ),
-    "no such image": ("model no.png --mask m.png", 2, "no.png cannot be opened (No such file or directory); check the name"),
-    "not a PNG": ("model golden/golden.json --mask m.png", 2, "golden.json is not a PNG, JPEG or TIFF; convert it to one of them"),
+    "no such image": (
+        "model no.png --mask m.png",
+        2,
+        "no.png cannot be opened (No such file or directory); check the name",
+    ),
+    "not a PNG": (
+        "model golden/golden.json --mask m.png",
+        2,
+        "golden.json is not a PNG, JPEG or TIFF; convert it to one of them",
+    ),
     "half a PNG": ("model half.png --mask m.png", 2, "half.png is not a readable PNG ("),
     "too large": (
         "model bomb.png --mask m.png",

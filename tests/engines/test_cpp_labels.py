@@ -157,8 +157,16 @@ BAD = {
     "infinite": (ONE, ("labels", 2, 3, 0.5, "inf", 4, 30, 0.4, 0.95), "Expected microns_per_pixel over 0 and up to"),
     "area": (ONE, ("labels", 2, 3, 0.5, 0.25, "nan", 30, 0.4, 0.95), "Expected a number for min_area, got NaN;"),
     "hole": (ONE, ("labels", 2, 3, 0.5, 0.25, 4, "nan", 0.4, 0.95), "Expected a number for max_hole, got NaN;"),
-    "no smoothing": (ONE, ("labels", 2, 3, 0.5, 0.25, 4, 30, 0, 0.95), "Expected smoothing over 0 and up to 250, got 0"),
-    "smoothing": (ONE, ("labels", 2, 3, 0.5, 0.25, 4, 30, 251, 0.95), "Expected smoothing over 0 and up to 250, got 251"),
+    "no smoothing": (
+        ONE,
+        ("labels", 2, 3, 0.5, 0.25, 4, 30, 0, 0.95),
+        "Expected smoothing over 0 and up to 250, got 0",
+    ),
+    "smoothing": (
+        ONE,
+        ("labels", 2, 3, 0.5, 0.25, 4, 30, 251, 0.95),
+        "Expected smoothing over 0 and up to 250, got 251",
+    ),
     "saddle": (ONE, ("labels", 2, 3, 0.5, 0.25, 4, 30, 0.4, "nan"), "Expected a number for saddle, got NaN;"),
     "level": (ONE, ("labels", 2, 3, 0.5, 0.25, 4, 30, 0.4, 0.95, "nan"), "Expected a number for levels, got NaN;"),
     "null mask": ([], ("mask", 0.5), "Expected probabilities, got a null pointer; pass a map"),
