@@ -252,6 +252,17 @@ def test_the_sanitizers_are_there(sanitized, run):
     assert "AddressSanitizer" in run("env", "ASAN_OPTIONS=help=1", program, check=False).stderr
 
 
+def test_the_program_in_c_passes_under_the_sanitizers(sanitized, package, run, tmp_path):
+    words = ("gcc", "-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    folders = (f"-I{package / 'include'}", f"-L{sanitized}", f"-Wl,-rpath,{sanitized}")
+    program, result = tmp_path / "segment_in_c", tmp_path / "p.raw"
+    run(*words, *folders, package / "examples" / "c" / "main.c", "-lmsal_deploy", "-o", program)
+    words = (program, package / "model", "fp32", package / "golden" / "image-0.rgb", 256, 256, result)
+    environment = {"TBB_ENABLE_SANITIZERS": "1", "LSAN_OPTIONS": "suppressions=lsan.supp"}
+    run(*words, cwd=str(sanitized / "tests"), **environment)
+    assert len(np.unique(np.fromfile(result, np.float32))) > 1000
+
+
 @pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime"])
 def test_other_backends_where_they_are_built(built, run, backend):
     done = run(built / "build/tests/golden", built / "model", built / "golden", backend, "fp32", check=False)

@@ -19,8 +19,10 @@
 
 #include <stdint.h>
 
-#ifndef MSAL_DEPLOY_API
+#ifdef __GNUC__
 #define MSAL_DEPLOY_API __attribute__((visibility("default")))
+#else
+#define MSAL_DEPLOY_API
 #endif
 
 #ifdef __cplusplus
