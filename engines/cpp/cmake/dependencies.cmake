@@ -81,6 +81,7 @@ add_library(msal_deploy_runtime_openvino INTERFACE)
 if(TARGET openvino::runtime)
   set(found TRUE)
   get_target_property(folders openvino::runtime INTERFACE_INCLUDE_DIRECTORIES)
+  list(FILTER folders INCLUDE REGEX "^/")
   foreach(folder IN LISTS folders)
     # OpenVINO's messages name the file they come from; its folder on this machine tells nobody anything.
     target_compile_options(msal_deploy_runtime_openvino INTERFACE "-fmacro-prefix-map=${folder}/=")

@@ -7,6 +7,7 @@
 
 #include "backend.hpp"
 #include "failure.hpp"
+#include "log.hpp"
 
 namespace msal_deploy {
 
@@ -23,10 +24,33 @@ void initialize() {
     Ort::InitApi();
 }
 
-Ort::SessionOptions session_options(const Options& options) {
+// ONNX Runtime 1.17 introduced log functions of a session. Before, the first user of the runtime in a process sets one
+// for all.
+#if ORT_API_VERSION >= 17
+void ORT_API_CALL pass_on(void* log, OrtLoggingLevel level, const char*, const char*, const char*, const char* message) {
+    const LogLevel ours = level >= ORT_LOGGING_LEVEL_ERROR     ? LogLevel::error
+                          : level == ORT_LOGGING_LEVEL_WARNING ? LogLevel::warning
+                                                               : LogLevel::info;
+    (*static_cast<const Log*>(log))(ours, one_line(message));
+}
+
+void set_log(Ort::SessionOptions& session, Log& log) {
+    Ort::ThrowOnError(Ort::GetApi().SetUserLoggingFunction(session, pass_on, &log));
+    session.SetLogSeverityLevel(ORT_LOGGING_LEVEL_WARNING);
+}
+#else
+void set_log(Ort::SessionOptions&, Log&) {
+    throw_missing_requirement("This library was built with ONNX Runtime 1.", ORT_API_VERSION,
+                              ", which cannot log to a callback; leave log unset, or build it with 1.17 or later");
+}
+#endif
+
+// log: must exist as long as the session.
+Ort::SessionOptions session_options(const Options& options, Log& log) {
     Ort::SessionOptions session;
     if (options.threads) session.SetIntraOpNumThreads(*options.threads);
     session.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
+    if (log) set_log(session, log);
     return session;
 }
 
@@ -41,7 +65,9 @@ std::filesystem::path graph(const Bundle& bundle, const std::string& precision) 
 class OnnxRuntime : public Backend {
   public:
     OnnxRuntime(const Bundle& bundle, const std::string& precision, const Options& options)
-        : spec_(bundle.spec), session_(environment_, graph(bundle, precision).c_str(), session_options(options)) {
+        : spec_(bundle.spec),
+          log_(options.log),
+          session_(environment_, graph(bundle, precision).c_str(), session_options(options, log_)) {
         check_names("input", names(session_.GetInputCount(), Ort::GetApi().SessionGetInputName), spec_.image);
         check_names("output", names(session_.GetOutputCount(), Ort::GetApi().SessionGetOutputName), spec_.probability);
         check_type(session_.GetInputTypeInfo(0), spec_.image, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
@@ -85,6 +111,7 @@ class OnnxRuntime : public Backend {
     }
 
     Spec spec_;
+    Log log_;
     Ort::Env environment_{ORT_LOGGING_LEVEL_ERROR, "msal_deploy"};
     Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
     Ort::Session session_;
@@ -97,6 +124,7 @@ std::unique_ptr<Backend> open_onnxruntime(const Bundle& bundle, const std::strin
     try {
         return std::make_unique<OnnxRuntime>(bundle, precision, options);
     } catch (const Ort::Exception& error) {
+        if (is_out_of_memory(error)) throw;
         throw_bad_input("onnxruntime:", precision, " cannot open the graph in ", bundle.path.string(), " (",
                         one_line(error.what()), "); export the bundle again");
     }

@@ -1,17 +1,17 @@
 // OpenVINO on the CPU. The graph is compiled for each image shape when that shape is first used.
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <filesystem>
 #include <future>
 #include <map>
 #include <mutex>
 #include <openvino/openvino.hpp>
+#include <optional>
+#include <sstream>
 
 #include "backend.hpp"
 #include "failure.hpp"
+#include "graph_cache.hpp"
 #include "log.hpp"
 #include "shape_cache.hpp"
 
@@ -92,8 +92,10 @@ class OpenVino : public Backend {
         const Precision& requested = find_precision(precision);
         check_capability(requested.capability);
         type_ = requested.type;
-        if (options.cache) make_cache(*options.cache);
-        model_ = core_->read_model(bundle.file("model." + requested.graph + ".onnx").string());
+        if (options.cache) cache_.emplace(*options.cache);
+        const std::string graph = "model." + requested.graph + ".onnx";
+        model_ = core_->read_model(bundle.file(graph).string());
+        graph_sha256_ = bundle.artifacts.at(graph);
         check_tensor("input", model_->inputs(), spec_.image, ov::element::u8);
         check_tensor("output", model_->outputs(), spec_.probability, ov::element::f32);
     }
@@ -126,13 +128,6 @@ class OpenVino : public Backend {
             if (has(name)) supported.emplace_back(name);
         }
         throw_missing_requirement("This CPU does not support ", capability, "; choose from: ", join(supported, ", "));
-    }
-
-    static void make_cache(const std::filesystem::path& folder) {
-        std::error_code ignored;
-        std::filesystem::create_directories(folder, ignored);
-        if (std::filesystem::is_directory(folder, ignored) && access(folder.c_str(), W_OK) == 0) return;
-        throw_bad_input("The cache ", folder.string(), " is no folder that can be written; choose another");
     }
 
     template <class Ports>
@@ -175,19 +170,55 @@ class OpenVino : public Backend {
 
     // Returns the graph compiled for `shape`.
     std::shared_ptr<Compiled> compiled_for(const Shape& shape) {
-        return compiled_.get(shape, [&] {
-            const std::string size = concat(shape.batch, " × ", shape.height, " × ", shape.width, " px");
-            log_(LogLevel::info, "Compiling for ", size);
-            ov::CompiledModel model = compile(shape);
-            const bool loaded = options_.cache && model.get_property(ov::loaded_from_cache);
-            log_(LogLevel::info, loaded ? "Loaded from the cache for " : "Compiled for ", size);
-            return std::make_shared<Compiled>(std::move(model), streams_);
-        });
+        return compiled_.get(shape, [&] { return std::make_shared<Compiled>(load_or_compile(shape), streams_); });
     }
 
-    ov::CompiledModel compile(const Shape& shape) {
+    ov::CompiledModel load_or_compile(const Shape& shape) {
+        const std::string size = concat(shape.batch, " × ", shape.height, " × ", shape.width, " px");
+        if (!cache_) return compile(shape, size);
+        const std::string key = concat(shape.batch, ' ', shape.height, ' ', shape.width, '\n', key_of_settings());
+        if (std::optional<ov::CompiledModel> loaded = load(key)) {
+            log_(LogLevel::info, "Loaded from the cache for ", size);
+            return *loaded;
+        }
+        ov::CompiledModel model = compile(shape, size);
+        std::ostringstream exported;
+        model.export_model(exported);
+        if (!cache_->save(key, exported.str())) log_(LogLevel::warning, "Cannot write to the cache ", *options_.cache);
+        return model;
+    }
+
+    std::optional<ov::CompiledModel> load(const std::string& key) {
+        const std::optional<std::string> saved = cache_->load(key);
+        if (!saved) return std::nullopt;
+        try {
+            std::istringstream stream(*saved);
+            return core_->import_model(stream, "CPU", settings());
+        } catch (const ov::Exception& error) {
+            if (is_out_of_memory(error)) throw;
+            log_(LogLevel::warning, "Cannot use the cache ", *options_.cache, " (", one_line(error.what()), ")");
+            return std::nullopt;
+        }
+    }
+
+    // Everything besides the shape that a compiled graph depends on.
+    std::string key_of_settings() {
+        const std::vector<std::string> capabilities = core_->get_property("CPU", ov::device::capabilities);
+        return concat(graph_sha256_, '\n', type_.get_type_name(), '\n', streams_, ' ', options_.threads.value_or(0), '\n',
+                      ov::get_openvino_version().buildNumber, '\n', core_->get_property("CPU", ov::device::full_name),
+                      '\n', join(capabilities, " "));
+    }
+
+    ov::CompiledModel compile(const Shape& shape, const std::string& size) {
+        log_(LogLevel::info, "Compiling for ", size);
         const std::shared_ptr<ov::Model> model = clone();
         model->reshape(ov::PartialShape(ov::Shape{shape.batch, shape.height, shape.width, 3}));
+        ov::CompiledModel compiled = core_->compile_model(model, "CPU", settings());
+        log_(LogLevel::info, "Compiled for ", size);
+        return compiled;
+    }
+
+    ov::AnyMap settings() const {
         ov::AnyMap settings{ov::hint::inference_precision(type_)};
         if (streams_ > 1) {
             settings.insert(ov::hint::performance_mode(ov::hint::PerformanceMode::THROUGHPUT));
@@ -199,8 +230,7 @@ class OpenVino : public Backend {
             settings.insert(ov::inference_num_threads(*options_.threads));
             settings.insert(ov::hint::enable_cpu_pinning(false));  // several processes would all take the first cores
         }
-        if (options_.cache) settings.insert(ov::cache_dir(*options_.cache));
-        return core_->compile_model(model, "CPU", settings);
+        return settings;
     }
 
     // OpenVINO does not promise that threads may clone a model at the same time. It takes milliseconds.
@@ -215,6 +245,8 @@ class OpenVino : public Backend {
     ov::element::Type type_;
     std::shared_ptr<ov::Core> core_ = shared_core();
     std::shared_ptr<ov::Model> model_;
+    std::string graph_sha256_;
+    std::optional<GraphCache> cache_;
     std::mutex cloning_;
     ShapeCache<Compiled> compiled_{options_.shapes.value_or(default_shapes)};
     Log log_{options_.log};
@@ -226,6 +258,7 @@ std::unique_ptr<Backend> open_openvino(const Bundle& bundle, const std::string& 
     try {
         return std::make_unique<OpenVino>(bundle, precision, options);
     } catch (const ov::Exception& error) {
+        if (is_out_of_memory(error)) throw;
         throw_bad_input("openvino:", precision, " cannot open the graph in ", bundle.path.string(), " (",
                         one_line(error.what()), "); export the bundle again");
     }

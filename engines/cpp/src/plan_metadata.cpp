@@ -134,7 +134,8 @@ std::string check_bytes(Plan& plan) {
     if (!stream.read(plan.bytes.data(), static_cast<std::streamsize>(plan.bytes.size()))) {
         throw_bad_input(plan.about.file.string(), " is not readable to its end; check the disk and its permissions");
     }
-    return sha256(plan.bytes) == plan.about.plan_sha256 ? "" : "has changed since it was built (SHA-256 differs)";
+    const std::string hash = sha256_of({plan.bytes.data(), plan.bytes.size()});
+    return hash == plan.about.plan_sha256 ? "" : "has changed since it was built (SHA-256 differs)";
 }
 
 std::string check_graph(const Bundle& bundle, const PlanMetadata& plan) {

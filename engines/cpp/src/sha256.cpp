@@ -26,22 +26,23 @@ std::string hex(const unsigned char* bytes, std::size_t size) {
 
 class Hash {
   public:
-    Hash() { good_ = state_ && EVP_DigestInit_ex(state_.get(), EVP_sha256(), nullptr) == 1; }
-    void add(const char* bytes, std::size_t size) {
-        good_ = good_ && EVP_DigestUpdate(state_.get(), bytes, size) == 1;
-    }
-    std::string end() {
-        unsigned char digest[EVP_MAX_MD_SIZE];
+    Hash() { check(state_ && EVP_DigestInit_ex(state_.get(), EVP_sha256(), nullptr) == 1); }
+
+    void add(std::string_view bytes) { check(EVP_DigestUpdate(state_.get(), bytes.data(), bytes.size()) == 1); }
+
+    std::string digest() {
+        unsigned char bytes[EVP_MAX_MD_SIZE];
         unsigned int size = 0;
-        if (!good_ || EVP_DigestFinal_ex(state_.get(), digest, &size) != 1) {
-            throw_missing_requirement("SHA-256 is not available in this OpenSSL; install a build that has it");
-        }
-        return hex(digest, size);
+        check(EVP_DigestFinal_ex(state_.get(), bytes, &size) == 1);
+        return hex(bytes, size);
     }
 
   private:
+    static void check(bool good) {
+        if (!good) throw_missing_requirement("SHA-256 is not available in this OpenSSL; install a build that has it");
+    }
+
     std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> state_{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
-    bool good_;
 };
 
 }  // namespace
@@ -53,18 +54,18 @@ std::string sha256(const std::filesystem::path& file) {
     std::vector<char> block(1 << 20);
     while (stream) {
         stream.read(block.data(), static_cast<std::streamsize>(block.size()));
-        hash.add(block.data(), static_cast<std::size_t>(stream.gcount()));
+        hash.add({block.data(), static_cast<std::size_t>(stream.gcount())});
     }
     if (stream.bad()) {
         throw_bad_input(file.string(), " is not readable to its end (", std::strerror(errno), "); check the disk");
     }
-    return hash.end();
+    return hash.digest();
 }
 
-std::string sha256(const std::vector<char>& bytes) {
+std::string sha256_of(std::string_view bytes) {
     Hash hash;
-    hash.add(bytes.data(), bytes.size());
-    return hash.end();
+    hash.add(bytes);
+    return hash.digest();
 }
 
 }  // namespace msal_deploy

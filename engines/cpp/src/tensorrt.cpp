@@ -17,7 +17,7 @@ int choose_device(const Options& options) {
 
 // What lives on the GPU, destroyed while that is the current one.
 struct OnGpu {
-    OnGpu(Plan plan, const Spec& spec, const Options& options, const Log& log)
+    OnGpu(Plan plan, const Spec& spec, const Options& options, const TensorRtLog& log)
         : engine(std::move(plan), spec, options, log), lanes(engine, options.cuda_graphs.value_or(false)) {}
 
     Engine engine;
@@ -140,7 +140,7 @@ class TensorRt : public Backend {
     [[noreturn]] static void throw_lost() { throw ContextLost("an earlier call failed"); }
 
     int device_;
-    Log log_;
+    TensorRtLog log_;
     std::atomic<bool> lost_{false};
     std::unique_ptr<OnGpu> gpu_;
 };

@@ -15,7 +15,7 @@ namespace msal_deploy {
 // TensorRT for RTX compiles kernels when a shape is first used, and better ones in the background later.
 class KernelCache {
   public:
-    KernelCache(const PlanMetadata& plan, const Options& options, const Log& log)
+    KernelCache(const PlanMetadata& plan, const Options& options, const TensorRtLog& log)
         : file_(plan, options.cache), log_(log), saved_(file_.read()) {}
 
     // Returns null, with an error in the log, if there is not enough memory.
@@ -67,7 +67,7 @@ class KernelCache {
     }
 
     KernelCacheFile file_;
-    const Log& log_;
+    const TensorRtLog& log_;
     std::vector<char> saved_;
     std::unique_ptr<nvinfer1::IRuntimeConfig> config_;
     std::unique_ptr<nvinfer1::IRuntimeCache> cache_;
@@ -81,7 +81,7 @@ class KernelCache {
 
 class KernelCache {
   public:
-    KernelCache(const PlanMetadata&, const Options&, const Log&) {}
+    KernelCache(const PlanMetadata&, const Options&, const TensorRtLog&) {}
     std::unique_ptr<nvinfer1::IExecutionContext> context(nvinfer1::ICudaEngine& engine) {
 #ifdef MSAL_DEPLOY_CONTEXT_MEMORY
         constexpr auto strategy = nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED;
@@ -106,7 +106,7 @@ std::string tensorrt_version() {
 #endif
 }
 
-Engine::Engine(Plan plan, const Spec& spec, const Options& options, const Log& log)
+Engine::Engine(Plan plan, const Spec& spec, const Options& options, const TensorRtLog& log)
     : plan_(std::move(plan.about)), spec_(spec), kernels_(std::make_unique<KernelCache>(plan_, options, log)) {
     runtime_.reset(nvinfer1::createInferRuntime(tensorrt_logger()));
     if (!runtime_) {

@@ -18,7 +18,7 @@ class KernelCache;
 class Engine {
   public:
     // Loads the plan on the current device and checks its tensors. Throws Failure.
-    Engine(Plan plan, const Spec& spec, const Options& options, const Log& log);
+    Engine(Plan plan, const Spec& spec, const Options& options, const TensorRtLog& log);
     ~Engine();
 
     const PlanMetadata& plan() const { return plan_; }

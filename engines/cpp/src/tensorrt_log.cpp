@@ -13,10 +13,10 @@ constexpr std::size_t max_errors = 8;  // the first ones name the cause
 
 thread_local LogScope* scope = nullptr;
 
-// The callbacks of the Segmenters that are open. Never destroyed: a global Segmenter may outlive it otherwise.
+// The logs of the Segmenters that are open. Never destroyed: a global Segmenter may outlive it otherwise.
 struct Registry {
     std::mutex mutex;
-    std::vector<std::shared_ptr<const LogCallback>> callbacks;
+    std::vector<std::shared_ptr<const Log>> logs;
 };
 
 Registry& registry() {
@@ -24,9 +24,9 @@ Registry& registry() {
     return one;
 }
 
-void call(const LogCallback& callback, LogLevel level, const std::string& message) noexcept {
+void call(const Log& log, LogLevel level, const std::string& message) noexcept {
     try {
-        if (callback) callback(level, message);
+        log(level, message);
     } catch (...) {  // must not pass through TensorRT
     }
 }
@@ -34,9 +34,9 @@ void call(const LogCallback& callback, LogLevel level, const std::string& messag
 // The callbacks run without the lock, because they may take long.
 void tell_all(LogLevel level, const std::string& message) {
     std::unique_lock<std::mutex> lock(registry().mutex);
-    const auto callbacks = registry().callbacks;
+    const auto logs = registry().logs;
     lock.unlock();
-    for (const auto& callback : callbacks) call(*callback, level, message);
+    for (const auto& log : logs) call(*log, level, message);
 }
 
 class Logger : public nvinfer1::ILogger {
@@ -61,22 +61,22 @@ nvinfer1::ILogger& tensorrt_logger() {
     return one;
 }
 
-Log::Log(const LogCallback& callback) : callback_(std::make_shared<const LogCallback>(callback)) {
+TensorRtLog::TensorRtLog(const LogCallback& callback) : log_(std::make_shared<const Log>(callback)) {
     const std::lock_guard<std::mutex> lock(registry().mutex);
-    registry().callbacks.push_back(callback_);
+    registry().logs.push_back(log_);
 }
 
-Log::~Log() {
+TensorRtLog::~TensorRtLog() {
     const std::lock_guard<std::mutex> lock(registry().mutex);
-    auto& callbacks = registry().callbacks;
-    callbacks.erase(std::find(callbacks.begin(), callbacks.end(), callback_));
+    auto& logs = registry().logs;
+    logs.erase(std::find(logs.begin(), logs.end(), log_));
 }
 
-void Log::write(LogLevel level, const std::string& message) const noexcept {
-    call(*callback_, level, message);
+void TensorRtLog::write(LogLevel level, const std::string& message) const noexcept {
+    call(*log_, level, message);
 }
 
-LogScope::LogScope(const Log& log) noexcept : log_(log), outer_(scope) {
+LogScope::LogScope(const TensorRtLog& log) noexcept : log_(log), outer_(scope) {
     scope = this;
 }
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "msal_deploy/segmenter.hpp"
+#include "log.hpp"
 #include "tensorrt_api.hpp"
 
 namespace msal_deploy {
@@ -16,23 +16,23 @@ nvinfer1::ILogger& tensorrt_logger();
 
 // Where one Segmenter's messages go. A message from a thread without a call goes to all Segmenters, because TensorRT
 // does not say whose it is.
-class Log {
+class TensorRtLog {
   public:
-    explicit Log(const LogCallback& callback);
-    Log(const Log&) = delete;
-    Log& operator=(const Log&) = delete;
-    ~Log();
+    explicit TensorRtLog(const LogCallback& callback);
+    TensorRtLog(const TensorRtLog&) = delete;
+    TensorRtLog& operator=(const TensorRtLog&) = delete;
+    ~TensorRtLog();
 
     void write(LogLevel level, const std::string& message) const noexcept;
 
   private:
-    std::shared_ptr<const LogCallback> callback_;
+    std::shared_ptr<const Log> log_;
 };
 
 // Until the end of the scope, what TensorRT says in this thread goes to `log`, and errors are kept for errors().
 class LogScope {
   public:
-    explicit LogScope(const Log& log) noexcept;
+    explicit LogScope(const TensorRtLog& log) noexcept;
     LogScope(const LogScope&) = delete;
     LogScope& operator=(const LogScope&) = delete;
     ~LogScope();
@@ -41,7 +41,7 @@ class LogScope {
 
   private:
     friend std::string tensorrt_errors();
-    const Log& log_;
+    const TensorRtLog& log_;
     LogScope* outer_;
     std::vector<std::string> errors_;
 };

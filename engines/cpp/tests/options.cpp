@@ -39,7 +39,7 @@ void options(const std::string& model, const std::string& precision, const std::
         given.backend = name;
         return Segmenter::open(model, precision, given);
     };
-    refused(open("openvno"), "'openvno' is not a backend; choose from: " + backend);
+    refused(open("openvno"), "'openvno' is not a backend; choose from: ");
     for (const char* name : {"openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"}) {
         const std::vector<std::string> built = backends();
         if (std::find(built.begin(), built.end(), name) != built.end()) continue;

@@ -2,13 +2,13 @@
 // the standard input, each with an image of raw bytes and how to read them, and segments it:
 //     "FILE" HEIGHT WIDTH ROW_BYTES rgb|bgr|rgba|bgra TILE OVERLAP BATCH "RESULT"
 // Writes the probabilities to RESULT, float32 row by row, and prints the milliseconds of the call and the number of
-// compilations so far (OpenVINO).
+// compilations so far (OpenVINO). What is logged goes to the standard error.
 //     raw MODEL PRECISION BACKEND THREADS
-#include <atomic>
 #include <chrono>
 #include <iomanip>
 #include <iostream>
 #include <map>
+#include <mutex>
 
 #include "check.hpp"
 
@@ -20,6 +20,9 @@ const std::map<std::string, PixelFormat> formats{{"rgb", PixelFormat::rgb},
                                                  {"bgr", PixelFormat::bgr},
                                                  {"rgba", PixelFormat::rgba},
                                                  {"bgra", PixelFormat::bgra}};
+
+const std::map<LogLevel, std::string> levels{
+    {LogLevel::error, "error"}, {LogLevel::warning, "warning"}, {LogLevel::info, "info"}};
 
 struct Request {
     std::string file, format, result;
@@ -54,11 +57,16 @@ double segment(const Segmenter& segmenter, const Request& request) {
 
 int main(int count, char** words) {
     CHECK(count == 5);
-    std::atomic<int> compilations{0};
+    std::mutex logging;
+    int compilations = 0;
     Options options;
     options.backend = words[3];
     options.threads = std::stoi(words[4]);
-    options.log = [&](LogLevel, std::string_view message) { compilations += message.rfind("Compiling", 0) == 0; };
+    options.log = [&](LogLevel level, std::string_view message) {
+        const std::lock_guard<std::mutex> lock(logging);
+        std::cerr << levels.at(level) << ": " << message << '\n';
+        compilations += message.rfind("Compiling", 0) == 0;
+    };
     const Segmenter segmenter = open_or_skip(words[1], words[2], options);
     for (Request request; read(request);) {
         std::cout << segment(segmenter, request) << ' ' << compilations << std::endl;

@@ -75,12 +75,14 @@ class Job {
 };
 
 void run_jobs(const Segmenter& segmenter) {
-    Job one({4, 64, 64}), two({4, 64, 64}), large({9, 96, 64});
+    Job one({4, 64, 64}), two({4, 64, 64}), three({4, 64, 64}), large({9, 96, 64});  // more than there are contexts
     for (unsigned int turn = 0; turn < 4; ++turn) {
         one.start(segmenter, turn);
         two.start(segmenter, turn + 10);
-        large.start(segmenter, turn + 20);
-        expect_right(segmenter, {4, 64, 64}, turn + 30);  // meanwhile, from the host
+        three.start(segmenter, turn + 20);
+        three.finish();
+        large.start(segmenter, turn + 30);
+        expect_right(segmenter, {4, 64, 64}, turn + 40);  // meanwhile, from the host
         large.finish();
         two.finish();
         one.finish();

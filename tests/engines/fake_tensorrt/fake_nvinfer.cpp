@@ -144,7 +144,7 @@ IExecutionContext* ICudaEngine::createExecutionContext() noexcept {
 }
 #endif
 
-#ifdef FAKE_RTX
+#ifdef TRT_MAJOR_RTX
 IRuntimeConfig* ICudaEngine::createRuntimeConfig() noexcept {
     return new IRuntimeConfig;
 }

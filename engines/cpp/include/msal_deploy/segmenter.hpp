@@ -85,7 +85,9 @@ struct Options {
     // tensorrt: capture a CUDA graph for each shape and replay it.
     std::optional<bool> cuda_graphs;
 
-    // Receives what the library and the runtime log, as long as the Segmenter exists; all backends.
+    // Receives warnings and errors of the runtime, and from openvino each compilation, as long as the Segmenter exists;
+    // all backends. OpenVINO itself has one log for the process, which belongs to the program
+    // (ov::util::set_log_callback). onnxruntime needs version 1.17.
     LogCallback log;
 };
 

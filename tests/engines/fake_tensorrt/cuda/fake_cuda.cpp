@@ -1,7 +1,8 @@
 // A fake of the CUDA runtime with four GPUs, whose memory is host memory. Work on a stream runs when the host waits for
 // it, as late as CUDA allows, so that reading a result too early, or without the right order of streams, gives a wrong
 // one. What CUDA forbids or what would be slow ends the program: copies outside of an allocation, of host memory that is
-// not pinned, work for another GPU than the current one, allocations during a capture.
+// not pinned, work for another GPU than the current one, allocations during a capture, and streams that use the same
+// memory in no order.
 //
 // The environment variable FAKE is what fails: no-gpu, malloc, second-malloc (all memory but one lane's), download, or
 // illegal-address (the computation, and then everything). FAKE_TRACE is a file to which copies and waits are appended.
@@ -17,7 +18,17 @@
 #include <mutex>
 #include <vector>
 
-using Work = std::function<void()>;
+struct Range {
+    const char* start;
+    std::size_t size;
+    bool written;
+};
+
+struct Work {
+    std::function<void()> run;
+    std::vector<Range> ranges;
+    std::size_t number = 0;  // works are numbered in the order in which they were put into streams
+};
 
 struct FakeStream {
     int device = 0;
@@ -49,6 +60,7 @@ thread_local int current = 0;                    // CUDA's current device is per
 thread_local cudaError_t last = cudaSuccess;     // so is the last error
 thread_local FakeStream* capturing = nullptr;    // by this thread
 bool lost = false;
+std::size_t numbers = 0;
 
 // Never destroyed, because global objects of the application may come here after the end of main.
 std::recursive_mutex& mutex = *new std::recursive_mutex;                                             // one for all
@@ -101,6 +113,14 @@ void expect_on_gpu(const void* at, std::size_t size, const FakeStream* stream) {
     expect(found != nullptr && found->device == stream->device, "work outside of an allocation of the stream's GPU");
 }
 
+Range written(void* at, std::size_t size) {
+    return {static_cast<char*>(at), size, true};
+}
+
+Range read(const void* at, std::size_t size) {
+    return {static_cast<const char*>(at), size, false};
+}
+
 FakeStream* checked(FakeStream* stream) {
     if (stream == nullptr) return default_stream();
     expect(!stream->destroyed, "a stream that was destroyed");
@@ -109,13 +129,31 @@ FakeStream* checked(FakeStream* stream) {
 
 void put(FakeStream* stream, Work work) {
     expect(current == stream->device, "work for another GPU than the current one");
+    work.number = numbers++;
     (stream->capturing ? stream->captured : stream->queue).push_back(std::move(work));
+}
+
+bool meet(const Range& one, const Range& other) {
+    return (one.written || other.written) && one.start < other.start + other.size && other.start < one.start + one.size;
+}
+
+// Ends the program if a stream that is not `own` still has earlier work with the same memory: nothing orders the two.
+void expect_order(const Work& work, const FakeStream* stream, const FakeStream* own) {
+    for (std::size_t index = stream == own ? stream->queue.size() : stream->done; index < stream->queue.size(); ++index) {
+        const Work& other = stream->queue[index];
+        if (other.number > work.number) return;
+        for (const Range& one : work.ranges) {
+            for (const Range& two : other.ranges) expect(!meet(one, two), "two streams use the same memory in no order");
+        }
+    }
 }
 
 void run(FakeStream* stream, std::size_t end) {
     while (stream->done < end) {
         const Work work = std::move(stream->queue[stream->done++]);
-        work();
+        for (const auto& other : streams) expect_order(work, other.get(), stream);
+        expect_order(work, default_stream(), stream);
+        work.run();
     }
 }
 
@@ -237,7 +275,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     const Lock lock(mutex);
     stream = checked(stream);
     if (event->stream == nullptr) return result();
-    put(stream, [other = event->stream, end = event->end] { run(other, end); });
+    put(stream, {[other = event->stream, end = event->end] { run(other, end); }, {}});
     return result();
 }
 
@@ -324,7 +362,7 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t size, 
     expect_on_gpu(up ? target : source, size, stream);
     const Allocation* host = find(up ? source : target, size);
     expect(host != nullptr && host->device < 0, "a copy of host memory that is not pinned");
-    put(stream, [=] { std::memcpy(target, source, size); });
+    put(stream, {[=] { std::memcpy(target, source, size); }, {written(target, size), read(source, size)}});
     return result();
 }
 
@@ -334,14 +372,15 @@ cudaError_t cudaMemcpy2DAsync(void* target, std::size_t target_pitch, const void
     stream = checked(stream);
     expect_on_gpu(target, target_pitch * (height - 1) + width, stream);
     expect_on_gpu(source, source_pitch * (height - 1) + width, stream);
-    put(stream, [=] {
+    const auto work = [=] {
         if (is("illegal-address")) lost = true;
         auto* to = static_cast<char*>(target);
         const auto* from = static_cast<const char*>(source);
         for (std::size_t row = 0; row < height; ++row) {
             std::memcpy(to + row * target_pitch, from + row * source_pitch, width);
         }
-    });
+    };
+    put(stream, {work, {written(target, target_pitch * (height - 1) + width), read(source, source_pitch * (height - 1) + width)}});
     return result();
 }
 
@@ -354,11 +393,12 @@ cudaError_t cudaMemset2DAsync(void* target, std::size_t pitch, int value, std::s
     const Lock lock(mutex);
     stream = checked(stream);
     expect_on_gpu(target, pitch * (height - 1) + width, stream);
-    put(stream, [=] {
+    const auto work = [=] {
         for (std::size_t row = 0; row < height; ++row) {
             std::memset(static_cast<char*>(target) + row * pitch, value, width);
         }
-    });
+    };
+    put(stream, {work, {written(target, pitch * (height - 1) + width)}});
     return result();
 }
 

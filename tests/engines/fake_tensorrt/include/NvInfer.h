@@ -10,9 +10,9 @@
 #include <set>
 #include <string>
 
-#include "NvInferVersion.h"
+#include <NvInferVersion.h>
 
-#if defined(FAKE_RTX) || NV_TENSORRT_MAJOR >= 10
+#if defined(TRT_MAJOR_RTX) || NV_TENSORRT_MAJOR >= 10
 #define FAKE_CONTEXT_MEMORY  // the caller can give a context its memory
 #endif
 
@@ -113,7 +113,7 @@ class ICudaEngine {
     DataType getTensorDataType(const char* name) const noexcept;
     TensorLocation getTensorLocation(const char* name) const noexcept;
     TensorFormat getTensorFormat(const char* name) const noexcept;
-#ifdef FAKE_RTX
+#ifdef TRT_MAJOR_RTX
     IRuntimeConfig* createRuntimeConfig() noexcept;
     IExecutionContext* createExecutionContext(IRuntimeConfig* config) noexcept;
 #endif
