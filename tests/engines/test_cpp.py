@@ -589,6 +589,11 @@ BAD = {
         "Expected 0.25 µm/px in half.tif, got 0.5; resample it, or run: msal-deploy predict",
     ),
     "labels of two": ("model golden/image-0.png golden/image-1.png --labels l.png", 2, "--labels accepts one image;"),
+    "no such format": (
+        "model golden/image-0.png --labels l.PNG",
+        2,
+        "--labels: Expected a name that ends in .png, .tif or .tiff, got l.PNG; choose one",
+    ),
     "no folder for labels": ("model golden/image-0.png --labels no/such/l.tif", 3, "no/such/l.tif is not writable ("),
     "no folder": ("model golden/image-0.png --mask no/such/m.png", 3, "no/such/m.png is not writable ("),
     "a folder": ("model golden/image-0.png --probability m", 3, "m is not writable ("),

@@ -75,6 +75,10 @@ std::string check(const Arguments& given) {
         return "--threshold: Value nan not in range 0 to 1; see msal-segment --help";
     if (!given.mask.empty() && given.images.size() > 1) return "--mask accepts one image; use --masks FOLDER";
     if (!given.labels.empty() && given.images.size() > 1) return "--labels accepts one image; name one";
+    const std::string type = std::filesystem::path(given.labels).extension().string();
+    if (!given.labels.empty() && type != ".png" && type != ".tif" && type != ".tiff") {
+        return "--labels: Expected a name that ends in .png, .tif or .tiff, got " + given.labels + "; choose one";
+    }
     const std::string twice = given.masks.empty() ? "" : duplicate_name(given.images);
     if (!twice.empty()) return "Expected images with different names for --masks, got " + twice + " twice; rename one";
     const bool writes =

@@ -26,7 +26,7 @@ msal_deploy::Result<Image> read_image(const std::string& file, std::size_t max_p
 msal_deploy::Result<void> write_png(const std::string& file, const std::vector<std::uint8_t>& grey, std::size_t height,
                                     std::size_t width);
 
-// Writes labels, height × width: 16-bit grey if the name ends in .png, else a TIFF of 32 bits. Writes the whole file or
+// Writes labels, height × width: 16-bit grey if the name ends in .png, else a 32-bit TIFF. Writes the whole file or
 // nothing. More than 65535 labels in a PNG are an error.
 msal_deploy::Result<void> write_labels(const std::string& file, const std::vector<std::int32_t>& labels,
                                        std::size_t height, std::size_t width);
