@@ -80,7 +80,7 @@ def sanitized(package: Path, run: Run) -> Path:
     shutil.copy(FAKE / "cuda" / "cuda_runtime_api.h", fake / "include")
     (fake / "lib").mkdir()
     words = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{fake / 'include'}")
-    sources = (FAKE / "fake_nvinfer.cpp", FAKE / "cuda" / "fake_cuda.cpp")
+    sources = (FAKE / "fake_nvinfer.cpp", *sorted((FAKE / "cuda").glob("*.cpp")))
     run("g++", *words, *sources, "-o", fake / "lib" / "libnvinfer.so")
     settings = [f"-DMSAL_DEPLOY_{option}=ON" for option in ("STRICT", "SANITIZE", "TENSORRT")]
     settings += [f"-DTensorRT_ROOT={fake}", f"-DCMAKE_PROJECT_msal_deploy_INCLUDE={FAKE / 'cuda.cmake'}"]

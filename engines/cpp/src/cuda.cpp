@@ -9,9 +9,9 @@ namespace {
 
 // The errors after which, by CUDA's documentation, the process "must be terminated and relaunched".
 constexpr cudaError_t sticky[] = {
-    cudaErrorECCUncorrectable,   cudaErrorIllegalAddress,    cudaErrorLaunchTimeout, cudaErrorAssert,
-    cudaErrorHardwareStackError, cudaErrorIllegalInstruction, cudaErrorMisalignedAddress,
-    cudaErrorInvalidAddressSpace, cudaErrorInvalidPc,         cudaErrorLaunchFailure,
+    cudaErrorECCUncorrectable,   cudaErrorIllegalAddress,     cudaErrorLaunchTimeout,     cudaErrorAssert,
+    cudaErrorHardwareStackError, cudaErrorIllegalInstruction, cudaErrorMisalignedAddress, cudaErrorInvalidAddressSpace,
+    cudaErrorInvalidPc,          cudaErrorLaunchFailure,
 };
 
 bool is_sticky(cudaError_t status) {
@@ -21,8 +21,8 @@ bool is_sticky(cudaError_t status) {
 }  // namespace
 
 ContextLost::ContextLost(const std::string& reason)
-    : Failure(ErrorCode::failed, concat("The CUDA context of this process is unusable (", reason,
-                                        "); restart the process")) {}
+    : Failure(ErrorCode::failed,
+              concat("The CUDA context of this process is unusable (", reason, "); restart the process")) {}
 
 void check_cuda(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
@@ -30,8 +30,9 @@ void check_cuda(cudaError_t status, const char* what) {
     if (is_sticky(status)) throw ContextLost(cudaGetErrorString(status));
     const std::string message = concat("CUDA could not ", what, " (", cudaGetErrorString(status), "); ");
     if (status == cudaErrorMemoryAllocation) {
-        throw OutOfGpuMemory(ErrorCode::missing_requirement, message + "use smaller images or batches, or a GPU with "
-                                                                       "more free memory");
+        throw OutOfGpuMemory(ErrorCode::missing_requirement, message +
+                                                                 "use smaller images or batches, or a GPU with "
+                                                                 "more free memory");
     }
     throw_missing_requirement(message, "find the cause with: msal-deploy doctor");
 }

@@ -22,8 +22,8 @@ class OutOfGpuMemory : public Failure {
     using Failure::Failure;
 };
 
-// Throws Failure unless `status` is success: "CUDA could not <what> (…)". The error does not stay the thread's last one,
-// which the application may be about to ask for.
+// Throws Failure unless `status` is success: "CUDA could not <what> (…)". The error does not stay the thread's last
+// one, which the application may be about to ask for.
 void check_cuda(cudaError_t status, const char* what);
 
 // Waits for a stream after an error. Throws ContextLost if the error has made CUDA unusable; other errors are known.

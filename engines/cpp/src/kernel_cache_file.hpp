@@ -1,5 +1,5 @@
-// KernelCacheFile: where the kernels are kept that TensorRT for RTX compiles when they are first used. TensorRT validates
-// the content, and the file can be deleted at any time. This file does not need TensorRT.
+// KernelCacheFile: where the kernels are kept that TensorRT for RTX compiles when they are first used. TensorRT
+// validates the content, and the file can be deleted at any time. This file does not need TensorRT.
 #pragma once
 
 #include <filesystem>

@@ -8,8 +8,8 @@
 #error "TensorRT is not 8.6 or later, the first with uint8 inputs and host code in plans; use a later one"
 #endif
 
-// The caller can give a context its memory, as much as the current shapes need. Before 10.1, a context has as much as the
-// largest shapes of the profile need.
+// The caller can give a context its memory, as much as the current shapes need. Before 10.1, a context has as much as
+// the largest shapes of the profile need.
 #if defined(TRT_MAJOR_RTX) || NV_TENSORRT_MAJOR > 10 || (NV_TENSORRT_MAJOR == 10 && NV_TENSORRT_MINOR >= 1)
 #define MSAL_DEPLOY_CONTEXT_MEMORY
 #endif

@@ -1,5 +1,5 @@
-// Lane: one execution context with its stream and buffers. Two lanes compute in turns, so that one copies while the other
-// computes. Only one thread at a time may use a lane.
+// Lane: one execution context with its stream and buffers. Two lanes compute in turns, so that one copies while the
+// other computes. Only one thread at a time may use a lane.
 #pragma once
 
 #include "cuda.hpp"

@@ -11,7 +11,8 @@ namespace msal_deploy {
 
 class Lanes {
   public:
-    // Makes one lane, and as many as TensorRT and the memory allow up to `max_contexts`. Throws Failure if there is none.
+    // Makes one lane, and as many as TensorRT and the memory allow up to `max_contexts`. Throws Failure if there is
+    // none.
     Lanes(Engine& engine, bool graphs);
 
     // What a thread has taken. The destructor gives it back.

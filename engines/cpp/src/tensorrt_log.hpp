@@ -1,6 +1,6 @@
-// What TensorRT says. It keeps the first logger that a process gives it, for all runtimes and until the process ends, so
-// there is one logger, which is never destroyed. A message belongs to the Segmenter whose call is running in the thread
-// that it comes from.
+// What TensorRT says. It keeps the first logger that a process gives it, for all runtimes and until the process ends,
+// so there is one logger, which is never destroyed. A message belongs to the Segmenter whose call is running in the
+// thread that it comes from.
 #pragma once
 
 #include <memory>

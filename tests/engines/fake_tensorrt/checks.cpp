@@ -157,7 +157,8 @@ int current_device() {
 int main(int count, char** words) {
     using namespace checks;
     std::vector<Check> all = host_checks();
-    for (const auto& more : {device_checks(), rtx_checks(), fault_checks()}) all.insert(all.end(), more.begin(), more.end());
+    for (const auto& more : {device_checks(), rtx_checks(), fault_checks()})
+        all.insert(all.end(), more.begin(), more.end());
     int failed = 0, run = 0;
     for (const Check& check : all) {
         bool wanted = count == 1;

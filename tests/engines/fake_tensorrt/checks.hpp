@@ -18,8 +18,8 @@ namespace checks {
 
 using namespace msal_deploy;
 
-#define EXPECT(condition)                                                                             \
-    do {                                                                                              \
+#define EXPECT(condition)                                                                                 \
+    do {                                                                                                  \
         if (!(condition)) throw std::runtime_error("line " + std::to_string(__LINE__) + ": " #condition); \
     } while (false)
 

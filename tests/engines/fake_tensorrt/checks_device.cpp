@@ -32,8 +32,7 @@ class Buffer {
 // A stream of the caller with images and room for the result.
 class Job {
   public:
-    explicit Job(const Shape& shape)
-        : shape_(shape), image_(pixels() * 3), probability_(pixels()), rgb_(pixels() * 3) {
+    explicit Job(const Shape& shape) : shape_(shape), image_(pixels() * 3), probability_(pixels()), rgb_(pixels() * 3) {
         EXPECT(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) == cudaSuccess);
     }
     Job(const Job&) = delete;
@@ -44,7 +43,8 @@ class Job {
     void start(const Segmenter& segmenter, unsigned int seed) {
         rgb_ = images(shape_, seed);
         std::memcpy(image_.host, rgb_.data(), rgb_.size());
-        EXPECT(cudaMemcpyAsync(image_.gpu, image_.host, image_.bytes(), cudaMemcpyHostToDevice, stream_) == cudaSuccess);
+        EXPECT(cudaMemcpyAsync(image_.gpu, image_.host, image_.bytes(), cudaMemcpyHostToDevice, stream_) ==
+               cudaSuccess);
         const auto done = segmenter.segment_on_device(image_.gpu, shape_, probability_.gpu, stream_);
         if (!done) throw std::runtime_error(done.error().message);
         EXPECT(cudaMemcpyAsync(probability_.host, probability_.gpu, probability_.bytes(), cudaMemcpyDeviceToHost,

@@ -30,7 +30,8 @@ Error error_of_open(const Options& options = {}) {
 void an_output_of_another_shape_is_bad_input() {
     const Segmenter segmenter = open();
     const Fake fake("output-shape");
-    expect_error(error_of_a_call(segmenter), ErrorCode::bad_input, "returns 4 × 2 × 64 × 64 for 4 × 64 × 64 px; rebuild");
+    expect_error(error_of_a_call(segmenter), ErrorCode::bad_input,
+                 "returns 4 × 2 × 64 × 64 for 4 × 64 × 64 px; rebuild");
 }
 
 void other_tensors_are_bad_input() {
@@ -160,7 +161,7 @@ void writers_do_not_meet() {
     two.write(second.data(), second.size());
     const std::vector<char> read = one.read();
     EXPECT(std::string(read.begin(), read.end()) == second && caches(folder).size() == 1);
-    struct stat found {};
+    struct stat found{};
     EXPECT(stat(caches(folder)[0].c_str(), &found) == 0 && (found.st_mode & 0777) == 0644);
 }
 

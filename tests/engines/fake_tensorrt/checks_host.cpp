@@ -144,7 +144,8 @@ void a_prepared_shape_is_only_launched() {
 
 void graphs_of_other_shapes_are_captured_again() {
     const Segmenter segmenter = open(with_graphs());
-    for (unsigned int seed = 0; seed < 12; ++seed) expect_right(segmenter, {2 + seed / 4, 64, 64 + seed / 4 * 32}, seed);
+    for (unsigned int seed = 0; seed < 12; ++seed)
+        expect_right(segmenter, {2 + seed / 4, 64, 64 + seed / 4 * 32}, seed);
     for (unsigned int seed = 0; seed < 4; ++seed) expect_right(segmenter, {9, 64, 64}, seed);
 }
 

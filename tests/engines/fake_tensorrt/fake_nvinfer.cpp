@@ -1,11 +1,11 @@
 // A fake of TensorRT without its kernels. It computes with copies of CUDA's runtime alone, so it runs on a real GPU, in
-// real streams and graphs, and with fake_cuda.cpp under AddressSanitizer without a GPU. The network reads the bytes of a
-// pixel as the lower three of a float whose highest is 0x3E: 0.125 to 0.5, different for each colour.
+// real streams and graphs, and with fake_cuda.cpp under AddressSanitizer without a GPU. The network reads the bytes of
+// a pixel as the lower three of a float whose highest is 0x3E: 0.125 to 0.5, different for each colour.
 //
 // The environment variable FAKE is what fails: deserialise, context, second-context, half-image, host-image, chw-image,
 // shape, output-shape, enqueue, capture, runtime-cache, or graph-strategy. FAKE=complain logs while contexts are
-// destroyed, FAKE=warn for each call, FAKE=elsewhere from another thread. FAKE_LOG is a file to which each computed shape
-// is appended, FAKE_TRACE one for the number of each context that computes.
+// destroyed, FAKE=warn for each call, FAKE=elsewhere from another thread. FAKE_LOG is a file to which each computed
+// shape is appended, FAKE_TRACE one for the number of each context that computes.
 #include <NvInfer.h>
 
 #include <atomic>

@@ -1,4 +1,5 @@
-// The version of the fake: TensorRT 10.13.3, or what FAKE_MAJOR and FAKE_MINOR say when it is compiled. For RTX, see ../rtx.
+// The version of the fake: TensorRT 10.13.3, or what FAKE_MAJOR and FAKE_MINOR say when it is compiled. For RTX, see
+// ../rtx.
 #pragma once
 
 #ifdef FAKE_MAJOR
