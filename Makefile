@@ -1,7 +1,7 @@
 # `make demo` and `make test` first set up what they need. All they require is Python 3.11 or later.
 PYTHON ?= python3
 BIN := .venv/bin
-CPP_PACKAGES := g++ libcli11-dev libpng-dev libssl-dev
+CPP_PACKAGES := g++ libcli11-dev libjpeg-dev libpng-dev libssl-dev libtiff-dev
 
 .PHONY: demo test check mutants soak fuzz audit sbom cpp-needs browser-needs .venv-triton .venv-bioimageio .venv-fuzz .venv-audit clean
 .DELETE_ON_ERROR:
@@ -85,9 +85,9 @@ sbom: .venv-audit
 
 # Dependencies of the C++ library that pip does not install. The compiler looks for them, so any package manager can provide them.
 cpp-needs:
-	@printf '#include <CLI/CLI.hpp>\n#include <png.h>\n#include <openssl/evp.h>\n' | g++ -E -x c++ - >/dev/null 2>&1 \
+	@printf '#include <cstdio>\n#include <CLI/CLI.hpp>\n#include <jpeglib.h>\n#include <png.h>\n#include <tiffio.h>\n#include <openssl/evp.h>\n' | g++ -E -x c++ - >/dev/null 2>&1 \
 	|| { SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -qq --yes $(CPP_PACKAGES) >/dev/null; } \
-	|| { echo "The C++ tests need a C++17 compiler, CLI11, libpng and OpenSSL; on Debian: apt install $(CPP_PACKAGES)" >&2; exit 3; }
+	|| { echo "The C++ tests need a C++17 compiler, CLI11, libjpeg, libpng, libtiff and OpenSSL; on Debian: apt install $(CPP_PACKAGES)" >&2; exit 3; }
 
 # A browser, in which the tests open the report. Any Chromium will do.
 browser-needs:

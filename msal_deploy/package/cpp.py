@@ -33,9 +33,10 @@ This folder holds a C++ library, a command-line program and the graph `model/mod
 uint8 RGB images at {microns} µm per pixel and returns the probability of a nucleus for each pixel. Written by
 `msal-deploy package … cpp --precision {precision}`. License of the weights: {licence}.
 
-You need a C++17 compiler, CMake 3.21, CLI11, libpng, OpenSSL, nlohmann/json and a runtime. On Debian and Ubuntu:
+You need a C++17 compiler, CMake 3.21, CLI11, libjpeg, libpng, libtiff, OpenSSL, nlohmann/json and a runtime. On Debian
+and Ubuntu:
 
-    apt install g++ libcli11-dev libpng-dev libssl-dev
+    apt install g++ libcli11-dev libjpeg-dev libpng-dev libssl-dev libtiff-dev
     python3 -m pip install cmake openvino nlohmann-json
 
 Build it and segment an image:
@@ -77,7 +78,7 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
 
 def _in_precision(page: str, precision: str) -> str:
     """Return the page with its commands for the graph of the package: engines/cpp/README.md has FP32's."""
-    for words in ("--precision fp32", "embed model fp32"):
+    for words in ("--precision fp32", "embed model fp32", "segment_in_c model fp32"):
         page = page.replace(words, words.replace("fp32", precision))
     return page
 

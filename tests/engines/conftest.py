@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 from msgspec.structs import replace
+from pixel_dump import build_dump
 
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.export import example_images
@@ -98,3 +99,9 @@ def int8_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bun
     entry = {"model.int8.onnx": artifact(folder, "model.int8.onnx", "model.fp32.onnx")}
     write_manifest(folder, replace(bundle.manifest, artifacts={**bundle.manifest.artifacts, **entry}))
     return Bundle(folder)
+
+
+@pytest.fixture(scope="session")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that prints the pixels that the C++ programs read, under the sanitizers."""
+    return build_dump(tmp_path_factory.mktemp("dump"))

@@ -18,6 +18,7 @@ from tiny_bundle import put_graph, write_tiny_bundle
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.errors import BadInput
 from msal_deploy.files import sha256
+from msal_deploy.instances import separate
 from msal_deploy.package import PackageOptions, cpp, write_package
 from msal_deploy.runtimes import open_engine
 from msal_deploy.runtimes.tiling import segment
@@ -131,11 +132,11 @@ def tiny(tmp_path_factory) -> Bundle:
     return put_graph(write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle"), "model.fp32.onnx", model)
 
 
-SIZES = ((1, 1), (1, 50), (2, 3), (33, 700), (512, 512), (600, 1100), (1000, 1000))
+SIZES = ((16, 50), (17, 33), (33, 700), (512, 512), (600, 1100), (1000, 1000))  # smaller ones: test_cpp_c_api.py
 TILES = {
     "the defaults": ({}, SIZES),
-    "odd overlap": ({"tile": 96, "overlap": 33}, SIZES[:4]),
-    "no overlap": ({"tile": 64, "overlap": 0}, SIZES[1:4]),
+    "odd overlap": ({"tile": 96, "overlap": 33}, SIZES[:3]),
+    "no overlap": ({"tile": 64, "overlap": 0}, SIZES[:3]),
     "nearly all": ({"tile": 32, "overlap": 30}, [(70, 41), (33, 80)]),
 }
 
@@ -195,6 +196,18 @@ def test_the_mask_has_the_size_of_the_image(built, bundle, run, tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "m.png") == 255, found >= bundle.spec.threshold)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_labels_are_those_of_python(built, bundle, run, tmp_path, suffix):
+    words = ("--labels", tmp_path / f"l.{suffix}", "--probability", tmp_path / "p.raw")
+    done = run(built / "build" / "msal-segment", built / "model", built / "golden" / "image-0.png", *words)
+    probability = np.fromfile(tmp_path / "p.raw", np.float32).reshape(256, 256)
+    spec = bundle.spec
+    expected = separate(probability, threshold=spec.threshold, microns_per_pixel=spec.microns_per_pixel)
+    assert expected.max() >= 2
+    np.testing.assert_array_equal(read(tmp_path / f"l.{suffix}"), expected)
+    assert done.stdout == f"{tmp_path / f'l.{suffix}'}: 256 × 256 px, {expected.max()} nuclei\n"
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
 def test_every_kind_of_png_is_read_as_rgb(built, run, tmp_path, mode):
     colour = Image.open(built / "golden" / "image-0.png").crop((0, 0, 64, 64))
@@ -239,6 +252,17 @@ def test_the_sanitizers_are_there(sanitized, run):
     assert "AddressSanitizer" in run("env", "ASAN_OPTIONS=help=1", program, check=False).stderr
 
 
+def test_the_program_in_c_passes_under_the_sanitizers(sanitized, package, run, tmp_path):
+    words = ("gcc", "-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    folders = (f"-I{package / 'include'}", f"-L{sanitized}", f"-Wl,-rpath,{sanitized}")
+    program, result = tmp_path / "segment_in_c", tmp_path / "p.raw"
+    run(*words, *folders, package / "examples" / "c" / "main.c", "-lmsal_deploy", "-o", program)
+    words = (program, package / "model", "fp32", package / "golden" / "image-0.rgb", 256, 256, result)
+    environment = {"TBB_ENABLE_SANITIZERS": "1", "LSAN_OPTIONS": "suppressions=lsan.supp"}
+    run(*words, cwd=str(sanitized / "tests"), **environment)
+    assert len(np.unique(np.fromfile(result, np.float32))) > 1000
+
+
 @pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime"])
 def test_other_backends_where_they_are_built(built, run, backend):
     done = run(built / "build/tests/golden", built / "model", built / "golden", backend, "fp32", check=False)
@@ -255,16 +279,19 @@ def test_a_backend_that_is_asked_for_and_not_there_stops_cmake(package, run, tmp
     assert done.returncode and "tensorrt was not found although MSAL_DEPLOY_TENSORRT is ON; it needs" in said
 
 
-NO_PROGRAM_PACKAGES = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in ("CLI11", "PNG")]
+NO_PROGRAM_PACKAGES = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in ("CLI11", "PNG", "JPEG", "TIFF")]
 
 
-def test_the_library_alone_needs_neither_cli11_nor_libpng(package, run, tmp_path):
+def test_the_library_alone_needs_none_of_the_packages_of_the_program(package, run, tmp_path):
     run("cmake", "-S", package, "-B", tmp_path / "b", "-DMSAL_DEPLOY_TOOLS=OFF", *NO_PROGRAM_PACKAGES)
 
 
-def test_without_cli11_cmake_says_what_to_install(package, run, tmp_path):
-    done = run("cmake", "-S", package, "-B", tmp_path / "b", NO_PROGRAM_PACKAGES[0], check=False)
-    assert done.returncode and "apt install libcli11-dev libpng-dev" in " ".join(done.stderr.split())
+@pytest.mark.parametrize("missing", NO_PROGRAM_PACKAGES)
+def test_without_the_packages_of_the_program_cmake_says_what_to_install(package, run, tmp_path, missing):
+    done = run("cmake", "-S", package, "-B", tmp_path / "b", missing, check=False)
+    assert done.returncode and "apt install libcli11-dev libpng-dev libjpeg-dev libtiff-dev" in " ".join(
+        done.stderr.split()
+    )
 
 
 def test_without_any_runtime_cmake_says_what_to_install(package, run, tmp_path):
@@ -521,8 +548,16 @@ BAD = {
         2,
         "'torch' is not a backend; choose from: openvino",
     ),
-    "no such image": ("model no.png --mask m.png", 2, "no.png is not a readable PNG ("),
-    "not a PNG": ("model golden/golden.json --mask m.png", 2, "golden.json is not a readable PNG ("),
+    "no such image": (
+        "model no.png --mask m.png",
+        2,
+        "no.png cannot be opened (No such file or directory); check the name",
+    ),
+    "not a PNG": (
+        "model golden/golden.json --mask m.png",
+        2,
+        "golden.json is not a PNG, JPEG or TIFF; convert it to one of them",
+    ),
     "half a PNG": ("model half.png --mask m.png", 2, "half.png is not a readable PNG ("),
     "too large": (
         "model bomb.png --mask m.png",
@@ -543,6 +578,23 @@ BAD = {
     "overlap": ("model golden/image-0.png --mask m.png --overlap 512", 2, "Expected an overlap from 0 to 511, got 512"),
     "a negative overlap": ("model golden/image-0.png --mask m.png --overlap -1", 2, "--overlap: Value -1 not in range"),
     "sizes": ("model golden/image-0.png small.png --masks m --batch 2", 2, "Expected images of one size in a batch"),
+    "too small": (
+        "model tiny.png --mask m.png",
+        2,
+        "Expected an image of at least 16 px a side, got 7×5 px in tiny.png; cut out a larger region",
+    ),
+    "another resolution": (
+        "model half.tif --mask m.png",
+        2,
+        "Expected 0.25 µm/px in half.tif, got 0.5; resample it, or run: msal-deploy predict",
+    ),
+    "labels of two": ("model golden/image-0.png golden/image-1.png --labels l.png", 2, "--labels accepts one image;"),
+    "no such format": (
+        "model golden/image-0.png --labels l.PNG",
+        2,
+        "--labels: Expected a name that ends in .png, .tif or .tiff, got l.PNG; choose one",
+    ),
+    "no folder for labels": ("model golden/image-0.png --labels no/such/l.tif", 3, "no/such/l.tif is not writable ("),
     "no folder": ("model golden/image-0.png --mask no/such/m.png", 3, "no/such/m.png is not writable ("),
     "a folder": ("model golden/image-0.png --probability m", 3, "m is not writable ("),
 }
@@ -564,6 +616,8 @@ def test_msal_segment_reports_bad_input_in_one_line(built, run, tmp_path, case):
     for name in ("odd.png", "other.png"):
         Image.new("RGB", (64, 50)).save(tmp_path / name)
     Image.new("RGB", (64, 64)).save(tmp_path / "small.png")
+    Image.new("RGB", (7, 5)).save(tmp_path / "tiny.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "half.tif", resolution=20000, resolution_unit="cm")  # 0.5 µm/px
     (tmp_path / "m").mkdir()
     before = {path.name for path in tmp_path.iterdir()}
     done = run(built / "build" / "msal-segment", *shlex.split(words), check=False, cwd=str(tmp_path))

@@ -15,6 +15,7 @@ struct Arguments {
     std::string mask;
     std::string masks;
     std::string probability;
+    std::string labels;
     std::optional<float> threshold;  // empty: the model's
     msal_deploy::Tiling tiling;
     std::size_t batch = 1;

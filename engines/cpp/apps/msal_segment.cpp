@@ -1,19 +1,26 @@
-// msal-segment: reads PNG images and writes masks or probabilities. An example of a program that uses
+// msal-segment: reads images and writes masks, labels or probabilities. An example of a program that uses
 // msal_deploy::Segmenter; the Python tests run the golden tiles through it.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <numeric>
+#include <sstream>
 
 #include "arguments.hpp"
 #include "image.hpp"
+#include "msal_deploy/nuclei.hpp"
 
 using namespace msal_deploy;
 
 namespace {
 
 constexpr std::size_t max_pixels = 1 << 28;  // per image; computing so many takes about 3 GB
+
+// The graph sees at least 32 px, and mirrored pixels where the image has none. Below half of that, most are mirrored.
+constexpr std::size_t least_side = 16;
+constexpr double same_resolution = 0.005;  // as in Python: a difference of 2.6 px in 512
 
 // Carries an error to main, which prints it.
 struct Stop {
@@ -61,10 +68,28 @@ struct Batch {
     std::size_t pixels() const { return height * width; }  // of one image
 };
 
-Batch read_batch(const std::vector<std::string>& files) {
+// Reads an image of the model's resolution.
+Image read(const std::string& file, const Spec& spec) {
+    Image image = unwrap(read_image(file, max_pixels));
+    if (image.height < least_side || image.width < least_side) {
+        throw_bad_input("Expected an image of at least " + std::to_string(least_side) + " px a side, got " +
+                        std::to_string(image.width) + "×" + std::to_string(image.height) + " px in " + file +
+                        "; cut out a larger region");
+    }
+    const double ratio = image.microns_per_pixel.value_or(spec.microns_per_pixel) / spec.microns_per_pixel;
+    if (std::abs(ratio - 1) > same_resolution) {
+        std::ostringstream text;
+        text << "Expected " << spec.microns_per_pixel << " µm/px in " << file << ", got " << *image.microns_per_pixel
+             << "; resample it, or run: msal-deploy predict";
+        throw_bad_input(text.str());
+    }
+    return image;
+}
+
+Batch read_batch(const std::vector<std::string>& files, const Spec& spec) {
     Batch batch;
     for (const std::string& file : files) {
-        Image image = unwrap(read_png(file, max_pixels));
+        Image image = read(file, spec);
         if (batch.rgb.empty()) {
             batch = {files, image.height, image.width, std::move(image.rgb)};
             continue;
@@ -85,19 +110,30 @@ void compute(const Segmenter& segmenter, const Arguments& given, const Batch& ba
         unwrap(segmenter.segment(batch.rgb, {batch.files.size(), batch.height, batch.width}, probability));
     } else {
         Tiling tiling = given.tiling;
-        tiling.batch = static_cast<std::size_t>(given.options.streams.value_or(1));  // a tile for each stream
+        if (given.options.streams) tiling.batch = static_cast<std::size_t>(*given.options.streams);  // a tile for each
         unwrap(segmenter.segment({batch.rgb.data(), batch.height, batch.width}, tiling, probability));
     }
 }
 
 void write_mask(const std::string& file, const Batch& batch, const float* probability, float threshold) {
-    std::vector<std::uint8_t> grey(batch.pixels());
-    std::transform(probability, probability + batch.pixels(), grey.begin(),
-                   [&](float p) { return static_cast<std::uint8_t>(p >= threshold ? 255 : 0); });
+    std::vector<std::uint8_t> grey = unwrap(mask({probability, batch.pixels()}, threshold));
+    for (std::uint8_t& value : grey) value = value != 0 ? 255 : 0;
     unwrap(write_png(file, grey, batch.height, batch.width));
     const auto nuclei = static_cast<double>(std::count(grey.begin(), grey.end(), 255));
     std::printf("%s: %zu × %zu px, %.1f %% nuclei\n", file.c_str(), batch.height, batch.width,
                 100 * nuclei / static_cast<double>(grey.size()));
+}
+
+void write_nuclei(const std::string& file, const Batch& batch, const float* probability, float threshold,
+                  const Spec& spec) {
+    Separation separation;
+    separation.threshold = threshold;
+    separation.microns_per_pixel = spec.microns_per_pixel;
+    const std::vector<std::int32_t> nuclei =
+        unwrap(labels({probability, batch.pixels()}, batch.height, batch.width, separation));
+    unwrap(write_labels(file, nuclei, batch.height, batch.width));
+    std::printf("%s: %zu × %zu px, %d nuclei\n", file.c_str(), batch.height, batch.width,
+                *std::max_element(nuclei.begin(), nuclei.end()));
 }
 
 void segment(const Segmenter& segmenter, const Arguments& given) {
@@ -106,12 +142,13 @@ void segment(const Segmenter& segmenter, const Arguments& given) {
     for (std::size_t start = 0; start < given.images.size(); start += given.batch) {
         const auto first = given.images.begin() + static_cast<std::ptrdiff_t>(start);
         const auto count = std::min(given.batch, given.images.size() - start);
-        const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)});
+        const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)}, segmenter.spec());
         compute(segmenter, given, batch, probability);
         for (std::size_t index = 0; index < count; ++index) {
             const float* one = &probability[index * batch.pixels()];
             const std::filesystem::path name = std::filesystem::path(batch.files[index]).stem();
             if (!given.mask.empty()) write_mask(given.mask, batch, one, threshold);
+            if (!given.labels.empty()) write_nuclei(given.labels, batch, one, threshold, segmenter.spec());
             if (!given.masks.empty())
                 write_mask((std::filesystem::path(given.masks) / name).string() + ".png", batch, one, threshold);
         }
@@ -137,7 +174,7 @@ double percentile(const std::vector<double>& sorted, double share) {
 void bench(const Segmenter& segmenter, const Arguments& given) {
     const auto count = std::min(given.batch, given.images.size());
     const auto first = given.images.begin();
-    const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)});
+    const Batch batch = read_batch({first, first + static_cast<std::ptrdiff_t>(count)}, segmenter.spec());
     std::vector<float> probability;
     std::vector<double> times(given.bench);
     for (std::size_t call = 0; call < 5; ++call)
