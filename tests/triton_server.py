@@ -45,6 +45,7 @@ class Server:
     Attributes:
         package: the folder that ``package triton`` wrote.
         http, grpc: addresses, such as ``http://localhost:20123``.
+        metrics: address of the metrics.
         memory: how the names begin of what its Tritons share with their Python processes.
     """
 
@@ -52,15 +53,16 @@ class Server:
         self.package = package
         self._log = log
         self._options = options
-        self._ports = free_port(), free_port()
+        self._ports = free_port(), free_port(), free_port()
         self.http, self.grpc = f"http://localhost:{self._ports[0]}", f"grpc://localhost:{self._ports[1]}"
+        self.metrics = f"http://localhost:{self._ports[2]}/metrics"
         self._process: subprocess.Popen[bytes] | None = None
         self.memory: set[str] = set()
 
     @property
     def command(self) -> list[str]:
-        http, grpc = self._ports
-        ports = ("--http-port", str(http), "--grpc-port", str(grpc), "--exit-timeout", "5")
+        http, grpc, metrics = map(str, self._ports)
+        ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics, "--exit-timeout", "5")
         return [str(triton_python()), "serve.py", "models", *ports, *self._options]
 
     def start(self) -> None:
