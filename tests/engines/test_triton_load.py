@@ -1,6 +1,7 @@
 """What the server does with requests that nobody waits for, and what its metrics count."""
 
 import http.client
+import json
 import re
 import time
 import urllib.request
@@ -24,18 +25,38 @@ from msal_deploy.runtimes import open_engine
 PATIENCE = 180.0  # seconds for a condition: the machine may be busy
 REQUESTS, IMAGES = 6, 8
 
-# The package's model, but each batch waits until its first request is cancelled, as long as the file "closed" is there.
+# The package's model, but with the file "closed" each batch waits at first, and with "halting" after its first image,
+# until its first request is cancelled. It says so with the file "waits".
 GATED = """
 
 import time
 
+HERE = Path(__file__).parent
+
 
 class TritonPythonModel(TritonPythonModel):
-    def execute(self, requests):
-        gate = Path(__file__).with_name("closed")
-        while gate.exists() and not requests[0].is_cancelled():
+    def wait(self, gate):
+        if (HERE / gate).exists():
+            (HERE / "waits").touch()
+        while (HERE / gate).exists() and not self.first.is_cancelled():
             time.sleep(0.01)
+
+    def execute(self, requests):
+        self.first = requests[0]
+        self.wait("closed")
         return super().execute(requests)
+
+    def _queue_for(self, shape):
+        return Halting(self, super()._queue_for(shape))
+
+
+class Halting:
+    def __init__(self, model, queue):
+        self.model, self.queue = model, queue
+
+    def start_async(self, *arguments, **options):
+        self.queue.start_async(*arguments, **options)
+        self.model.wait("halting")
 """
 
 
@@ -43,14 +64,12 @@ class TritonPythonModel(TritonPythonModel):
 def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("load") / "served"
     write_package(bundle, "triton", folder, PackageOptions(backend="openvino"))
-    gate(folder / "models" / "msal-net" / "1")
+    add_gates(folder / "models" / "msal-net" / "1")
     with serving(folder, folder.with_name("log")) as server:
         yield server
 
 
-def gate(version: Path) -> None:
-    import json
-
+def add_gates(version: Path) -> None:
     program = version / "model.py"
     program.write_text(program.read_text() + GATED)
     about = json.loads((version / "model.json").read_text())
@@ -58,13 +77,26 @@ def gate(version: Path) -> None:
     write_json(version / "model.json", about)
 
 
+class Gate:
+    """Lets the model of `GATED` wait."""
+
+    def __init__(self, version: Path, name: str) -> None:
+        self._file, self._waits = version / name, version / "waits"
+        self._waits.unlink(missing_ok=True)
+        self._file.touch()
+
+    def reached(self) -> bool:
+        return self._waits.exists()
+
+    def open(self) -> None:
+        self._file.unlink(missing_ok=True)
+
+
 @pytest.fixture
-def closed(server: Server) -> Iterator[Path]:
-    """The file that keeps the model from computing."""
-    path = server.package / "models" / "msal-net" / "1" / "closed"
-    path.touch()
-    yield path
-    path.unlink(missing_ok=True)
+def gate(server: Server, request: pytest.FixtureRequest) -> Iterator[Gate]:
+    made = Gate(server.package / "models" / "msal-net" / "1", getattr(request, "param", "closed"))
+    yield made
+    made.open()
 
 
 def metrics(server: Server) -> dict[str, float]:
@@ -123,7 +155,7 @@ def tensor(protocol: Any, images: np.ndarray) -> Any:
 
 
 @pytest.mark.parametrize("way", ["cancels", "disconnects"])
-def test_requests_whose_client_is_gone_are_not_computed(server: Server, closed: Path, way: str) -> None:
+def test_requests_whose_client_is_gone_are_not_computed(server: Server, gate: Gate, way: str) -> None:
     delta, images = Delta(server), example_images(IMAGES, 64, 64)
     client = grpc_client(server)
     waits = [client.async_infer("msal-net", [tensor(tritonclient.grpc, images)], print) for _ in range(REQUESTS)]
@@ -134,32 +166,32 @@ def test_requests_whose_client_is_gone_are_not_computed(server: Server, closed: 
     client.close()
     until(lambda: delta.cancelled == REQUESTS and delta.waiting == 0)
     assert delta.images == 0
-    closed.unlink()
+    gate.open()
     with grpc_client(server) as other:
         other.infer("msal-net", [tensor(tritonclient.grpc, images)])
     assert delta.images == IMAGES, "the server lives on, and computes what somebody waits for"
 
 
-def test_request_ends_between_two_images_if_its_client_goes(server: Server, closed: Path) -> None:
-    """The model starts on the request, because another client, which stays, is first in the same batch."""
+@pytest.mark.parametrize("gate", ["halting"], indirect=True)
+def test_request_ends_after_the_image_at_which_its_client_goes(server: Server, gate: Gate) -> None:
     delta = Delta(server)
     client = grpc_client(server)
     client.async_infer("msal-net", [tensor(tritonclient.grpc, example_images(IMAGES, 32, 32))], print)
-    until(lambda: delta("nv_inference_pending_request_count") == 0)
+    until(gate.reached)
     client.close()
     until(lambda: delta.cancelled == 1)
-    assert delta.images == 0
+    assert delta.images == 1
 
 
-def test_waiting_request_is_refused_after_its_own_time(server: Server, closed: Path) -> None:
+def test_waiting_request_is_refused_after_its_own_time(server: Server, gate: Gate) -> None:
     """Over HTTP, Triton does not notice that a client goes; the time in the request is what limits the work."""
     delta = Delta(server)
-    images = example_images(1, 32, 32)
     holding = grpc_client(server)
-    holding.async_infer("msal-net", [tensor(tritonclient.grpc, images)], print)
+    holding.async_infer("msal-net", [tensor(tritonclient.grpc, example_images(1, 32, 32))], print)
+    until(gate.reached)
     address = server.http.partition("://")[2]
     body, length = tritonclient.http.InferenceServerClient.generate_request_body(
-        [tensor(tritonclient.http, example_images(IMAGES, 64, 64))], timeout=1
+        [tensor(tritonclient.http, example_images(1, 64, 64))], timeout=1
     )
     gone = http.client.HTTPConnection(address)
     gone.request("POST", "/v2/models/msal-net/infer", body, {"Inference-Header-Content-Length": str(length)})
