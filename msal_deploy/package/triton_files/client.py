@@ -60,10 +60,9 @@ class Model:
             raise ValueError(f"Expected a URL that begins with http:// or grpc://, got {url!r}; see --help")
         self._protocol, self._config, self._limits = protocol, config, limits
         axes = json.loads(config["parameters"]["model_spec"]["string_value"])["image"]["axes"][1:3]
-        axes = [{"minimum": axis, "maximum": axis, "multiple": 1} if isinstance(axis, int) else axis for axis in axes]
-        self.smallest, self.largest, self.multiple = (
-            [axis[key] for axis in axes] for key in ("minimum", "maximum", "multiple")
-        )
+        self.smallest = [_limit(axis, "minimum", axis) for axis in axes]
+        self.largest = [_limit(axis, "maximum", axis) for axis in axes]
+        self.multiple = [_limit(axis, "multiple", 1) for axis in axes]
 
     def __enter__(self) -> Model:
         return self
@@ -82,7 +81,7 @@ class Model:
     def side(self, axis: int, extent: int) -> int:
         """Return the least height (`axis` 0) or width (1) of a tile that holds `extent` pixels."""
         rounded = -(-extent // self.multiple[axis]) * self.multiple[axis]
-        return max(int(self.smallest[axis]), rounded)
+        return max(self.smallest[axis], rounded)
 
     def batch(self, sides: list[int]) -> int:
         """Return how many tiles of this height and width one request takes."""
@@ -95,6 +94,11 @@ class Model:
         result = self._client.infer(self._config["name"], [tensor], **self._limits)
         probability: NDArray[np.float32] = result.as_numpy(self._config["output"][0]["name"])
         return probability[:, 0]
+
+
+def _limit(axis: Any, key: str, fixed: Any) -> int:
+    """Return a limit of a dynamic axis, or what it is if the axis is fixed, an integer."""
+    return int(fixed if isinstance(axis, int) else axis[key])
 
 
 class Span(NamedTuple):
