@@ -8,8 +8,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from random import SystemRandom
+from urllib.request import urlopen
 
 import pytest
 import tritonclient.http
@@ -79,9 +81,10 @@ class Server:
         self.memory.add(prefix)
 
     def is_ready(self) -> bool:
+        """Return whether it serves; the metrics come last."""
         with tritonclient.http.InferenceServerClient(self.http.removeprefix("http://")) as client:
             try:
-                return bool(client.is_server_ready())
+                return bool(client.is_server_ready()) and urlopen(self.metrics).status == HTTPStatus.OK
             except OSError:
                 return False
 
