@@ -8,8 +8,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from random import SystemRandom
+from urllib.request import urlopen
 
 import pytest
 import tritonclient.http
@@ -45,6 +47,7 @@ class Server:
     Attributes:
         package: the folder that ``package triton`` wrote.
         http, grpc: addresses, such as ``http://localhost:20123``.
+        metrics: address of the metrics.
         memory: how the names begin of what its Tritons share with their Python processes.
     """
 
@@ -52,15 +55,16 @@ class Server:
         self.package = package
         self._log = log
         self._options = options
-        self._ports = free_port(), free_port()
+        self._ports = free_port(), free_port(), free_port()
         self.http, self.grpc = f"http://localhost:{self._ports[0]}", f"grpc://localhost:{self._ports[1]}"
+        self.metrics = f"http://localhost:{self._ports[2]}/metrics"
         self._process: subprocess.Popen[bytes] | None = None
         self.memory: set[str] = set()
 
     @property
     def command(self) -> list[str]:
-        http, grpc = self._ports
-        ports = ("--http-port", str(http), "--grpc-port", str(grpc), "--exit-timeout", "5")
+        http, grpc, metrics = map(str, self._ports)
+        ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics, "--exit-timeout", "5")
         return [str(triton_python()), "serve.py", "models", *ports, *self._options]
 
     def start(self) -> None:
@@ -77,9 +81,10 @@ class Server:
         self.memory.add(prefix)
 
     def is_ready(self) -> bool:
+        """Return whether it serves; the metrics come last."""
         with tritonclient.http.InferenceServerClient(self.http.removeprefix("http://")) as client:
             try:
-                return bool(client.is_server_ready())
+                return bool(client.is_server_ready()) and urlopen(self.metrics).status == HTTPStatus.OK
             except OSError:
                 return False
 

@@ -18,11 +18,11 @@ POLL_INTERVAL = 0.3  # seconds
 
 
 class Ports:
-    """Two free ports for a server, and the ids of the engines that connect to them."""
+    """Three free ports for a server, and the ids of the engines that connect to them."""
 
     def __init__(self) -> None:
         with ExitStack() as held:
-            self.http, self.grpc = (_free_port(held) for _ in range(2))
+            self.http, self.grpc, self.metrics = (_free_port(held) for _ in range(3))
 
     def engine(self, protocol: str, *, shared_memory: bool = True) -> str:
         """Return the id of the engine that connects to the server by ``http`` or ``grpc``."""
@@ -55,7 +55,8 @@ def served(bundle: Bundle, precision: str, python: Path) -> Iterator[Ports]:
         package = Path(folder) / "package"
         write_package(bundle, "triton", package, PackageOptions(precision, backend="openvino"))
         ports = Ports()
-        options = ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--exit-timeout", "5"]
+        numbers = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
+        options = [f"--{name}-port={number}" for name, number in numbers.items()] + ["--exit-timeout=5"]
         with (Path(folder) / "log").open("w+b") as log:
             command = [python.absolute(), "serve.py", "models", *options]
             process = subprocess.Popen(command, cwd=package, stdout=log, stderr=log)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from msal_deploy.cli.options import BundlePath, Json
+from msal_deploy.cli.options import BundlePath, Json, parse_size
 
 
 def package(
@@ -39,6 +39,14 @@ def package(
         list[str] | None,
         typer.Option(help="Author to name on bioimage.io; repeat it for several.", show_default=False),
     ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Image size in pixels that Triton computes before it is ready, so that the first request does not "
+            "wait: a side, or HEIGHTxWIDTH; repeat it for several. 512 always is, if the model accepts it.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Package a bundle for another runtime (C++, Triton, bioimage.io, TensorRT build kit), with reference tiles to test
@@ -52,7 +60,7 @@ def package(
     from msal_deploy.files import write_json
     from msal_deploy.package import choose_options, write_package
 
-    options = choose_options(integration, precision, gpu, backend, author or ())
+    options = choose_options(integration, precision, gpu, backend, author or (), map(parse_size, size or ()))
     report = write_package(Bundle(bundle), integration, out, options)
     if json:
         write_json(json, report.to_json())

@@ -15,7 +15,12 @@ INTEGRATIONS = {
     "triton": "msal_deploy.package.triton",
     "bioimageio": "msal_deploy.package.bioimageio",
 }
-APPLICABLE = {"build-kit": ("--gpu",), "cpp": ("--gpu",), "triton": ("--gpu", "--backend"), "bioimageio": ("--author",)}
+APPLICABLE = {
+    "build-kit": ("--gpu",),
+    "cpp": ("--gpu",),
+    "triton": ("--gpu", "--backend", "--size"),
+    "bioimageio": ("--author",),
+}
 PREFERRED = "preferred"  # not one precision, but all that the target prefers, best first
 DEFAULT_PRECISION = {"build-kit": PREFERRED}  # fp32 for the other integrations
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -25,19 +30,21 @@ class PackageOptions(msgspec.Struct, frozen=True):
     """Options of an integration; each integration uses those that apply to it.
 
     >>> PackageOptions("int8", gpu="t4")
-    PackageOptions(precision='int8', gpu='t4', backend=None, authors=('msal-deploy',))
+    PackageOptions(precision='int8', gpu='t4', backend=None, authors=('msal-deploy',), sizes=())
 
     Attributes:
         precision: The graph to package: ``fp32``, ``fp16`` or ``int8``.
         gpu: Name of the target GPU, or its TOML file; None for integrations on the CPU.
         backend: Triton's backend: ``tensorrt``, ``onnxruntime`` or ``openvino``; None to choose it from the bundle.
         authors: Authors to name on bioimage.io.
+        sizes: Heights and widths in pixels that a server computes before it is ready, besides its usual ones.
     """
 
     precision: str = "fp32"
     gpu: str | None = None
     backend: str | None = None
     authors: tuple[str, ...] = ("msal-deploy",)
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 def choose_options(
@@ -46,6 +53,7 @@ def choose_options(
     gpu: str | None = None,
     backend: str | None = None,
     authors: Iterable[str] = (),
+    sizes: Iterable[tuple[int, int]] = (),
 ) -> PackageOptions:
     """Return the options for an integration, with its default precision if none is given.
 
@@ -63,10 +71,12 @@ def choose_options(
     if precision is not None and precision not in PRECISIONS:
         raise BadInput(f"{precision!r} is not a precision", suggest(precision, PRECISIONS))
     names = tuple(parse(partial(check_line, name), "An --author", "a name", "write it on one line") for name in authors)
-    for option, given in {"--gpu": gpu is not None, "--backend": backend is not None, "--author": bool(names)}.items():
+    sizes = tuple(sizes)
+    gave = {"--gpu": gpu is not None, "--backend": backend is not None, "--author": bool(names), "--size": bool(sizes)}
+    for option, given in gave.items():
         if given and option not in APPLICABLE[integration]:
             raise BadInput(f"{option} does not apply to {integration}", "leave it out")
     if gpu is not None:
         find_target(gpu)
     precision = precision or DEFAULT_PRECISION.get(integration, "fp32")
-    return PackageOptions(precision, gpu, backend, names or PackageOptions().authors)
+    return PackageOptions(precision, gpu, backend, names or PackageOptions().authors, sizes)

@@ -11,13 +11,14 @@ from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, suggest
 from msal_deploy.targets import Container, find_target, targets
 from msal_deploy.trt.plan_checks import listed_plan, loads, plans, preflight, read_plan
-from msal_deploy.trt.plan_metadata import PlanMetadata, build_command, plan_name
+from msal_deploy.trt.plan_metadata import PlanMetadata, Profile, build_command, plan_name
 
 if TYPE_CHECKING:
     from msal_deploy.package.options import PackageOptions
 
 TritonBackendName = Literal["tensorrt", "onnxruntime", "openvino"]
 TRITON_BACKENDS: tuple[TritonBackendName, ...] = get_args(TritonBackendName)
+PLAN_INSTANCES = 2  # one copies images while the other computes
 MAX_BATCH = 8  # for graphs; a plan has its own limit. 8 images of 512×512 px: a 6 MiB request, an 8 MiB response
 
 
@@ -32,7 +33,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
         default_file: File for GPUs without an entry in `by_capability`; None for none.
         max_batch: Largest number of images in a request, and in a batch that Triton assembles.
         best_batch: Preferred batch size, or None if the time per image does not depend on it.
-        warm_up: Height and width of the warm-up images in pixels; None for those of the golden tiles.
+        profile: The shapes of the plans; None for graphs, which only the specification limits.
+        instances: Number of instances per GPU, or on the CPU.
         on_gpu: Whether the model runs on a GPU.
         tag: Tag of the image ``nvcr.io/nvidia/tritonserver:<tag>-py3``.
     """
@@ -44,7 +46,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     default_file: str | None = None
     max_batch: int = MAX_BATCH
     best_batch: int | None = None
-    warm_up: tuple[int, int] | None = None
+    profile: Profile | None = None
+    instances: int = 1
     on_gpu: bool
     tag: str
 
@@ -71,8 +74,8 @@ def _default_backend(bundle: Bundle, options: PackageOptions) -> str:
 
 def _by_graph(bundle: Bundle, options: PackageOptions, backend: TritonBackendName) -> Serving:
     graph = bundle.graph_name(options.precision, None if options.gpu else backend)
-    if backend == "onnxruntime" and options.precision == "fp16" and not options.gpu:
-        raise BadInput("ONNX Runtime runs FP16 on a GPU only", "choose a GPU with --gpu, or use fp32 or int8")
+    if backend == "onnxruntime":
+        _check_onnxruntime(options)
     container = find_target(options.gpu).container if options.gpu else _newest()
     return Serving(
         backend=backend,
@@ -82,6 +85,16 @@ def _by_graph(bundle: Bundle, options: PackageOptions, backend: TritonBackendNam
         on_gpu=options.gpu is not None,
         tag=container.tag,
     )
+
+
+def _check_onnxruntime(options: PackageOptions) -> None:
+    if options.precision == "fp16" and not options.gpu:
+        raise BadInput("ONNX Runtime runs FP16 on a GPU only", "choose a GPU with --gpu, or use fp32 or int8")
+    if options.precision == "int8" and options.gpu:  # no CUDA kernels for the quantised convolutions
+        raise BadInput(
+            "ONNX Runtime's CUDA provider has no kernels for an INT8 graph and would compute parts of it on the CPU",
+            "use --backend tensorrt, or --precision fp16",
+        )
 
 
 def _by_plans(bundle: Bundle, options: PackageOptions) -> Serving:
@@ -103,18 +116,28 @@ def _by_plans(bundle: Bundle, options: PackageOptions) -> Serving:
             "different shapes, which one Triton model cannot serve",
             "choose one with --gpu, or build them with the same version and shapes",
         )
+    _check_profile(first.profile, bundle)
     return _serving(metadata, _container(first, options.gpu).tag)
+
+
+def _check_profile(profile: Profile, bundle: Bundle) -> None:
+    if profile.min[0] > 1:
+        raise BadInput(
+            f"The plans take at least {profile.min[0]} images, but Triton also passes single images",
+            "build them with --batch 1:…",
+        )
+    height, width = bundle.golden()[0].shape[1:3]
+    if not profile.accepts((1, height, width)):
+        raise BadInput(
+            f"The plans take {profile}, not the golden tiles of {height} × {width} px that test the server",
+            "build them with a --size that includes the golden tiles",
+        )
 
 
 def _serving(metadata: dict[Path, PlanMetadata], tag: str) -> Serving:
     first = next(iter(metadata.values()))
-    if first.profile.min[0] > 1:
-        raise BadInput(
-            f"The plans take at least {first.profile.min[0]} images, but Triton also passes single images",
-            "build them with --batch 1:…",
-        )
     anywhere = [path.name for path, plan in metadata.items() if plan.options.hardware_compatible]
-    batch, height, width = first.profile.opt
+    batch = first.profile.opt[0]
     return Serving(
         backend="tensorrt",
         graph=first.graph,
@@ -123,7 +146,8 @@ def _serving(metadata: dict[Path, PlanMetadata], tag: str) -> Serving:
         default_file=next(iter(anywhere), None),
         max_batch=first.profile.max[0],
         best_batch=batch if batch > 1 else None,
-        warm_up=(height, width),
+        profile=first.profile,
+        instances=PLAN_INSTANCES,
         on_gpu=True,
         tag=tag,
     )

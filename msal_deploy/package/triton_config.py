@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from msal_deploy import __version__
-from msal_deploy.bundle import Bundle
 from msal_deploy.errors import translate_missing_extra
 from msal_deploy.package.triton_backends import Serving
+from msal_deploy.package.triton_shapes import warm_up_name
 from msal_deploy.spec import ModelSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from msal_deploy.package.triton_version import About
+    from msal_deploy.trt.plan_metadata import Shape
 
 TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 PLATFORMS = {"tensorrt": "tensorrt_plan", "onnxruntime": "onnxruntime_onnx"}
 QUEUE_DELAY = 500  # µs to wait for more requests; short compared with the milliseconds per image
 QUEUE_SIZE = 256  # requests; further ones are rejected as unavailable
-WARM_UP = "golden-tile.rgb"
+QUEUE_TIMEOUT = 60_000_000  # µs in the queue, then a request is rejected as unavailable; a request may ask for less
+COMPILED_SHAPES = 4  # that OpenVINO keeps; each has a copy of the weights, packed for its shape
+HEURISTIC = "1"  # of cudnn_conv_algo_search; 0, the default, times all algorithms at each new shape
 
 
-def model_config(bundle: Bundle, serving: Serving, precision: str, warm_up: tuple[int, int]) -> str:
+def model_config(name: str, spec: ModelSpec, serving: Serving, about: About, warm_ups: Sequence[Shape]) -> str:
     """Return the text of config.pbtxt.
 
     Args:
-        bundle: The bundle that is served.
+        name: Name of the model.
+        spec: What is served, with the shapes that are accepted.
         serving: How it is served.
-        precision: Precision of the graph.
-        warm_up: Height and width of the image in the file `WARM_UP`, in pixels.
+        about: The first version.
+        warm_ups: Shapes (N, H, W) to compute before the model is ready.
 
     Raises:
         MissingExtra: tritonclient is not installed.
@@ -34,21 +41,20 @@ def model_config(bundle: Bundle, serving: Serving, precision: str, warm_up: tupl
     with translate_missing_extra():
         from google.protobuf import text_format
         from tritonclient.grpc import model_config_pb2 as pb
-    spec = bundle.spec
+    parameters = _parameters(spec, serving, about, warm_ups)
     config = pb.ModelConfig(
-        name=bundle.manifest.recipe.network.model,
+        name=name,
         max_batch_size=serving.max_batch,
         input=[pb.ModelInput(**_tensor(spec.image, pb))],
         output=[pb.ModelOutput(**_tensor(spec.probability, pb))],
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
-        instance_group=[pb.ModelInstanceGroup(count=1, kind="KIND_GPU" if serving.on_gpu else "KIND_CPU")],
+        instance_group=[_instances(serving, pb)],
         cc_model_filenames=serving.by_capability,
         default_model_filename=serving.default_file,
         dynamic_batching=_batching(serving, pb),
-        model_warmup=[_warm_up(spec, batch, warm_up, pb) for batch in sorted({1, serving.best_batch or 1})],
-        parameters={
-            key: pb.ModelParameter(string_value=value) for key, value in _parameters(bundle, serving, precision).items()
-        },
+        optimization=_optimization(spec, warm_ups, pb) if serving.backend == "tensorrt" else None,
+        model_warmup=[_warm_up(spec, shape, pb) for shape in warm_ups],
+        parameters={key: pb.ModelParameter(string_value=value) for key, value in parameters.items()},
         **_backend(serving),
     )
     return str(text_format.MessageToString(config))
@@ -64,28 +70,56 @@ def _tensor(tensor: TensorSpec, pb: Any) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": pb.DataType.Value(TYPES[tensor.dtype]), "dims": dims}
 
 
+def _instances(serving: Serving, pb: Any) -> Any:
+    if not serving.on_gpu:
+        return pb.ModelInstanceGroup(count=serving.instances, kind="KIND_CPU")
+    # Without a list, each GPU gets instances, and the model does not load if one of them has no plan.
+    return pb.ModelInstanceGroup(count=serving.instances, kind="KIND_GPU", gpus=[0])
+
+
 def _batching(serving: Serving, pb: Any) -> Any:
-    policy = pb.ModelQueuePolicy(max_queue_size=QUEUE_SIZE)
+    policy = pb.ModelQueuePolicy(
+        max_queue_size=QUEUE_SIZE,
+        timeout_action="REJECT",
+        default_timeout_microseconds=QUEUE_TIMEOUT,
+        allow_timeout_override=True,
+    )
     best = [serving.best_batch] if serving.best_batch else []
     return pb.ModelDynamicBatching(
         preferred_batch_size=best, max_queue_delay_microseconds=QUEUE_DELAY, default_queue_policy=policy
     )
 
 
-def _warm_up(spec: ModelSpec, batch: int, size: tuple[int, int], pb: Any) -> Any:
-    dtype = pb.DataType.Value(TYPES[spec.image.dtype])
-    image = pb.ModelWarmup.Input(data_type=dtype, dims=[*size, spec.image.axes[-1]], input_data_file=WARM_UP)
-    return pb.ModelWarmup(name=f"golden tile, batch {batch}", batch_size=batch, inputs={spec.image.name: image})
+def _optimization(spec: ModelSpec, warm_ups: Sequence[Shape], pb: Any) -> Any:
+    """Return the settings of plans: copies beside the computing, and CUDA graphs of the shapes that are warmed up."""
+    policy = pb.ModelOptimizationPolicy
+    graphs = [
+        policy.Cuda.GraphSpec(
+            batch_size=batch, input={spec.image.name: policy.Cuda.GraphSpec.Shape(dim=[*size, spec.image.axes[-1]])}
+        )
+        for batch, *size in warm_ups
+    ]
+    pinned = policy.PinnedMemoryBuffer(enable=True)
+    cuda = policy.Cuda(graphs=True, graph_spec=graphs, output_copy_stream=True)
+    return policy(cuda=cuda, input_pinned_memory=pinned, output_pinned_memory=pinned)
 
 
-def _parameters(bundle: Bundle, serving: Serving, precision: str) -> dict[str, str]:
-    """Return metadata for clients; the engine ``triton:URL`` compares the hash with its bundle's."""
-    facts = {
-        "graph": serving.graph,
-        "graph_sha256": bundle.manifest.artifacts[serving.graph].sha256,
-        "licence": bundle.manifest.licence,
-        "model_spec": msgspec.json.encode(bundle.spec).decode(),
-        "msal_deploy": __version__,
-        "precision": precision,
-    }
-    return facts | ({"threads": "0", "streams": "1"} if serving.backend == "openvino" else {})
+def _warm_up(spec: ModelSpec, shape: Shape, pb: Any) -> Any:
+    batch, *size = shape
+    image = pb.ModelWarmup.Input(
+        data_type=pb.DataType.Value(TYPES[spec.image.dtype]),
+        dims=[*size, spec.image.axes[-1]],
+        input_data_file=warm_up_name(shape),
+    )
+    name = f"golden tile, {batch} x {size[0]} x {size[1]} px"
+    return pb.ModelWarmup(name=name, batch_size=batch, inputs={spec.image.name: image})
+
+
+def _parameters(spec: ModelSpec, serving: Serving, about: About, warm_ups: Sequence[Shape]) -> dict[str, str]:
+    """Return facts for clients, and settings of the backend."""
+    facts = {"model_spec": msgspec.json.encode(spec).decode(), about.parameter: about.summary()}
+    if serving.backend == "openvino":
+        return facts | {"threads": "0", "streams": "1", "shapes": str(max(COMPILED_SHAPES, len(warm_ups)))}
+    if serving.backend == "onnxruntime" and serving.on_gpu:
+        return facts | {"cudnn_conv_algo_search": HEURISTIC}
+    return facts

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -49,10 +50,11 @@ def shell() -> Callable[[str, Path], str]:
 
 @pytest.fixture(scope="module")
 def place(int8_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the page supposes: a bundle, images, and Triton's Python."""
+    """A folder with what the page supposes: a bundle, an image, a data set, and Triton's Python."""
     folder = tmp_path_factory.mktemp("new user")
     (folder / "bundle").symlink_to(int8_bundle.path)
     (folder / ".venv-triton").symlink_to(triton_python().parents[1])
+    shutil.copy(ROOT / "docs" / "images" / "tissue.png", folder)
     synthesize(folder / "monuseg", train=2, test=5, size=256, seed=4)
     return folder
 

@@ -1,5 +1,8 @@
 """``package triton``: the model repository follows ModelSpec and the plans; wrong usage is rejected."""
 
+import hashlib
+import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,6 +26,10 @@ from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.cli import app
 from msal_deploy.export import example_images
 from msal_deploy.package import PackageOptions, PackageReport, write_package
+from msal_deploy.package.triton_backends import choose_serving
+from msal_deploy.package.triton_config import model_config
+from msal_deploy.package.triton_shapes import served_spec
+from msal_deploy.package.triton_version import About
 from msal_deploy.spec import ModelSpec, TensorSpec
 from msal_deploy.targets import find_target
 from msal_deploy.trt.plan_metadata import BuildOptions
@@ -46,7 +53,18 @@ def read_config(folder: Path, model: str = "msal-net") -> Any:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     version = folder / "models" / "msal-net" / "1"
-    return {path.name: path.read_bytes() for path in version.iterdir()}
+    files = {path.name: path.read_bytes() for path in version.iterdir()}
+    about = json.loads(files.pop("model.json"))
+    assert about["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return files
+
+
+def about_of(folder: Path) -> dict[str, Any]:
+    """Return model.json of the first version, after comparing it with what config.pbtxt tells clients."""
+    about: dict[str, Any] = json.loads((folder / "models" / "msal-net" / "1" / "model.json").read_text())
+    told = json.loads(read_config(folder).parameters["version_1"].string_value)
+    assert told == {key: value for key, value in about.items() if key != "files"}
+    return about
 
 
 def refused(bundle: Bundle, *options: object) -> str:
@@ -79,12 +97,9 @@ def test_config_has_the_names_types_and_axes_of_the_spec(own: Bundle) -> None:
 
 
 def written(bundle: Bundle, spec: ModelSpec) -> Any:
-    from msal_deploy.package.triton_backends import choose_serving
-    from msal_deploy.package.triton_config import model_config
-
-    serving = choose_serving(bundle, PackageOptions())  # before the spec is another than the graph's
-    bundle.manifest = replace(bundle.manifest, spec=spec)
-    text = model_config(bundle, serving, "fp32", (64, 64))
+    about = About("model.fp32.onnx", "0" * 64, "fp32", "CC0-1.0", "1.0", {})
+    serving = choose_serving(bundle, PackageOptions())
+    text = model_config("msal-net", served_spec(spec, serving), serving, about, [(1, 64, 64)])
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
@@ -101,9 +116,12 @@ def test_cpu_package_uses_openvino_in_the_python_backend(own: Bundle) -> None:
     assert config.default_model_filename == "model.py" and not config.cc_model_filenames
     assert config.version_policy.latest.num_versions == 1 and config.HasField("dynamic_batching")
     assert files["model.fp32.onnx"] == own.file("model.fp32.onnx").read_bytes()
-    assert config.parameters["graph_sha256"].string_value == own.manifest.artifacts["model.fp32.onnx"].sha256
-    assert b"msal_deploy" not in files["model.py"].replace(b"msal-deploy", b"")
-    assert {"README.md", "compose.yaml", "Dockerfile", "serve.py", "client.py", "check_golden.py"} <= set(report.files)
+    about = about_of(folder)
+    assert about["graph_sha256"] == own.manifest.artifacts["model.fp32.onnx"].sha256
+    assert (about["graph"], about["precision"]) == ("model.fp32.onnx", "fp32")
+    assert not re.search(rb"(import|from) msal_deploy", files["model.py"])
+    programs = {"serve.py", "client.py", "check_golden.py"}
+    assert {"README.md", "compose.yaml", "Dockerfile", "kubernetes.yaml", *programs} <= set(report.files)
 
 
 def test_config_maps_compute_capabilities_to_plans(own: Bundle) -> None:
@@ -123,10 +141,9 @@ def test_config_maps_compute_capabilities_to_plans(own: Bundle) -> None:
 
 def test_plans_are_warmed_up_at_their_optimal_shape(own: Bundle) -> None:
     folder, _ = package(put_plan(own, "7.5"))
-    warm_ups = read_config(folder).model_warmup
-    assert [one.batch_size for one in warm_ups] == [1, 4]
-    assert {tuple(one.inputs["image"].dims) for one in warm_ups} == {(384, 320, 3)}
-    tile = np.fromfile(folder / "models" / "msal-net" / "warmup" / "golden-tile.rgb", np.uint8).reshape(384, 320, 3)
+    warm_ups = [(one.batch_size, *one.inputs["image"].dims) for one in read_config(folder).model_warmup]
+    assert warm_ups == [(1, 384, 320, 3), (1, 512, 512, 3), (4, 384, 320, 3)]
+    tile = np.fromfile(folder / "models" / "msal-net" / "warmup" / "384x320.rgb", np.uint8).reshape(384, 320, 3)
     golden = np.load(folder / "golden" / "image.npy")[0]
     height, width, _ = golden.shape
     assert np.array_equal(tile[:height, :width], golden)
@@ -146,12 +163,13 @@ def test_hardware_compatible_plan_is_the_default(own: Bundle) -> None:
 
 @pytest.mark.parametrize(("sm", "version", "tag"), [("6.1", "8.6.1", "23.07"), ("7.0", "10.4.0.26", "24.09")])
 def test_image_has_the_tensorrt_of_the_plan(own: Bundle, sm: str, version: str, tag: str) -> None:
-    folder, report = package(put_plan(own, sm, version))
+    folder, _ = package(put_plan(own, sm, version))
     (service,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"].values()
     assert service["image"] == f"nvcr.io/nvidia/tritonserver:{tag}-py3"
     assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
     assert f"tritonserver:{tag}-py3" in (folder / "README.md").read_text()
-    assert "serve.py" not in report.files and "Dockerfile" not in report.files
+    assert f"tritonserver:{tag}-py3\n" in (folder / "Dockerfile").read_text()
+    assert "openvino" not in (folder / "Dockerfile").read_text()
 
 
 def test_version_compatible_plan_uses_a_later_image(own: Bundle) -> None:
@@ -183,7 +201,7 @@ def test_onnx_runtime_on_the_cpu_uses_the_u8s8_graph(int8_bundle: Bundle, tmp_pa
     write_manifest(folder, manifest)
     served, _ = package(Bundle(folder), precision="int8", backend="onnxruntime")
     assert files_of(served) == {"model.onnx": (folder / "model.int8.u8s8.onnx").read_bytes()}
-    assert read_config(served).parameters["graph_sha256"].string_value == entry["model.int8.u8s8.onnx"].sha256
+    assert about_of(served)["graph_sha256"] == entry["model.int8.u8s8.onnx"].sha256
 
 
 # ---- rejected
@@ -198,6 +216,8 @@ def test_onnx_runtime_on_the_cpu_uses_the_u8s8_graph(int8_bundle: Bundle, tmp_pa
         (("--gpu", "t5"), "'t5' is not a known GPU"),
         (("--backend", "openvino", "--gpu", "t4"), "openvino runs on the CPU, not on t4"),
         (("--precision", "int8"), "model.int8.onnx"),
+        (("--size", "500"), "Expected a height that is a multiple of 32, got 500; use 480 or 512"),
+        (("--size", "512x8192"), "Expected a width from 32 to 4096, got 8192"),
     ],
 )
 def test_wrong_options_are_rejected(own: Bundle, options: tuple[str, ...], message: str) -> None:
@@ -210,6 +230,10 @@ CHANGES: dict[str, tuple[Callable[[Bundle], Bundle], str]] = {
     "large batches": (
         lambda b: put_plan(b, "7.5", profile=replace(PROFILE, min=(2, 128, 128))),
         "at least 2 images",
+    ),
+    "small tiles": (
+        lambda b: put_plan(b, "7.5", profile=replace(PROFILE, min=(1, 320, 320))),
+        "not the golden tiles of 256 × 256 px that test the server; build them with a --size that includes",
     ),
     "another graph": (
         lambda b: put_plan(b, "7.5", graph_sha256="0" * 64),
@@ -252,24 +276,21 @@ def test_triton_accepts_the_options_of_the_compose_file(own: Bundle, tmp_path: P
     """Run Triton on a missing repository: it would print its usage if it did not know an option."""
     folder, _ = package(own)
     (service,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"].values()
-    program, *options = service["command"]
-    assert program == "tritonserver" and service["volumes"] == ["./models:/models:ro"]
-    find = "from serve import *; print(find_triton()[0]); print(sysconfig.get_config_var('LIBDIR'))"
-    done = subprocess.run([triton_python(), "-c", find], cwd=folder, capture_output=True, text=True, check=True)
-    triton, libraries = done.stdout.split()
-    path = f"{libraries}:{Path(triton).parents[1] / 'nvidia_pytriton.libs'}"
-    command = [f"{triton}/bin/tritonserver", *options]
-    result = subprocess.run(command, env={"LD_LIBRARY_PATH": path}, capture_output=True, text=True, timeout=120)
+    program, script, models, *options = service["command"]
+    assert (program, script, models) == ("python3", "/serve.py", "/models")
+    assert service["volumes"] == ["./models:/models:ro", "./serve.py:/serve.py:ro"]
+    (folder / "empty").mkdir()
+    command = [triton_python(), "serve.py", "empty", *options, "--http-port=0", "--model-control-mode=broken"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     output = result.stdout + result.stderr
-    assert "Usage: tritonserver" not in output, output[:500]
-    assert "/models" in output, output[-2000:]
+    assert "invalid argument for --model-control-mode" in output, output[-2000:]
 
 
 def test_dockerfile_installs_the_imports_of_the_model(own: Bundle) -> None:
     folder, _ = package(own)
     text = (folder / "Dockerfile").read_text()
     assert f"FROM nvcr.io/nvidia/tritonserver:{find_target('t4').container.tag}-py3" in text
-    installed = {word.partition("==")[0] for word in shlex.split(text.splitlines()[-1])}
+    installed = {word.partition("==")[0] for word in shlex.split(text.splitlines()[2])}
     assert {"openvino", "numpy"} <= installed
 
 

@@ -20,6 +20,7 @@ Kind = Literal["unavailable", "loading", "not_found", "timeout", "invalid", "fai
 
 # Seconds: to connect, for metadata, for inference, and to release shared memory.
 CONNECT_TIMEOUT, CONTROL_TIMEOUT, INFER_TIMEOUT, CLOSE_TIMEOUT = 5.0, 30.0, 300.0, 10.0
+MICROSECONDS = 1_000_000  # in a second
 KIND_OF_STATUS: dict[int, Kind] = {
     400: "invalid",
     404: "not_found",
@@ -75,8 +76,13 @@ class Protocol(ABC):
         """Unregister the shared memory `name`."""
 
     @abstractmethod
-    def infer(self, address: Address, inputs: list[Any], outputs: list[Any], request: str) -> Any:
-        """Return tritonclient's `InferResult` for the request with the id `request`."""
+    def infer(
+        self, address: Address, inputs: list[Any], outputs: list[Any], request: str, parameters: dict[str, str]
+    ) -> Any:
+        """Return tritonclient's `InferResult` for the request with the id `request`.
+
+        The server drops the request from its queue when this client no longer waits for it.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -122,8 +128,16 @@ class _Http(Protocol):
     def unshare(self, name: str) -> None:
         self._send("POST", f"/v2/systemsharedmemory/region/{name}/unregister", timeout=CLOSE_TIMEOUT)
 
-    def infer(self, address: Address, inputs: list[Any], outputs: list[Any], request: str) -> Any:
-        body, header = self._client.generate_request_body(inputs, outputs=outputs, request_id=request)
+    def infer(
+        self, address: Address, inputs: list[Any], outputs: list[Any], request: str, parameters: dict[str, str]
+    ) -> Any:
+        body, header = self._client.generate_request_body(
+            inputs,
+            outputs=outputs,
+            request_id=request,
+            timeout=int(INFER_TIMEOUT * MICROSECONDS),
+            parameters=parameters,
+        )
         headers = {"Inference-Header-Content-Length": str(header)} if header is not None else {}
         response = self._send("POST", f"{_path(address)}/infer", body, headers, INFER_TIMEOUT)
         length = response.headers.get("Inference-Header-Content-Length")
@@ -201,7 +215,9 @@ class _Grpc(Protocol):
     def unshare(self, name: str) -> None:
         self._call(self._client.unregister_system_shared_memory, name, client_timeout=CLOSE_TIMEOUT)
 
-    def infer(self, address: Address, inputs: list[Any], outputs: list[Any], request: str) -> Any:
+    def infer(
+        self, address: Address, inputs: list[Any], outputs: list[Any], request: str, parameters: dict[str, str]
+    ) -> Any:
         return self._call(
             self._client.infer,
             address.model,
@@ -209,6 +225,8 @@ class _Grpc(Protocol):
             model_version=address.version,
             outputs=outputs,
             request_id=request,
+            timeout=int(INFER_TIMEOUT * MICROSECONDS),
+            parameters=parameters,
             client_timeout=INFER_TIMEOUT,
         )
 

@@ -6,6 +6,7 @@ computing an old request, so the next session starts anew with other memory.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
@@ -24,6 +25,7 @@ from msal_deploy.spec import Axis, Float32Maps, TensorSpec, UInt8Images
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 SHARED_MEMORY = Path("/dev/shm")
 REMEDY = "use a model that msal-deploy packaged"
+ACCEPTED = "graph_sha256"  # the request parameter with the SHA-256 of the graphs that the client accepts
 MAX_SHARED_BYTES = 1 << 30  # bytes of images in one request
 UNSHARE_TIMEOUT, UNSHARE_PAUSE = 1.0, 0.005  # seconds
 
@@ -44,6 +46,8 @@ class Session:
         self._memory: SharedMemory | None = None
         self._shares = address.shared_memory and address.is_local
         self._token, self._requests = secrets.token_hex(4), 0
+        graphs = sorted(one.sha256 for name, one in bundle.manifest.artifacts.items() if name.endswith(".onnx"))
+        self._accepted, self._version = " ".join(graphs), ""
         try:
             self._max_batch = self._check(bundle)
         except BaseException:
@@ -68,7 +72,8 @@ class Session:
         self._requests += 1
         request = f"{self._token}-{self._requests}"
         inputs, outputs = self._tensors(images, shape)
-        result = self._protocol.infer(self._address, inputs, outputs, request)
+        # A version that was deployed after the check refuses the request if its graph is another bundle's.
+        result = self._protocol.infer(self._address, inputs, outputs, request, {ACCEPTED: self._accepted})
         return self._take(result, request, shape, images.nbytes)
 
     def close(self) -> None:
@@ -86,8 +91,9 @@ class Session:
             raise (self._explain(error) if error.kind in ("not_found", "invalid") else error) from error
         for side, tensor in (("inputs", self._spec.image), ("outputs", self._spec.probability)):
             self._check_tensor(tensor, metadata.get(side, []))
-        served = config.get("parameters", {}).get("graph_sha256", {}).get("string_value")
-        if served and served not in {artifact.sha256 for artifact in bundle.manifest.artifacts.values()}:
+        self._version = self._address.version or max(metadata.get("versions", ()), key=int, default="")
+        served = _served_graph(config, self._version)
+        if served and served not in self._accepted.split():
             raise BadInput(
                 f"{self._model} serves a graph that is not in {bundle.path} (SHA-256 {served[:12]}…)",
                 "package this bundle for Triton again, or use the bundle that is served",
@@ -147,7 +153,13 @@ class Session:
     def _take(self, result: Any, request: str, shape: tuple[int, ...], image_bytes: int) -> Float32Maps:
         """Check that a result belongs to the request, and return its probabilities."""
         response, output = result.get_response(), result.get_output(self._spec.probability.name)
-        answered = response.get("id") if isinstance(response, dict) else response.id
+        answered, version = (
+            (response.get("id"), response.get("model_version"))
+            if isinstance(response, dict)
+            else (response.id, response.model_version)
+        )
+        if version and version != self._version:
+            raise TritonError("loading", f"version {version} has replaced version {self._version}, which was checked")
         if answered != request or output is None:
             raise TritonError("failed", f"expected a response to request {request!r}, got {answered!r}")
         datatype, actual = _described(output)
@@ -211,6 +223,15 @@ def _allocate(size: int) -> SharedMemory | None:
         memory.unlink()
         return None
     return memory
+
+
+def _served_graph(config: dict[str, Any], version: str) -> str | None:
+    """Return the SHA-256 of a version's graph, if config.pbtxt tells it."""
+    text = config.get("parameters", {}).get(f"version_{version}", {}).get("string_value", "{}")
+    try:
+        return str(json.loads(text)["graph_sha256"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _fits(served: list[int], expected: list[int]) -> bool:
