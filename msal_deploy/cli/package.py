@@ -11,7 +11,8 @@ from msal_deploy.cli.options import BundlePath, Json
 def package(
     bundle: BundlePath,
     integration: Annotated[
-        str, typer.Argument(metavar="INTEGRATION", help="build-kit, cpp, triton or bioimageio.", show_default=False)
+        str,
+        typer.Argument(metavar="INTEGRATION", help="build-kit, cpp, triton, bioimageio or onnx.", show_default=False),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder to write; an older package is replaced.", show_default=False)
@@ -39,10 +40,26 @@ def package(
         list[str] | None,
         typer.Option(help="Author to name on bioimage.io; repeat it for several.", show_default=False),
     ] = None,
+    io: Annotated[
+        str | None,
+        typer.Option(
+            help="What the graph of an onnx package takes: uint8-nhwc, or float32-nchw for hosts that normalise images "
+            "themselves. Default: uint8-nhwc.",
+            show_default=False,
+        ),
+    ] = None,
+    torch_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="Python of an environment with an older torch, which then writes bioimage.io's TorchScript: QuPath "
+            "runs no newer file than its own torch can read.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
-    """Package a bundle for another runtime (C++, Triton, bioimage.io, TensorRT build kit), with reference tiles to test
-    it.
+    """Package a bundle for another runtime (C++, Triton, bioimage.io, TensorRT build kit, plain ONNX), with reference
+    tiles to test it.
 
     An older package at --out is replaced, unless other files were added to it.
 
@@ -52,7 +69,7 @@ def package(
     from msal_deploy.files import write_json
     from msal_deploy.package import choose_options, write_package
 
-    options = choose_options(integration, precision, gpu, backend, author or ())
+    options = choose_options(integration, precision, gpu, backend, author or (), io, torch_python)
     report = write_package(Bundle(bundle), integration, out, options)
     if json:
         write_json(json, report.to_json())

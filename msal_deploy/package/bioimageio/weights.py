@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx.utils import Extractor
 
 from msal_deploy.bundle import CHECKPOINT, Bundle
-from msal_deploy.errors import BadInput, GateFailed, translate_missing_extra
-from msal_deploy.graph import load_graph
+from msal_deploy.errors import GateFailed, translate_missing_extra
 from msal_deploy.package import check_golden
+from msal_deploy.package.float_graph import float_graph
 from msal_deploy.package.golden import TOLERANCES
-from msal_deploy.spec import Axis, Float32Maps, ModelSpec
+from msal_deploy.spec import Float32Maps, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
-
-LAST_OF_NORMALISATION = "/normalise/Div"  # the name that export gives the node
 
 
 def write_onnx(bundle: Bundle, path: Path) -> int:
@@ -34,27 +31,6 @@ def write_onnx(bundle: Bundle, path: Path) -> int:
     onnx.save(graph, path)
     opset: int = next(entry.version for entry in graph.opset_import if not entry.domain)
     return opset
-
-
-def float_graph(path: Path, spec: ModelSpec) -> onnx.ModelProto:
-    """Return a graph without its cast, transpose and normalisation: float32[N,3,H,W] in, float32[N,1,H,W] out.
-
-    Raises:
-        BadInput: The graph has no such normalisation.
-    """
-    model = load_graph(path)
-    tensors = [node.output[0] for node in model.graph.node if node.name == LAST_OF_NORMALISATION]
-    if len(tensors) != 1:
-        raise BadInput(f"{path.name} does not normalise images as msal-deploy's graphs do", "export the bundle again")
-    whole = Extractor(onnx.shape_inference.infer_shapes(model))
-    cut: onnx.ModelProto = whole.extract_model(tensors, [spec.probability.name])
-    for node in cut.graph.node:
-        node.input[:] = [spec.image.name if name == tensors[0] else name for name in node.input]
-    batch, height, width, channels = (axis.name if isinstance(axis, Axis) else axis for axis in spec.image.axes)
-    shape = [batch, channels, height, width]
-    cut.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(spec.image.name, onnx.TensorProto.FLOAT, shape))
-    onnx.checker.check_model(cut, full_check=True)
-    return cut
 
 
 def write_torchscript(bundle: Bundle, path: Path) -> str:
