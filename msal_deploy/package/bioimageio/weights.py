@@ -7,15 +7,20 @@ traced from the bundle's checkpoint instead.
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import subprocess
 import warnings
+from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from msal_deploy.bundle import CHECKPOINT, Bundle
-from msal_deploy.errors import GateFailed, translate_missing_extra
+from msal_deploy.errors import GateFailed, MissingRequirement, translate_missing_extra
 from msal_deploy.package import check_golden
 from msal_deploy.package.float_graph import float_graph
 from msal_deploy.package.golden import TOLERANCES
@@ -47,6 +52,55 @@ def write_torchscript(bundle: Bundle, path: Path) -> str:
     return str(torch.__version__).partition("+")[0]
 
 
+def check_torch(python: Path) -> None:
+    """Raise `MissingRequirement` unless a Python can import torch and NumPy."""
+    try:
+        done = subprocess.run([python, "-c", "import numpy, torch"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise MissingRequirement(
+            f"{python} is not a Python ({error.strerror})", "name one with --torch-python"
+        ) from error
+    if done.returncode:
+        raise MissingRequirement(
+            f"{python} cannot import torch and NumPy ({_last_line(done.stderr)})",
+            f"run: {shlex.quote(str(python))} -m pip install torch==2.5.1 'numpy<2'",
+        )
+
+
+def rewrite_torchscript(path: Path, python: Path, images: Float32Maps, expected: Float32Maps) -> str:
+    """Let the torch of another Python read a TorchScript file, run it, and write it again; return that torch's version.
+
+    What an older torch has written, it and all later ones can read.
+
+    Args:
+        path: The file, which is replaced.
+        python: Python of an environment with that torch.
+        images: float32[N,3,H,W], normalised.
+        expected: float32[N,1,H,W], the probabilities of these images.
+
+    Raises:
+        GateFailed: That torch cannot read or run the file, or gives other probabilities.
+    """
+    script = resources.files(__package__).joinpath("rewrite_torchscript.py")
+    with TemporaryDirectory() as temporary:
+        given, rewritten, output = (Path(temporary) / name for name in ("in.npy", "model.pt", "out.npy"))
+        np.save(given, images)
+        words = [python, script, path, given, rewritten, output]
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise GateFailed(
+                f"The torch of {python} cannot run this TorchScript file ({_last_line(done.stderr)})",
+                "choose a later torch that your program can still read",
+            )
+        _check("model.pt", np.load(output), expected)
+        shutil.move(rewritten, path)
+    return done.stdout.strip().partition("+")[0]
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
 def gains_and_offsets(spec: ModelSpec) -> tuple[list[float], list[float]]:
     """Return the gains and offsets per channel for which x · gain + offset = (x / 255 − mean) / std."""
     gains = [1 / (255 * std) for std in spec.std]
@@ -76,9 +130,11 @@ def verify_weights(folder: Path, images: Float32Maps, expected: Float32Maps) -> 
         by_torch = traced(torch.from_numpy(images)).numpy()
     by_onnx = session.run(None, {session.get_inputs()[0].name: images})[0]
     for name, probability in (("model.onnx", by_onnx), ("model.pt", by_torch)):
-        measured = check_golden.differences(probability, expected, 0.5)
-        if not check_golden.within(measured, TOLERANCES["fp32"]):
-            worst = f"{measured['largest']:.2g}"
-            raise GateFailed(
-                f"{name} differs from the golden probabilities by up to {worst}", "export the bundle again"
-            )
+        _check(name, probability, expected)
+
+
+def _check(name: str, probability: Float32Maps, expected: Float32Maps) -> None:
+    measured = check_golden.differences(probability, expected, 0.5)
+    if not check_golden.within(measured, TOLERANCES["fp32"]):
+        worst = f"{measured['largest']:.2g}"
+        raise GateFailed(f"{name} differs from the golden probabilities by up to {worst}", "export the bundle again")
