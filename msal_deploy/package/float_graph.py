@@ -43,7 +43,7 @@ def float_graph(path: Path, spec: ModelSpec) -> onnx.ModelProto:
 def normalise(images: UInt8Images, spec: ModelSpec) -> Float32Maps:
     """Return images uint8[N,H,W,3] as float32[N,3,H,W]: (x / 255 − mean) / std, computed as in the graph.
 
-    >>> normalise(np.full((1, 1, 1, 3), 255, np.uint8), ModelSpec())[0, :, 0, 0].round(4).tolist()
+    >>> normalise(np.full((1, 1, 1, 3), 255, np.uint8), ModelSpec())[0, :, 0, 0].astype(float).round(4).tolist()
     [2.2489, 2.4286, 2.64]
     """
     mean, std = (255 * np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (spec.mean, spec.std))
