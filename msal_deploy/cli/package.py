@@ -11,7 +11,8 @@ from msal_deploy.cli.options import BundlePath, Json, parse_size
 def package(
     bundle: BundlePath,
     integration: Annotated[
-        str, typer.Argument(metavar="INTEGRATION", help="build-kit, cpp, triton or bioimageio.", show_default=False)
+        str,
+        typer.Argument(metavar="INTEGRATION", help="build-kit, cpp, triton, bioimageio or onnx.", show_default=False),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder to write; an older package is replaced.", show_default=False)
@@ -47,10 +48,26 @@ def package(
             show_default=False,
         ),
     ] = None,
+    io: Annotated[
+        str | None,
+        typer.Option(
+            help="What the graph of an onnx package takes: uint8-nhwc, or float32-nchw for hosts that normalise images "
+            "themselves. Default: uint8-nhwc.",
+            show_default=False,
+        ),
+    ] = None,
+    torch_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="Python of an environment with an older torch, which then writes bioimage.io's TorchScript: QuPath "
+            "runs no newer file than its own torch can read.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
-    """Package a bundle for another runtime (C++, Triton, bioimage.io, TensorRT build kit), with reference tiles to test
-    it.
+    """Package a bundle for another runtime (C++, Triton, bioimage.io, TensorRT build kit, plain ONNX), with reference
+    tiles to test it.
 
     An older package at --out is replaced, unless other files were added to it.
 
@@ -60,7 +77,8 @@ def package(
     from msal_deploy.files import write_json
     from msal_deploy.package import choose_options, write_package
 
-    options = choose_options(integration, precision, gpu, backend, author or (), map(parse_size, size or ()))
+    sizes = map(parse_size, size or ())
+    options = choose_options(integration, precision, gpu, backend, author or (), sizes, io, torch_python)
     report = write_package(Bundle(bundle), integration, out, options)
     if json:
         write_json(json, report.to_json())

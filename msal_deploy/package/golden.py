@@ -25,22 +25,26 @@ from msal_deploy.spec import Float32Maps, UInt8Images
 
 # Precision -> the engine that computes the reference. The FP32 reference comes from torch and is in the bundle.
 REFERENCE_ENGINES = {"fp16": "onnxruntime:fp16", "int8": "openvino:int8"}
-# Tolerances: the largest |Δp| of a pixel, the mean |Δp|, and the fraction of pixels that cross the threshold (flipped).
-# Measured on MSAL-Net/R34 with its golden tiles, as largest, mean and flipped:
-#   FP32  ONNX Runtime and OpenVINO against torch      1.3e-6   5.7e-8   0
-#   FP16  torch's half precision against ORT           4.0e-3   8.5e-5   1.1e-4
-#   INT8  ONNX Runtime against OpenVINO                0.12     3.1e-3   3.0e-3
+# Tolerances of `check_golden.differences`. Measured on MSAL-Net/R34 with its golden tiles, and in brackets on crops of
+# twelve MoNuSeg images, the worst of each:
+#   largest            most              mean              window            flipped           flipped_window
+#   FP32  ONNX Runtime and OpenVINO against torch
+#   4.1e-6 (3.0e-6)    2.3e-6 (1.4e-6)   1.6e-7 (9.4e-8)   1.3e-6 (6.4e-7)   0 (0)             0 (0)
+#   FP16  ONNX Runtime without the emulation of FP16's roundings, against it
+#   3.3e-3 (3.9e-3)    1.9e-3 (1.1e-3)   1.4e-4 (6.3e-5)   1.3e-3 (7.1e-4)   1.7e-4 (6.1e-5)   6.8e-3 (2.9e-3)
+#   INT8  ONNX Runtime, with and without optimisations, against OpenVINO
+#   0.25 (0.28)        0.13 (0.10)       8.6e-3 (4.7e-3)   0.067 (0.10)      9.6e-3 (4.4e-3)   0.16 (0.14)
 # Errors that must be detected: INT8 instead of FP16 0.10 2.9e-3 2.7e-3; the image shifted by one pixel 0.74 4.4e-2
-# 4.4e-2; BGR instead of RGB 0.98 0.40 0.42. FP16 has a larger tolerance than measured, because GPUs may accumulate in
-# FP16.
+# 4.4e-2; BGR instead of RGB 0.98 0.40 0.42 (largest, mean, flipped); and 0.2 more or less in 1% of the pixels, in one
+# block or scattered. FP16 has larger tolerances than measured, because GPUs may accumulate in FP16.
 TOLERANCES = {
-    "fp32": {"largest": 1e-4, "mean": 1e-5, "flipped": 1e-4},
-    "fp16": {"largest": 0.05, "mean": 1e-3, "flipped": 1e-3},
-    "int8": {"largest": 0.3, "mean": 1e-2, "flipped": 1e-2},
+    "fp32": {"largest": 1e-4, "most": 5e-5, "mean": 1e-5, "window": 5e-5, "flipped": 1e-4, "flipped_window": 0.02},
+    "fp16": {"largest": 0.05, "most": 0.02, "mean": 1e-3, "window": 0.01, "flipped": 1e-3, "flipped_window": 0.05},
+    "int8": {"largest": 0.3, "most": 0.18, "mean": 1e-2, "window": 0.12, "flipped": 1e-2, "flipped_window": 0.25},
 }
-# Two runtimes differ about as much as the graph differs from FP32 (INT8 above: 2.9e-3 from FP32, 3.1e-3 between the
-# runtimes). If a graph differs more from FP32 than usual, the tolerance is this multiple of the difference.
-SPREAD = 3
+# Two runtimes differ about as much as the graph differs from FP32 (INT8 above: window at most 2.7 times as much, most
+# 1.6 times). If a graph differs more from FP32 than usual, the tolerance is this multiple of the difference.
+SPREAD = {"largest": 3, "most": 1.75, "mean": 3, "window": 3, "flipped": 3, "flipped_window": 3}
 
 
 def write_golden(bundle: Bundle, folder: Path) -> None:
@@ -93,4 +97,4 @@ def _write_probability(probability: Float32Maps, threshold: float, folder: Path,
 
 def _tolerance(precision: str, exact: Float32Maps, probability: Float32Maps, threshold: float) -> dict[str, float]:
     delta = check_golden.differences(probability, exact, threshold)
-    return {key: max(minimum, SPREAD * delta[key]) for key, minimum in TOLERANCES[precision].items()}
+    return {key: max(minimum, SPREAD[key] * delta[key]) for key, minimum in TOLERANCES[precision].items()}

@@ -58,7 +58,7 @@ def write_package(
 
     Args:
         bundle: The bundle to package, or its folder.
-        integration: ``build-kit``, ``cpp``, ``triton`` or ``bioimageio``.
+        integration: ``build-kit``, ``cpp``, ``triton``, ``bioimageio`` or ``onnx``.
         out: The folder to write.
         options: Options of the integration; None for its defaults.
 

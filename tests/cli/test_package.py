@@ -26,7 +26,7 @@ def kit(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     files = [path for path in out.rglob("*") if path.is_file() and path.name != "package.json"]
     assert f"{out}: {len(files)} files for build-kit" in result.output
-    assert "and run: docker compose run --rm kit (or: sh build.sh)" in result.output
+    assert "and run: sh docker.sh (or: sh build.sh)" in result.output
     return out
 
 
@@ -87,7 +87,7 @@ def test_package_on_a_full_disk(bundle, small_disk):
     ("words", "message"),
     [
         (["build-kitt", "--gpu", "t4"], "'build-kitt' is not an integration; did you mean 'build-kit'?"),
-        (["qupath"], "'qupath' is not an integration; choose from: bioimageio, build-kit, cpp, triton"),
+        (["qupath"], "'qupath' is not an integration; choose from: bioimageio, build-kit, cpp, onnx, triton"),
         (["build-kit", "--gpu", "gxt-1080-ti"], "did you mean 'gtx-1080-ti'?"),
         (["build-kit"], "A build kit is for one GPU; name it with --gpu: a100, gtx-1070"),
         (["build-kit", "--gpu", "t4", "--precision", "int4"], "'int4' is not a precision; did you mean 'int8'?"),

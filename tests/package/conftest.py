@@ -1,18 +1,23 @@
-"""A bundle with graphs in all three precisions, and a Python with only numpy."""
+"""A bundle with graphs in all three precisions, a Python with only numpy, and build kits of that bundle."""
 
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from kits import FAKE, Done, environment, put
 from msgspec.structs import replace
 
 from msal_deploy.bundle import Bundle, artifact, write_manifest
 from msal_deploy.export import example_images
 from msal_deploy.graph import load_graph
+from msal_deploy.package import choose_options, write_package
 from msal_deploy.precision.calibrate import calibrate, max_abs_values
 from msal_deploy.precision.calibration_tiles import Tile
 from msal_deploy.precision.fp16 import to_fp16
@@ -45,3 +50,49 @@ def plain_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "python3").write_text(f'#!/bin/sh\nPYTHONPATH="{folder}/site" exec "{base}" -S "$@"\n')
     (folder / "python3").chmod(0o755)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_kit(typed_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a kit for a GPU. Kits are cached, so tests must not change them."""
+    made: dict[tuple[str, str | None], Path] = {}
+
+    def make(gpu: str, precision: str | None = None) -> Path:
+        if (gpu, precision) not in made:
+            made[gpu, precision] = tmp_path_factory.mktemp("kits") / "kit"
+            write_package(typed_bundle, "build-kit", made[gpu, precision], choose_options("build-kit", precision, gpu))
+        return made[gpu, precision]
+
+    return make
+
+
+@pytest.fixture
+def tools(plain_python: Path, tmp_path: Path) -> Path:
+    """A folder for the PATH, with the fake trtexec and a Python that has only numpy."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    put(folder / "trtexec", f'#!/bin/sh\nunset PYTHONPATH\nexec "{sys.executable}" "{FAKE}" "$@"\n')
+    (folder / "python3").symlink_to(plain_python / "python3")
+    return folder
+
+
+@pytest.fixture
+def run(make_kit: Callable[..., Path], tools: Path, tmp_path: Path) -> Callable[..., Done]:
+    """Run build.sh of a copy of a kit, in ``tmp_path/kit``."""
+
+    def run(
+        gpu: str, *words: str, precision: str | None = None, world: dict[str, Any] | None = None, **variables: str
+    ) -> Done:
+        if not (tmp_path / "kit").exists():
+            shutil.copytree(make_kit(gpu, precision), tmp_path / "kit", copy_function=os.link)
+        done = subprocess.run(
+            ["sh", tmp_path / "kit" / "build.sh", *words],
+            env=environment(tools, world, **variables),
+            cwd=tmp_path,  # build.sh finds its own folder
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run

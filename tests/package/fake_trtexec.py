@@ -3,11 +3,12 @@
 These follow NVIDIA's source (samples/trtexec and samples/common of the simulated release): the options, and the error
 for any other; `name=value` arguments; the first line with the version; "Unknown option", "Selected Device", "Compute
 Capability", "TensorRT version", "GPU Compute Time"; the JSON of --exportOutput with six significant digits and C++'s
-nan; the size check of --loadInputs. The builders follow TensorRT's guide: 8.6 has precision flags and may fall back,
-10 needs --stronglyTyped, and 11 is always strongly typed.
+nan; the size check of --loadInputs; --timingCacheFile, and what a damaged one causes. The builders follow TensorRT's
+guide: 8.6 has precision flags and may fall back, 10 needs --stronglyTyped, and 11 is always strongly typed.
 
 FAKE_TRTEXEC in the environment is JSON: version, sm, gpu, and failures to simulate (`computes`, `off`, `silent`,
-`builder`, `dies`).
+`builder`, `dies`). `gpus` maps the UUIDs of several GPUs to their sm and gpu; CUDA_VISIBLE_DEVICES chooses one, and
+without it the first is used.
 """
 
 import json
@@ -20,6 +21,8 @@ import numpy as np
 
 WORLD: dict[str, Any] = {"version": "8.6.1", "sm": "6.1", "gpu": "NVIDIA GeForce GTX 1080 Ti"}
 WORLD |= json.loads(os.environ.get("FAKE_TRTEXEC", "{}"))
+if "gpus" in WORLD:
+    WORLD |= WORLD["gpus"][os.environ.get("CUDA_VISIBLE_DEVICES") or next(iter(WORLD["gpus"]))]
 VERSION = tuple(int(part) for part in WORLD["version"].split("."))
 WORDS_8 = {
     "fp32": "Row major linear FP32",
@@ -89,6 +92,8 @@ def build(given: dict[str, str]) -> None:
         refuse("Error Code 10: Internal Error (Could not find any implementation for node /network/head/Conv.)")
     requested = {layer.name: layer.precision for layer in layers(model)}
     computed = weakly_typed(given, requested) if VERSION[0] < 10 else strongly_typed(given, requested)
+    if "--timingCacheFile" in given:
+        time_layers(Path(given["--timingCacheFile"]), {f"{name} {kind}" for name, kind in computed.items()})
     if "computes" in WORLD:
         computed = dict.fromkeys(computed, WORLD["computes"])
     plan = {"onnx": str(Path(given["--onnx"]).resolve()), "profile": [list(extents) for _, extents in points]}
@@ -101,6 +106,28 @@ def build(given: dict[str, str]) -> None:
         )
     if "--skipInference" in given:
         say("I", "Skipped inference phase since --skipInference is added.")
+
+
+def time_layers(path: Path, tactics: set[str]) -> None:
+    """Read the timing cache, and write it with what was timed, as samples/common/common.h of 8.6.1 does.
+
+    TensorRT takes no times from a cache of another release or GPU. A damaged cache ends the build.
+    """
+    known: set[str] = set()
+    if path.is_file():
+        say("I", f"Loaded {path.stat().st_size} bytes of timing cache from {path}")
+        try:
+            cache = json.loads(path.read_text())
+        except ValueError:
+            refuse("TimingCache creation failed")
+        if (cache["version"], cache["gpu"]) == (WORLD["version"], WORLD["gpu"]):
+            known = set(cache["tactics"])
+    else:
+        say("W", f"Could not read timing cache from: {path}. A new timing cache will be generated and written.")
+    say("V", f"{len(tactics - known)} tactics timed, {len(tactics & known)} taken from the timing cache")
+    text = json.dumps({"version": WORLD["version"], "gpu": WORLD["gpu"], "tactics": sorted(known | tactics)})
+    path.write_text(text)
+    say("I", f"Saved {len(text)} bytes of timing cache to {path}")
 
 
 def weakly_typed(given: dict[str, str], graph: dict[str, str]) -> dict[str, str]:

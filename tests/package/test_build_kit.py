@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import onnx
 import pytest
+from kits import FAKE, TARGETS, environment, put, world
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput
@@ -25,81 +24,6 @@ from msal_deploy.trt import layer_precisions
 from msal_deploy.trt.layer_precisions import check_layers, check_requested, precision_shares, read_layers
 from msal_deploy.trt.plan_checks import find_plan, preflight
 from msal_deploy.trt.plan_metadata import read_metadata
-
-FAKE = Path(__file__).with_name("fake_trtexec.py")
-# Version -> a target that it supports, and a preferred precision of that target.
-TARGETS = {
-    "8.6.1": ("gtx-1080-ti", "int8"),
-    "10.4.0": ("v100", "fp16"),
-    "10.16.0": ("rtx-3090", "int8"),
-    "11.1.0": ("t4", "fp16"),
-}
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture(scope="session")
-def make_kit(typed_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a kit for a GPU. Kits are cached, so tests must not change them."""
-    made: dict[tuple[str, str | None], Path] = {}
-
-    def make(gpu: str, precision: str | None = None) -> Path:
-        if (gpu, precision) not in made:
-            made[gpu, precision] = tmp_path_factory.mktemp("kits") / "kit"
-            write_package(typed_bundle, "build-kit", made[gpu, precision], choose_options("build-kit", precision, gpu))
-        return made[gpu, precision]
-
-    return make
-
-
-@pytest.fixture
-def tools(plain_python: Path, tmp_path: Path) -> Path:
-    """A folder for the PATH, with the fake trtexec and a Python that has only numpy."""
-    folder = tmp_path / "tools"
-    folder.mkdir()
-    put(folder / "trtexec", f'#!/bin/sh\nunset PYTHONPATH\nexec "{sys.executable}" "{FAKE}" "$@"\n')
-    (folder / "python3").symlink_to(plain_python / "python3")
-    return folder
-
-
-def put(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o755)
-
-
-@pytest.fixture
-def run(make_kit: Callable[..., Path], tools: Path, tmp_path: Path) -> Callable[..., Done]:
-    """Run build.sh of a copy of a kit, in ``tmp_path/kit``."""
-
-    def run(
-        gpu: str, *words: str, precision: str | None = None, world: dict[str, Any] | None = None, **variables: str
-    ) -> Done:
-        if not (tmp_path / "kit").exists():
-            shutil.copytree(make_kit(gpu, precision), tmp_path / "kit", copy_function=os.link)
-        done = subprocess.run(
-            ["sh", tmp_path / "kit" / "build.sh", *words],
-            env=environment(tools, world, **variables),
-            cwd=tmp_path,  # build.sh finds its own folder
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    return run
-
-
-def environment(tools: Path, world: dict[str, Any] | None, **variables: str) -> dict[str, str]:
-    return {"PATH": f"{tools}:/usr/bin:/bin", "FAKE_TRTEXEC": json.dumps(world or {}), **variables}
-
-
-def world(version: str) -> dict[str, str]:
-    target = find_target(TARGETS[version][0])
-    return {"version": version, "sm": target.sm, "gpu": target.gpu}
 
 
 def plans(folder: Path) -> list[str]:
@@ -243,14 +167,6 @@ def test_errors_are_one_message(run, plain_python, tmp_path, arguments, variable
     assert not list((tmp_path / "kit").rglob("*.plan"))
 
 
-def test_another_gpu_is_detected_before_the_build(run, tools, tmp_path):
-    put(tools / "nvidia-smi", "#!/bin/sh\necho 7.5\necho 8.6\n")
-    done = run("gtx-1080-ti")
-    assert (done.code, "Expected a GPU of compute capability 6.1, got 7.5, 8.6" in done.err) == (3, True)
-    put(tools / "nvidia-smi", "#!/bin/sh\necho 7.5\necho 6.1\n")
-    assert run("gtx-1080-ti", "int8").code == 0
-
-
 def test_types_of_the_graph_replace_a_silent_engine_if_they_bind(run, tmp_path):
     done = run("t4", "fp16", precision="fp16", world=world("11.1.0") | {"silent": True})
     assert done.code == 0, done
@@ -351,25 +267,14 @@ def test_kit_json_describes_the_graphs_of_the_bundle(make_kit, typed_bundle):
 def test_script_of_every_target_passes_shellcheck(typed_bundle, make_kit, tmp_path, gpu):
     shutil.copytree(make_kit("gtx-1080-ti") / "golden", tmp_path / "golden", copy_function=os.link)
     build_kit.write(typed_bundle, tmp_path, choose_options("build-kit", gpu=gpu))
-    script = tmp_path / "build.sh"
-    subprocess.run(["sh", "-n", script], check=True)
     shellcheck = Path(sys.executable).with_name("shellcheck")
-    done = subprocess.run([shellcheck, "--shell=sh", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    for script in (tmp_path / "build.sh", tmp_path / "docker.sh"):
+        subprocess.run(["sh", "-n", script], check=True)
+        done = subprocess.run([shellcheck, "--shell=sh", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
     rendered = "".join((tmp_path / name).read_text() for name in TEMPLATES)
     assert "{{" not in rendered
     assert "{%" not in rendered
-
-
-def test_container_is_that_of_the_target_and_contains_no_files_of_the_kit(make_kit):
-    import yaml
-
-    folder = make_kit("gtx-1080-ti")
-    assert "FROM nvcr.io/nvidia/tensorrt:23.07-py3\n" in (folder / "Dockerfile").read_text()
-    assert "COPY" not in (folder / "Dockerfile").read_text()
-    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["kit"]
-    assert service["volumes"] == [".:/kit"]
-    assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
 
 
 def test_kit_has_only_graphs_of_the_bundle(bundle, tmp_path):

@@ -7,25 +7,27 @@ traced from the bundle's checkpoint instead.
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import subprocess
 import warnings
+from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx.utils import Extractor
 
 from msal_deploy.bundle import CHECKPOINT, Bundle
-from msal_deploy.errors import BadInput, GateFailed, translate_missing_extra
-from msal_deploy.graph import load_graph
+from msal_deploy.errors import GateFailed, MissingRequirement, translate_missing_extra
 from msal_deploy.package import check_golden
+from msal_deploy.package.float_graph import float_graph
 from msal_deploy.package.golden import TOLERANCES
-from msal_deploy.spec import Axis, Float32Maps, ModelSpec
+from msal_deploy.spec import Float32Maps, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
-
-LAST_OF_NORMALISATION = "/normalise/Div"  # the name that export gives the node
 
 
 def write_onnx(bundle: Bundle, path: Path) -> int:
@@ -34,27 +36,6 @@ def write_onnx(bundle: Bundle, path: Path) -> int:
     onnx.save(graph, path)
     opset: int = next(entry.version for entry in graph.opset_import if not entry.domain)
     return opset
-
-
-def float_graph(path: Path, spec: ModelSpec) -> onnx.ModelProto:
-    """Return a graph without its cast, transpose and normalisation: float32[N,3,H,W] in, float32[N,1,H,W] out.
-
-    Raises:
-        BadInput: The graph has no such normalisation.
-    """
-    model = load_graph(path)
-    tensors = [node.output[0] for node in model.graph.node if node.name == LAST_OF_NORMALISATION]
-    if len(tensors) != 1:
-        raise BadInput(f"{path.name} does not normalise images as msal-deploy's graphs do", "export the bundle again")
-    whole = Extractor(onnx.shape_inference.infer_shapes(model))
-    cut: onnx.ModelProto = whole.extract_model(tensors, [spec.probability.name])
-    for node in cut.graph.node:
-        node.input[:] = [spec.image.name if name == tensors[0] else name for name in node.input]
-    batch, height, width, channels = (axis.name if isinstance(axis, Axis) else axis for axis in spec.image.axes)
-    shape = [batch, channels, height, width]
-    cut.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(spec.image.name, onnx.TensorProto.FLOAT, shape))
-    onnx.checker.check_model(cut, full_check=True)
-    return cut
 
 
 def write_torchscript(bundle: Bundle, path: Path) -> str:
@@ -69,6 +50,55 @@ def write_torchscript(bundle: Bundle, path: Path) -> str:
         warnings.simplefilter("ignore")  # torch deprecates TorchScript, but bioimage.io's programs need it
         torch.jit.trace(module, torch.zeros(2, 3, 64, 96)).save(str(path))  # type: ignore[no-untyped-call]
     return str(torch.__version__).partition("+")[0]
+
+
+def check_torch(python: Path) -> None:
+    """Raise `MissingRequirement` unless a Python can import torch and NumPy."""
+    try:
+        done = subprocess.run([python, "-c", "import numpy, torch"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise MissingRequirement(
+            f"{python} is not a Python ({error.strerror})", "name one with --torch-python"
+        ) from error
+    if done.returncode:
+        raise MissingRequirement(
+            f"{python} cannot import torch and NumPy ({_last_line(done.stderr)})",
+            f"run: {shlex.quote(str(python))} -m pip install torch==2.5.1 'numpy<2'",
+        )
+
+
+def rewrite_torchscript(path: Path, python: Path, images: Float32Maps, expected: Float32Maps) -> str:
+    """Let the torch of another Python read a TorchScript file, run it, and write it again; return that torch's version.
+
+    What an older torch has written, it and all later ones can read.
+
+    Args:
+        path: The file, which is replaced.
+        python: Python of an environment with that torch.
+        images: float32[N,3,H,W], normalised.
+        expected: float32[N,1,H,W], the probabilities of these images.
+
+    Raises:
+        GateFailed: That torch cannot read or run the file, or gives other probabilities.
+    """
+    script = resources.files(__package__).joinpath("rewrite_torchscript.py")
+    with TemporaryDirectory() as temporary:
+        given, rewritten, output = (Path(temporary) / name for name in ("in.npy", "model.pt", "out.npy"))
+        np.save(given, images)
+        words = [python, script, path, given, rewritten, output]
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise GateFailed(
+                f"The torch of {python} cannot run this TorchScript file ({_last_line(done.stderr)})",
+                "choose a later torch that your program can still read",
+            )
+        _check("model.pt", np.load(output), expected)
+        shutil.move(rewritten, path)
+    return done.stdout.strip().partition("+")[0]
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
 
 
 def gains_and_offsets(spec: ModelSpec) -> tuple[list[float], list[float]]:
@@ -100,9 +130,11 @@ def verify_weights(folder: Path, images: Float32Maps, expected: Float32Maps) -> 
         by_torch = traced(torch.from_numpy(images)).numpy()
     by_onnx = session.run(None, {session.get_inputs()[0].name: images})[0]
     for name, probability in (("model.onnx", by_onnx), ("model.pt", by_torch)):
-        measured = check_golden.differences(probability, expected, 0.5)
-        if not check_golden.within(measured, TOLERANCES["fp32"]):
-            worst = f"{measured['largest']:.2g}"
-            raise GateFailed(
-                f"{name} differs from the golden probabilities by up to {worst}", "export the bundle again"
-            )
+        _check(name, probability, expected)
+
+
+def _check(name: str, probability: Float32Maps, expected: Float32Maps) -> None:
+    measured = check_golden.differences(probability, expected, 0.5)
+    if not check_golden.within(measured, TOLERANCES["fp32"]):
+        worst = f"{measured['largest']:.2g}"
+        raise GateFailed(f"{name} differs from the golden probabilities by up to {worst}", "export the bundle again")

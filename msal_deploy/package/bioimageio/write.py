@@ -4,11 +4,13 @@
 
     rdf.yaml                 describes the model to bioimage.io's programs
     model.onnx, model.pt     float32[N,3,H,W] of normalised RGB in, float32[N,1,H,W] probability out
+    nuclei.groovy            makes objects of the nuclei in a whole QuPath project
     test-input.npy, test-output.npy, cover.png, README.md
 """
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +20,17 @@ from PIL import Image
 from msal_deploy.bundle import GOLDEN, GOLDEN_IMAGE, Bundle
 from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.errors import BadInput
+from msal_deploy.instances import Separation
 from msal_deploy.package.bioimageio.rdf import model_name, write_rdf
-from msal_deploy.package.bioimageio.weights import normalised, verify_weights, write_onnx, write_torchscript
-from msal_deploy.package.quoting import markdown
+from msal_deploy.package.bioimageio.weights import (
+    check_torch,
+    normalised,
+    rewrite_torchscript,
+    verify_weights,
+    write_onnx,
+    write_torchscript,
+)
+from msal_deploy.package.quoting import environment, markdown
 from msal_deploy.runtimes import open_engine
 
 if TYPE_CHECKING:
@@ -54,19 +64,26 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
     Raises:
         BadInput: The precision is not FP32, or msal-deploy did not export the graph.
         MissingExtra: torch is not installed.
+        MissingRequirement: ``options.torch_python`` has no torch.
         GateFailed: A weight format does not reproduce the golden probabilities.
     """
     if options.precision != "fp32":
         raise BadInput(f"bioimage.io packages are FP32, not {options.precision}", "omit --precision")
+    if options.torch_python:
+        check_torch(options.torch_python)
     images = np.load(folder / GOLDEN_IMAGE)[:1].transpose(0, 3, 1, 2).astype(np.float32)
     expected = np.load(folder / GOLDEN / "probability.fp32.npy")[:1]
     np.save(folder / "test-input.npy", images)
     np.save(folder / "test-output.npy", expected)
     opset = write_onnx(bundle, folder / "model.onnx")
     torch_version = write_torchscript(bundle, folder / "model.pt")
-    verify_weights(folder, normalised(images, bundle.spec), expected)
+    tiles = normalised(images, bundle.spec)
+    if options.torch_python:
+        torch_version = rewrite_torchscript(folder / "model.pt", options.torch_python, tiles, expected)
+    verify_weights(folder, tiles, expected)
     _write_cover(bundle, folder / "cover.png")
     (folder / "README.md").write_text(_readme(bundle), encoding="utf-8")
+    (folder / "nuclei.groovy").write_text(_groovy(bundle), encoding="utf-8")
     write_rdf(bundle, folder, options.authors, opset, torch_version)
     return "Test it with: bioimageio test OUT/rdf.yaml; in QuPath, open rdf.yaml as engines/bioimageio/README.md says"
 
@@ -82,6 +99,17 @@ def _write_cover(bundle: Bundle, path: Path) -> None:
         Image.fromarray(picture).resize((side, side)).save(path)
         if path.stat().st_size < MAX_COVER_BYTES:
             return
+
+
+def _groovy(bundle: Bundle) -> str:
+    """Return the script for QuPath, with the sizes of `msal_deploy.instances`."""
+    text = resources.files(__package__).joinpath("nuclei.groovy.j2").read_text(encoding="utf-8")
+    defaults = Separation()
+    return (
+        environment()
+        .from_string(text)
+        .render(microns=bundle.spec.microns_per_pixel, min_area=defaults.min_area, max_hole=defaults.max_hole)
+    )
 
 
 def _readme(bundle: Bundle) -> str:

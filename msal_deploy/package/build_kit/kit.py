@@ -1,6 +1,8 @@
 """The Python part of build.sh: check the machine, and check and describe a plan. Needs Python 3.9 and nothing else.
 
     python3 kit.py check "FIRST LINE OF TRTEXEC" MIN OPT MAX     print TensorRT's version
+    python3 kit.py gpu [WANTED]                                  print the UUID of the GPU to build on
+    python3 kit.py tolerance int8                                print the largest mean |dp| on the golden tiles
     python3 kit.py sidecar int8 PLAN LAYERS LOG MIN OPT MAX      write PLAN.json and print the precision of the plan
     python3 kit.py add BUNDLE                                    copy the plans into a bundle and list them there
 
@@ -63,7 +65,7 @@ def fail(code: int, message: str) -> NoReturn:
 
 
 def check(kit: dict[str, Any], line: str, shapes: list[tuple[int, ...]]) -> str:
-    """Check TensorRT, the GPU and the shapes, and return TensorRT's version, such as ``8.6.1``."""
+    """Check TensorRT and the shapes, and return TensorRT's version, such as ``8.6.1``."""
     match = re.search(r"\[TensorRT v(\d+)\]", line)
     if not match:
         output = " ".join(line.split())[:200] or "no output"
@@ -73,9 +75,6 @@ def check(kit: dict[str, Any], line: str, shapes: list[tuple[int, ...]]) -> str:
     if not first <= parse_version(version) or parse_version(version)[: len(last)] > last:
         supported = f"{kit['first']} to {kit['last']}" if kit["last"] else f"{kit['first']} or later"
         fail(3, f"Expected TensorRT {supported} for {kit['gpu']}, got {version}; use the Dockerfile")
-    gpus = local_capabilities()
-    if gpus and kit["sm"] not in gpus:
-        fail(3, f"Expected a GPU of compute capability {kit['sm']}, got {', '.join(gpus)}; {new_kit(kit)}")
     check_shapes(shapes, tuple(kit["golden"]))
     return version
 
@@ -93,14 +92,38 @@ def parse_version(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def local_capabilities() -> list[str]:
-    """Return the compute capabilities of the local GPUs; empty if nvidia-smi does not list them."""
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+class Gpu(NamedTuple):
+    """A GPU of this machine, as nvidia-smi lists it."""
+
+    number: str
+    uuid: str
+    sm: str
+
+
+def choose_gpu(kit: dict[str, Any], wanted: str, gpus: list[Gpu]) -> str:
+    """Return the UUID of the wanted GPU, or of the first that the kit is for; "" if nvidia-smi lists none.
+
+    CUDA counts the fastest GPU first and nvidia-smi does not, but both know UUIDs.
+    """
+    offered = [gpu for gpu in gpus if wanted in ("", gpu.number, gpu.uuid)]
+    if wanted and not offered:
+        listed = ", ".join(gpu.number for gpu in gpus) or "no GPU"
+        fail(2, f"nvidia-smi does not list a GPU {wanted!r}, but {listed}; set GPU to one of its indices or UUIDs")
+    fitting = [gpu.uuid for gpu in offered if gpu.sm == kit["sm"]]
+    if offered and not fitting:
+        found = ", ".join(sorted({gpu.sm for gpu in offered}))
+        fail(3, f"Expected a GPU of compute capability {kit['sm']}, got {found}; {new_kit(kit)}")
+    return fitting[0] if fitting else ""
+
+
+def local_gpus() -> list[Gpu]:
+    """Return the GPUs of this machine; empty if nvidia-smi does not list them."""
+    command = ["nvidia-smi", "--query-gpu=index,uuid,compute_cap", "--format=csv,noheader"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return sorted(set(re.findall(r"^\d+\.\d+$", output, re.MULTILINE)))
+    return [Gpu(*row) for row in re.findall(r"^(\d+), ([\w-]+), (\d+\.\d+)$", output, re.MULTILINE)]
 
 
 def new_kit(kit: dict[str, Any]) -> str:
@@ -235,8 +258,11 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    check_parser, sidecar, adder = (verbs.add_parser(name) for name in ("check", "sidecar", "add"))
+    names = ("check", "sidecar", "add", "gpu", "tolerance")
+    check_parser, sidecar, adder, gpu, tolerance = (verbs.add_parser(name) for name in names)
     adder.add_argument("bundle", type=Path)
+    gpu.add_argument("wanted", nargs="?", default="")
+    tolerance.add_argument("precision")
     check_parser.add_argument("line")
     sidecar.add_argument("precision")
     for name in ("plan", "layers", "log"):
@@ -250,6 +276,12 @@ def main() -> None:
         print("\n".join(add(arguments.bundle)) or "There are no plans yet; run build.sh first")
         return
     kit = json.loads((HERE / "kit.json").read_text(encoding="utf-8"))
+    if arguments.verb == "gpu":
+        print(choose_gpu(kit, arguments.wanted, local_gpus()))
+        return
+    if arguments.verb == "tolerance":
+        print(kit["graphs"][arguments.precision]["tolerance"])
+        return
     shapes = [parse_shape(text) for text in arguments.shapes]
     if arguments.verb == "check":
         print(check(kit, arguments.line, shapes))

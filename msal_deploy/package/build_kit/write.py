@@ -7,7 +7,9 @@
     layer_precisions.py   a copy of msal_deploy/trt/layer_precisions.py, which kit.py imports
     kit.json              target, graphs with their layers, shape of the golden tiles
     model.*.onnx          the graphs; *.flags8: the flags of trtexec 8 for each
-    Dockerfile, compose.yaml, README.md
+    docker.sh, Dockerfile runs build.sh in NVIDIA's container, as the user who calls it
+    golden_tiles.py       the golden tiles for polygraphy
+    README.md
 """
 
 import shutil
@@ -21,6 +23,7 @@ from msal_deploy.bundle import GOLDEN, Bundle, graph_name
 from msal_deploy.errors import BadInput
 from msal_deploy.files import write_json
 from msal_deploy.graph import layers, load_graph
+from msal_deploy.package.build_kit.estimate import build_minutes, device_memory_gib
 from msal_deploy.package.options import PREFERRED
 from msal_deploy.package.quoting import environment
 from msal_deploy.targets import Target, find_target, target_names
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
     from msal_deploy.package.options import PackageOptions
 
-TEMPLATES = ("build.sh", "README.md", "Dockerfile", "compose.yaml")
+TEMPLATES = ("build.sh", "docker.sh", "golden_tiles.py", "README.md", "Dockerfile")
 # ONNX operators whose precision is set in TensorRT 8.6, which would choose one otherwise.
 CONSTRAINED_OPERATORS = {
     *("Conv", "ConvTranspose", "Gemm", "MatMul"),
@@ -56,19 +59,22 @@ def write(bundle: Bundle, folder: Path, options: "PackageOptions") -> str:
         raise BadInput("A build kit is for one GPU", f"name it with --gpu: {', '.join(target_names())}")
     target = find_target(options.gpu)
     precisions = choose_precisions(bundle, target, options.precision)
-    golden = _golden_shape(folder)
+    about = msgspec.json.decode((folder / GOLDEN / "golden.json").read_bytes())
+    golden = (about["images"], about["height"], about["width"])
     profile = DEFAULT_PROFILE.widened(golden)
-    graphs = {precision: _copy_graph(bundle, folder, precision, target, profile) for precision in precisions}
+    graphs = {
+        precision: _copy_graph(bundle, folder, precision, target, profile)
+        | {"tolerance": about["tolerances"][precision]["mean"]}
+        for precision in precisions
+    }
     write_json(folder / "kit.json", _kit_json(target, graphs, golden))
     warnings = [target.discouraged[precision] for precision in precisions if precision in target.discouraged]
-    _render(bundle, folder, target, precisions, profile, golden, warnings)
+    _render(bundle, folder, target, graphs, profile, golden, warnings)
     for package, name in (__package__, "kit.py"), ("msal_deploy.trt", "layer_precisions.py"):
         (folder / name).write_bytes(resources.files(package).joinpath(name).read_bytes())
     (folder / ".dockerignore").write_text("*\n", encoding="utf-8")  # the image contains none of these files
     notes = "".join(f"{warning}: FP32 is built and timed too. " for warning in warnings)
-    return (
-        f"{notes}Copy the folder to a machine with {target.gpu} and run: docker compose run --rm kit (or: sh build.sh)"
-    )
+    return f"{notes}Copy the folder to a machine with {target.gpu} and run: sh docker.sh (or: sh build.sh)"
 
 
 def choose_precisions(bundle: Bundle, target: Target, requested: str) -> tuple[str, ...]:
@@ -98,23 +104,24 @@ def choose_precisions(bundle: Bundle, target: Target, requested: str) -> tuple[s
     return preferred
 
 
-def _golden_shape(folder: Path) -> tuple[int, int, int]:
-    golden = msgspec.json.decode((folder / GOLDEN / "golden.json").read_bytes())
-    return golden["images"], golden["height"], golden["width"]
-
-
 def _copy_graph(bundle: Bundle, folder: Path, precision: str, target: Target, profile: Profile) -> dict[str, Any]:
-    """Copy a graph into the kit, and return its entry in kit.json: the layers that the audit compares with."""
+    """Copy a graph into the kit, and return its entry in kit.json: the layers to audit, and what to expect."""
     name = graph_name(precision)
     source = bundle.file(name)
     model = load_graph(source)
     require_readable(model, target.container.tensorrt)
     shutil.copyfile(source, folder / name)
     (folder / name).with_suffix(".flags8").write_text("".join(f"{flag}\n" for flag in flags8(model)), encoding="utf-8")
-    batch, height, width = profile.opt
-    graph = layers(model, batch=batch, height=height, width=width)
-    rows = [(layer.name, layer.precision, layer.macs) for layer in graph]
-    return {"file": name, "sha256": bundle.manifest.artifacts[name].sha256, "layers": rows}
+    best, largest = (
+        layers(model, batch=batch, height=height, width=width) for batch, height, width in (profile.opt, profile.max)
+    )
+    return {
+        "file": name,
+        "sha256": bundle.manifest.artifacts[name].sha256,
+        "layers": [(layer.name, layer.precision, layer.macs) for layer in best],
+        "minutes": build_minutes(best, target),
+        "memory_gib": round(device_memory_gib(largest), 1),
+    }
 
 
 def flags8(model: "onnx.ModelProto") -> list[str]:
@@ -163,7 +170,7 @@ def _render(
     bundle: Bundle,
     folder: Path,
     target: Target,
-    precisions: tuple[str, ...],
+    graphs: dict[str, dict[str, Any]],
     profile: Profile,
     golden: tuple[int, int, int],
     warnings: list[str],
@@ -173,7 +180,9 @@ def _render(
     values = {
         "t": target,
         "image": bundle.spec.image.name,
-        "precisions": precisions,
+        "precisions": tuple(graphs),
+        "minutes": next(iter(graphs.values()))["minutes"],
+        "memory_gib": max(graph["memory_gib"] for graph in graphs.values()),
         "shapes": ["x".join(map(str, (*point, 3))) for point in (profile.min, profile.opt, profile.max)],
         "golden": (*golden, 3),
         "drivers": f"R{first} to R{last}" if last else f"R{first} or later",
