@@ -37,7 +37,8 @@ PARENT = """\
 cmake_minimum_required(VERSION 3.21)
 project(parent LANGUAGES CXX)
 include(GNUInstallDirs)
-foreach(name IN ITEMS nlohmann_json::nlohmann_json CLI11::CLI11 PNG::PNG OpenSSL::Crypto CUDA::cudart openvino::runtime)
+foreach(name IN ITEMS nlohmann_json::nlohmann_json CLI11::CLI11 JPEG::JPEG PNG::PNG TIFF::TIFF OpenSSL::Crypto
+                     CUDA::cudart openvino::runtime)
   string(MAKE_C_IDENTIFIER ${name} plain)
   add_library(parents_${plain} INTERFACE)
   add_library(${name} ALIAS parents_${plain})
