@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.request import urlopen
 
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, MissingRequirement
@@ -72,9 +73,9 @@ def _wait(bundle: Bundle, ports: Ports, process: "subprocess.Popen[bytes]", log:
     end = time.monotonic() + START_TIMEOUT
     while True:
         try:
-            with open_engine(bundle, ports.engine("grpc")):
-                return
-        except (MissingRequirement, BadInput) as error:
+            with open_engine(bundle, ports.engine("grpc")), urlopen(f"http://localhost:{ports.metrics}/metrics"):
+                return  # the metrics come last
+        except (MissingRequirement, BadInput, OSError) as error:
             if process.poll() is not None or time.monotonic() > end:
                 last = log.read_text(errors="replace").strip().splitlines()[-1:]
                 raise MissingRequirement(

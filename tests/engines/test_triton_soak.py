@@ -22,6 +22,14 @@ def test_soak_of_a_second(int8_bundle: Bundle, tmp_path: Path) -> None:
     judge(json.loads((tmp_path / "soak.json").read_text()))
 
 
+def test_figures_of_the_minute_are_those_of_the_page() -> None:
+    report = json.loads((RESULTS / "2026-11-27-epyc-2-cores-triton-load.json").read_text())
+    judge(report)
+    sent, page = report["sent"], " ".join((ROOT / "docs" / "serve-with-triton.md").read_text(encoding="utf-8").split())
+    assert f"got {sent['requests']:,} answers for {sent['images']:,} images" in page and report["seconds"] == 60
+    assert f"the {sent['refused']:,} requests that had to be refused" in page
+
+
 def judge(report: dict[str, Any]) -> None:
     sent, counted = report["sent"], report["counted"]
     assert report["clients"] == 8 and sent["requests"] >= 8 and sent["refused"] >= 8
