@@ -51,6 +51,8 @@ offset −mean/std.
 
 Licence of the weights: {licence}. Network: {network}.
 
+`nuclei.groovy` finds the nuclei in all images of a QuPath project, once a pixel classifier was made from this package.
+
 ## Validation
 `bioimageio test rdf.yaml` runs both weight formats on the test tensor and compares the results with PyTorch's.
 To measure segmentation quality on annotated images, validate the bundle that this package was made from:
