@@ -52,8 +52,12 @@ def write_torchscript(bundle: Bundle, path: Path) -> str:
     return str(torch.__version__).partition("+")[0]
 
 
-def check_torch(python: Path) -> None:
-    """Raise `MissingRequirement` unless a Python can import torch and NumPy."""
+def check_torch(python: Path | None) -> None:
+    """Raise `MissingRequirement` unless this Python, and another one if it is given, can import torch."""
+    with translate_missing_extra():
+        import torch  # noqa: F401 (whether it is installed is known before anything slow)
+    if python is None:
+        return
     try:
         done = subprocess.run([python, "-c", "import numpy, torch"], capture_output=True, text=True, check=False)
     except OSError as error:

@@ -71,8 +71,7 @@ def write(bundle: Bundle, folder: Path, options: PackageOptions) -> str:
     """
     if options.precision != "fp32":
         raise BadInput(f"bioimage.io packages are FP32, not {options.precision}", "omit --precision")
-    if options.torch_python:
-        check_torch(options.torch_python)
+    check_torch(options.torch_python)
     images = np.load(folder / GOLDEN_IMAGE)[:1].transpose(0, 3, 1, 2).astype(np.float32)
     expected = np.load(folder / GOLDEN / "probability.fp32.npy")[:1]
     np.save(folder / "test-input.npy", images)
