@@ -29,8 +29,9 @@ Error error_from_exception() {
 
 bool is_out_of_memory(const std::exception& error) {
     // Of the texts in Python's msal_deploy/memory.py, those of the runtimes here.
-    static const std::regex texts("(could not|failed to|unable to) allocate|bad[_ ]alloc|out[ _]?of[ _]?memory|alloc\\w* failed",
-                                  std::regex::icase);
+    static const std::regex texts(
+        "(could not|failed to|unable to) allocate|bad[_ ]alloc|out[ _]?of[ _]?memory|alloc\\w* failed",
+        std::regex::icase);
     return std::regex_search(error.what(), texts);
 }
 

@@ -27,7 +27,8 @@ void initialize() {
 // ONNX Runtime 1.17 introduced log functions of a session. Before, the first user of the runtime in a process sets one
 // for all.
 #if ORT_API_VERSION >= 17
-void ORT_API_CALL pass_on(void* log, OrtLoggingLevel level, const char*, const char*, const char*, const char* message) {
+void ORT_API_CALL pass_on(void* log, OrtLoggingLevel level, const char*, const char*, const char*,
+                          const char* message) {
     const LogLevel ours = level >= ORT_LOGGING_LEVEL_ERROR     ? LogLevel::error
                           : level == ORT_LOGGING_LEVEL_WARNING ? LogLevel::warning
                                                                : LogLevel::info;

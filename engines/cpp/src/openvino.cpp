@@ -204,9 +204,9 @@ class OpenVino : public Backend {
     // Everything besides the shape that a compiled graph depends on.
     std::string key_of_settings() {
         const std::vector<std::string> capabilities = core_->get_property("CPU", ov::device::capabilities);
-        return concat(graph_sha256_, '\n', type_.get_type_name(), '\n', streams_, ' ', options_.threads.value_or(0), '\n',
-                      ov::get_openvino_version().buildNumber, '\n', core_->get_property("CPU", ov::device::full_name),
-                      '\n', join(capabilities, " "));
+        return concat(graph_sha256_, '\n', type_.get_type_name(), '\n', streams_, ' ', options_.threads.value_or(0),
+                      '\n', ov::get_openvino_version().buildNumber, '\n',
+                      core_->get_property("CPU", ov::device::full_name), '\n', join(capabilities, " "));
     }
 
     ov::CompiledModel compile(const Shape& shape, const std::string& size) {

@@ -201,7 +201,8 @@ void check_image(const ImageView& image) {
 }
 
 void check_images(Span<const ImageView> images) {
-    if (images.data() == nullptr && images.size() > 0) throw_bad_input("Expected images, got a null pointer; pass them");
+    if (images.data() == nullptr && images.size() > 0)
+        throw_bad_input("Expected images, got a null pointer; pass them");
     for (std::size_t at = 0; at < images.size(); ++at) {
         try {
             check_image(images.data()[at]);

@@ -1,7 +1,7 @@
 // Images of any size, regions, gaps between rows, BGR, alpha and batches: each gives the bits of the RGB image without
 // gaps and alone. Buffers
-// end with the last pixel, so that AddressSanitizer sees every byte read beyond. A Python test compares the results with
-// Python's.
+// end with the last pixel, so that AddressSanitizer sees every byte read beyond. A Python test compares the results
+// with Python's.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -106,7 +106,8 @@ void views(const Segmenter& segmenter, const Golden& golden, std::size_t height,
     for (const Layout& layout : {rgb, bgr, rgba, bgra}) {
         const std::size_t with_gaps = width * layout.size + 7;
         const std::vector<std::uint8_t> bytes = spread(image, with_gaps, layout);
-        CHECK(same(unwrap(segmenter.segment({bytes.data(), height, width, with_gaps, layout.format}, small)), expected));
+        CHECK(
+            same(unwrap(segmenter.segment({bytes.data(), height, width, with_gaps, layout.format}, small)), expected));
     }
 
     const std::size_t parent = golden.shape.width * 3;
@@ -156,7 +157,8 @@ void many_images(const Segmenter& segmenter, const Segmenter& parallel, const Go
     std::vector<ImageView> views;
     std::vector<std::vector<float>> alone;
     for (const auto& [height, width] : {std::pair{70, 41}, {64, 64}, {150, 110}, {1, 5}, {64, 64}, {75, 130}}) {
-        images.push_back(cut(golden, images.size() * 3, 9, static_cast<std::size_t>(height), static_cast<std::size_t>(width)));
+        images.push_back(
+            cut(golden, images.size() * 3, 9, static_cast<std::size_t>(height), static_cast<std::size_t>(width)));
     }
     for (const Rgb& image : images) {
         views.emplace_back(image.bytes.data(), image.height, image.width);

@@ -27,7 +27,8 @@ void images(const Segmenter& segmenter) {
             "Expected a height from 32 to 4096, got 18446744073709551615");
     refused(segmenter.segment(rgb, 63, 64), "Expected 12096 bytes of RGB for 1 × 63 × 64 px, got 12288");
     refused(segmenter.segment(rgb, 0, 5), "Expected at least one pixel, got an image of 5×0 px; leave it out");
-    refused(segmenter.segment(rgb, huge, huge), "Expected sides up to 2147483647 px, got an image of 18446744073709551");
+    refused(segmenter.segment(rgb, huge, huge),
+            "Expected sides up to 2147483647 px, got an image of 18446744073709551");
     refused(segmenter.segment(rgb, 2147483647, 2147483647),
             "Expected an image that fits in memory, got 2147483647 rows");
     refused(segmenter.segment(rgb, Shape{0, 64, 64}), "Expected a batch from 1 to 64, got 0");
@@ -63,8 +64,10 @@ void views(const Segmenter& segmenter) {
     refused(segmenter.segment(good, {}, Span<float>(buffer.data(), 4095)), "px, got 4095; pass a larger one");
     refused(segmenter.segment(good, {}, Span<float>()), "Expected 4096 floats in the buffer for the probabilities");
     CHECK(segmenter.segment(good, {64, 63, 64}, buffer));
-    refused(segmenter.segment({rgb.data(), 64, 48, 191, PixelFormat::bgra}), "Expected at least 192 bytes per row for 48");
-    refused(segmenter.segment({rgb.data(), 64, 64, 255, PixelFormat::rgba}), "Expected at least 256 bytes per row for 64");
+    refused(segmenter.segment({rgb.data(), 64, 48, 191, PixelFormat::bgra}),
+            "Expected at least 192 bytes per row for 48");
+    refused(segmenter.segment({rgb.data(), 64, 64, 255, PixelFormat::rgba}),
+            "Expected at least 256 bytes per row for 64");
     CHECK(segmenter.segment({rgb.data(), 48, 64, 0, PixelFormat::rgba}));
 }
 

@@ -69,7 +69,8 @@ void options(const std::string& model, const std::string& precision, const std::
         set(&Options::streams, -1, "Expected streams from 1 to 1024, got -1" + remedy);
         set(&Options::shapes, std::size_t{0}, "Expected shapes from 1 to 1024, got 0" + remedy);
         set(&Options::cache, "", "Expected a folder as cache, got an empty name" + remedy);
-        set(&Options::cache, model + "/manifest.json", "manifest.json is no folder that can be written; choose another");
+        set(&Options::cache, model + "/manifest.json",
+            "manifest.json is no folder that can be written; choose another");
     }
     Options given;
     given.backend = backend;

@@ -1,5 +1,5 @@
-// Lets Python, in its tests and benchmarks, give the library any bytes and time it in turn with itself. Reads lines from
-// the standard input, each with an image of raw bytes and how to read them, and segments it:
+// Lets Python, in its tests and benchmarks, give the library any bytes and time it in turn with itself. Reads lines
+// from the standard input, each with an image of raw bytes and how to read them, and segments it:
 //     "FILE" HEIGHT WIDTH ROW_BYTES rgb|bgr|rgba|bgra TILE OVERLAP BATCH "RESULT"
 // Writes the probabilities to RESULT, float32 row by row, and prints the milliseconds of the call and the number of
 // compilations so far (OpenVINO). What is logged goes to the standard error.
@@ -16,10 +16,8 @@ using namespace msal_deploy;
 
 namespace {
 
-const std::map<std::string, PixelFormat> formats{{"rgb", PixelFormat::rgb},
-                                                 {"bgr", PixelFormat::bgr},
-                                                 {"rgba", PixelFormat::rgba},
-                                                 {"bgra", PixelFormat::bgra}};
+const std::map<std::string, PixelFormat> formats{
+    {"rgb", PixelFormat::rgb}, {"bgr", PixelFormat::bgr}, {"rgba", PixelFormat::rgba}, {"bgra", PixelFormat::bgra}};
 
 const std::map<LogLevel, std::string> levels{
     {LogLevel::error, "error"}, {LogLevel::warning, "warning"}, {LogLevel::info, "info"}};

@@ -1,5 +1,5 @@
-// ShapeCache makes each value once, and only calls of the same shape wait for it. No check depends on time: where a call
-// waited for another, the test would not end.
+// ShapeCache makes each value once, and only calls of the same shape wait for it. No check depends on time: where a
+// call waited for another, the test would not end.
 #include <atomic>
 #include <functional>
 #include <stdexcept>

@@ -1,6 +1,6 @@
 // OpenVINO with changing image shapes: calls of other shapes go on during a compilation, and nothing is compiled twice.
-// The log callback counts the compilations and holds them up. No check depends on time: where a call waited for another,
-// the test would not end.
+// The log callback counts the compilations and holds them up. No check depends on time: where a call waited for
+// another, the test would not end.
 #include <sys/resource.h>
 
 #include <functional>
@@ -189,7 +189,8 @@ void without_memory(char** words, const Golden& golden) {
     tight.rlim_cur = rlim_t{8} << 30;  // an activation needs more, and OpenVINO's threads have their stacks already
     CHECK(setrlimit(RLIMIT_AS, &tight) == 0);
     for (int times : {1, 2}) {  // the failure is not kept
-        refused(segmenter.prepare({64, 4096, 4096}), "Not enough memory; use a smaller batch or tile, or fewer", ErrorCode::missing_requirement);
+        refused(segmenter.prepare({64, 4096, 4096}), "Not enough memory; use a smaller batch or tile, or fewer",
+                ErrorCode::missing_requirement);
         CHECK(messages.with("Compiling for 64 × 4096 × 4096 px") == times);
     }
     compute(segmenter, golden, a, 0);

@@ -86,7 +86,7 @@ int main(int count, char** words) {
     CHECK(count == 5);
     Options options;
     options.backend = words[4];
-    options.threads = 2;
+    if (options.backend.rfind("tensorrt", 0) != 0) options.threads = 2;
     Segmenter one = open_or_skip(words[1], words[3], options);
     const Golden golden(words[2]);
     CHECK(golden.pixels() * 3 >= 4 * 64 * 64 * 3 && golden.shape.height >= 64 && golden.shape.width >= 96);

@@ -120,13 +120,13 @@ class MSAL_DEPLOY_EXPORT Segmenter {
     [[nodiscard]] Result<std::vector<float>> segment(Span<const std::uint8_t> rgb, std::size_t height,
                                                      std::size_t width) const noexcept;
 
-    // Segments one image of any size, also with gaps between its rows, a region of a larger one, BGR, or with alpha. It is
-    // covered by tiles that overlap by at least `tiling.overlap` pixels and end at its borders. Near the edge of a tile
-    // a network lacks context: the outer quarter of each overlap is dropped, and in the half between, the tiles are
-    // blended linearly. An image that is lower or narrower than a tile is mirrored up to the next size that the graph
-    // accepts. The result is that of Python's segment(), to the last bit. RGB without gaps and of a size that the graph
-    // accepts is not copied if it is no larger than a tile. Otherwise, the call needs 4 bytes per pixel of the image
-    // besides the result, and 7 per pixel of a batch of tiles.
+    // Segments one image of any size, also with gaps between its rows, a region of a larger one, BGR, or with alpha. It
+    // is covered by tiles that overlap by at least `tiling.overlap` pixels and end at its borders. Near the edge of a
+    // tile a network lacks context: the outer quarter of each overlap is dropped, and in the half between, the tiles
+    // are blended linearly. An image that is lower or narrower than a tile is mirrored up to the next size that the
+    // graph accepts. The result is that of Python's segment(), to the last bit. RGB without gaps and of a size that the
+    // graph accepts is not copied if it is no larger than a tile. Otherwise, the call needs 4 bytes per pixel of the
+    // image besides the result, and 7 per pixel of a batch of tiles.
     //
     // Errors: as above, and bad_input if spec() excludes the tile or the batch, or if the overlap or the bytes per row
     // are out of range.
@@ -138,8 +138,8 @@ class MSAL_DEPLOY_EXPORT Segmenter {
     [[nodiscard]] Result<void> segment(const ImageView& image, const Tiling& tiling,
                                        Span<float> probability) const noexcept;
 
-    // Segments images of any sizes. Returns the probabilities of each, in the same order. With `tiling.batch` = n, up to
-    // n tiles of equal size share an inference, also of different images; otherwise, as for each image alone.
+    // Segments images of any sizes. Returns the probabilities of each, in the same order. With `tiling.batch` = n, up
+    // to n tiles of equal size share an inference, also of different images; otherwise, as for each image alone.
     // Errors: as above; the message names the image, counted from 0.
     [[nodiscard]] Result<std::vector<std::vector<float>>> segment(Span<const ImageView> images,
                                                                   const Tiling& tiling = {}) const noexcept;
