@@ -25,8 +25,8 @@ from msal_deploy.spec import Float32Maps, UInt8Images
 
 # Precision -> the engine that computes the reference. The FP32 reference comes from torch and is in the bundle.
 REFERENCE_ENGINES = {"fp16": "onnxruntime:fp16", "int8": "openvino:int8"}
-# Tolerances of `check_golden.differences`. Measured on MSAL-Net/R34 with its golden tiles, and in brackets on crops of
-# twelve MoNuSeg images, the worst of each:
+# Tolerances of `check_golden.differences`. Measured on MSAL-Net/R34 with its golden tiles, and in brackets on ten crops
+# of ten MoNuSeg images, the worst of each:
 #   largest            most              mean              window            flipped           flipped_window
 #   FP32  ONNX Runtime and OpenVINO against torch
 #   4.1e-6 (3.0e-6)    2.3e-6 (1.4e-6)   1.6e-7 (9.4e-8)   1.3e-6 (6.4e-7)   0 (0)             0 (0)
