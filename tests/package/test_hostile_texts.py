@@ -96,12 +96,12 @@ def parse_everything(folder: Path) -> None:
     """Run the scripts of a package with a stand-in for trtexec, and parse its configurations."""
     for file in folder.rglob("*"):
         if file.suffix == ".yaml":
-            assert yaml.safe_load(file.read_text(encoding="utf-8"))
+            assert all(yaml.safe_load_all(file.read_text(encoding="utf-8")))
         if file.suffix == ".pbtxt":
             text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
         if file.name == "Dockerfile":
             kept = [line.split()[0] for line in file.read_text().splitlines() if line and not line.startswith("#")]
-            assert set(kept) <= {"FROM", "RUN", "WORKDIR", "ENTRYPOINT"}
+            assert set(kept) <= {"FROM", "RUN", "COPY", "WORKDIR", "ENTRYPOINT"}
     if (folder / "build.sh").exists():
         assert subprocess.run(["sh", "-n", folder / "build.sh"], check=False).returncode == 0
         program = folder / "trtexec"
