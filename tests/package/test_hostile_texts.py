@@ -159,7 +159,7 @@ def test_packages_execute_nothing(small: Path, tmp_path: Path, text: str, monkey
         parse_everything(out)
         if integration == "triton":
             config = text_format.Parse(next(out.rglob("config.pbtxt")).read_text(), model_config_pb2.ModelConfig())
-            assert config.parameters["licence"].string_value == text
+            assert json.loads(config.parameters["version_1"].string_value)["licence"] == text
         readme = (out / "README.md").read_text(encoding="utf-8")
         assert re.sub(r"\\(.)", r"\1", readme).count(" ".join(text.split())) == 1
     assert not list(tmp_path.rglob("PWNED"))
