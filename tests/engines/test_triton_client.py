@@ -15,6 +15,7 @@ from msal_deploy.runtimes.triton import Retries, protocols
 from msal_deploy.runtimes.triton import engine as client
 from msal_deploy.runtimes.triton.address import Address, parse_address
 from msal_deploy.runtimes.triton.protocols import TritonError, connect
+from msal_deploy.runtimes.triton.session import _served_graph
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,12 @@ def test_missing_protocol_of_tritonclient_names_the_extra(monkeypatch: pytest.Mo
     monkeypatch.setattr(builtins, "__import__", importing)
     with pytest.raises(MissingExtra, match=r"pip install 'msal-deploy\[triton\]'"):
         connect(parse_address(f"{scheme}://localhost", "m"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"graph": "model.fp32.onnx"}'])
+def test_version_that_config_does_not_describe_is_checked_with_the_request(text: str) -> None:
+    """A version may be deployed without a word in config.pbtxt; then model.py compares the graph."""
+    parameters = {"version_1": {"string_value": text}, "version_2": {"string_value": '{"graph_sha256": "abc"}'}}
+    assert _served_graph({"parameters": parameters}, "1") is None
+    assert _served_graph({"parameters": parameters}, "2") == "abc"
+    assert _served_graph({"parameters": parameters}, "3") is None and _served_graph({}, "1") is None
