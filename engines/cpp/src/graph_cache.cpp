@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <fstream>
-#include <iterator>
 #include <thread>
 #include <utility>
 
@@ -14,7 +13,7 @@ namespace msal_deploy {
 
 namespace {
 
-constexpr std::size_t hash_size = 64;  // hexadecimal digits
+constexpr std::streamoff hash_size = 64;  // hexadecimal digits
 
 // Removes the file unless it was renamed.
 class Partial {
@@ -45,12 +44,12 @@ std::filesystem::path GraphCache::file(const std::string& key) const {
 }
 
 std::optional<std::string> GraphCache::load(const std::string& key) const {
-    std::ifstream stream(file(key), std::ios::binary);
-    std::string hash(hash_size, '\0');
-    stream.read(hash.data(), hash_size);
-    if (!stream) return std::nullopt;
-    std::string content(std::istreambuf_iterator<char>(stream), {});
-    if (sha256_of(content) != hash) return std::nullopt;
+    std::ifstream stream(file(key), std::ios::binary | std::ios::ate);
+    const std::streamoff size = stream.tellg();  // -1 if there is no file
+    if (size < hash_size) return std::nullopt;
+    std::string hash(hash_size, '\0'), content(static_cast<std::size_t>(size - hash_size), '\0');
+    stream.seekg(0).read(hash.data(), hash_size).read(content.data(), size - hash_size);
+    if (!stream || sha256_of(content) != hash) return std::nullopt;
     return content;
 }
 

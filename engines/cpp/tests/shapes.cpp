@@ -71,7 +71,7 @@ void others_go_on_during_a_compilation(const Segmenter& segmenter, Messages& mes
 // Eight threads go through the shapes, each from another one on.
 void threads_change_sizes(const Segmenter& segmenter, Messages& messages, const Golden& golden) {
     const std::vector<Shape> shapes{a, b, c, d};
-    constexpr std::size_t calls = 12, threads = 8;
+    constexpr std::size_t calls = 6, threads = 8;
     std::vector<std::vector<std::vector<float>>> found(threads);
     std::vector<std::thread> running;
     for (std::size_t thread = 0; thread < threads; ++thread) {
