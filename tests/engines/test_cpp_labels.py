@@ -50,7 +50,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
     (folder / "msal_deploy").mkdir()
     (folder / "msal_deploy" / "export.hpp").write_text("#define MSAL_DEPLOY_EXPORT\n")  # CMake generates it
     (folder / "probe.cpp").write_text(PROBE)
-    words = ["g++", "-std=c++17", "-O1", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+    words = ["g++", "-std=c++17", "-O1", "-g", "-ffp-contract=off"]  # as CMakeLists.txt compiles nuclei_depth.cpp
     words += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     words += [f"-I{path}" for path in (folder, CPP / "include", CPP / "src")]
     words += [str(CPP / "src" / f"{name}.cpp") for name in SOURCES]
