@@ -13,7 +13,7 @@ demo: .venv/.ready
 # Two workers share the cores, so torch's idle threads must sleep instead of spinning. A worker that crashes ends the run:
 # pytest-xdist hands a new worker what the old one had finished, and then waits for it forever.
 test: .venv/.ready check cpp-needs browser-needs .venv-triton .venv-bioimageio
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 check: .venv/.ready
 	$(BIN)/ruff check .

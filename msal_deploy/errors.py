@@ -96,6 +96,7 @@ EXTRA_OF_MODULE = {
     "segmentation_models_pytorch": "zoo",
     "tensorrt": "gpu",
     "cuda": "gpu",
+    "polygraphy": "gpu",
     "pycuda": "pascal",
     "tensorrt_rtx": "rtx",
     "tritonclient": "triton",

@@ -24,6 +24,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# The files that take minutes, the longest first: a worker that gets one of them at the end leaves the other idle.
+LONGEST = (
+    *("cli/test_run.py", "test_docs.py", "engines/test_cpp.py", "cli/test_export_precision.py", "cli/test_resume.py"),
+    *("engines/test_hosts_benchmark.py", "engines/test_triton.py", "soak/test_soak.py", "engines/test_cpp_any_size.py"),
+    *("validate/test_bisect_monuseg.py", "engines/test_cpp_tensorrt.py", "engines/test_cpp_cmake.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first."""
+    rank = {name: index for index, name in enumerate(LONGEST)}
+    here = Path(__file__).parent
+    items.sort(key=lambda item: rank.get(item.path.relative_to(here).as_posix(), len(rank)))
+
+
 SMALL_SIZES, SMALL_BATCHES = ((64, 64), (64, 96)), (1, 2)
 
 

@@ -109,6 +109,13 @@ TRAINS = {
 }
 IMAGES = {"monuseg": 8, "consep": 2, "nuinsseg": 3, "lab": 5}  # training images of the data sets below
 
+FOR_CPUS = "it is the package for CPUs"
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
 # Commands that need a GPU or its runtime -> the documented refusal: exit code, and words of the message.
 NEED_A_GPU = {
     "msal-deploy doctor --gpu gtx-1080-ti": (3, "docker build --file Dockerfile"),
@@ -121,6 +128,12 @@ NEED_A_GPU = {
     "msal-deploy build-trt bundle --int8 --gpu gtx-1080-ti": (3, "build-kit --gpu gtx-1080-ti"),
     "msal-deploy validate bundle --data monuseg --engine tensorrt:int8": (3, "tensorrt is not installed"),
     "msal-deploy bench bundle --engine tensorrt:int8": (3, "tensorrt is not installed"),
+    "msal-deploy validate bundle --data monuseg --engine onnxruntime-cuda:fp32": (3, FOR_CPUS),
+    **{
+        line: (3, FOR_CPUS)
+        for line in text_of("docs/measured.md").splitlines()
+        if re.match("msal-deploy (validate|bench) .* onnxruntime-cuda", line)
+    },
 }
 
 # Commands for which the three small graphs of tests/tiny_bundle.py will do: what they compute does not matter.
@@ -128,10 +141,6 @@ TINY = "msal-deploy build-trt"
 
 
 # --- reading pages ---------------------------------------------------------------------------------------------------
-
-
-def text_of(page: str) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -426,8 +435,8 @@ def test_extras_exist_and_install_what_the_table_says() -> None:
     extras = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]
     for line in LINES:
         if "pip install" in line:
-            assert set(re.findall(r"\[(\w+)\]", line)) <= extras.keys()
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text_of("docs/install.md"), re.MULTILINE))
+            assert set(re.findall(r"\[([\w-]+)\]", line)) <= extras.keys()
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", text_of("docs/install.md"), re.MULTILINE))
     assert rows.keys() == extras.keys()
     for extra, packages in rows.items():
         for package in (

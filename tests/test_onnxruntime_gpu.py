@@ -91,7 +91,7 @@ def test_the_shapes_and_the_cache_that_tensorrt_is_given() -> None:
 def test_the_package_for_cpus_is_refused_with_the_command_that_installs_the_other(tiny: Bundle, engine: str) -> None:
     assert "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
     with pytest.raises(MissingRequirement, match=r"it is the package for CPUs; .*pip install .*onnxruntime-gpu"):
-        open_engine(tiny, engine).__enter__()
+        open_engine(tiny, engine)
 
 
 def test_nodes_that_the_provider_leaves_to_the_cpu_are_refused(tiny: Bundle) -> None:

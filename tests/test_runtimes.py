@@ -412,11 +412,14 @@ def test_changed_file_is_refused(bundle, tiny, tmp_path, name, file):
     [
         ("openvin:fp32", "did you mean 'openvino'"),
         ("Torch:fp32", "did you mean 'torch'"),
-        ("zebra:fp32", "choose from: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, triton"),
+        (
+            "zebra:fp32",
+            "choose from: onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, openvino, tensorrt, tensorrt-rtx, torch, ",
+        ),
         ("", "'' is not a runtime .in ''.; choose from"),
         (":fp32", "'' is not a runtime .in ':fp32'.; choose from"),
         ("torch", "torch needs a precision; use torch:fp32"),
-        ("torch:int4", "torch does not support 'int4'; choose from: fp32"),
+        ("torch:int4", "torch does not support 'int4'; choose from: bf16, fp16, fp32"),
         ("torch:fp32:", "did you mean 'fp32'"),
     ],
 )

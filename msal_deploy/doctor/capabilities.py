@@ -1,5 +1,7 @@
 """What a machine can do without a GPU."""
 
+from math import inf
+
 import msgspec
 
 from msal_deploy.doctor.machine import Machine
@@ -34,7 +36,7 @@ def capabilities(machine: Machine) -> tuple[Capability, ...]:
 
 
 def _engines(machine: Machine) -> tuple[Capability, ...]:
-    fastest_first = sorted(CATALOGUE.values(), key=lambda runtime: min(runtime.milliseconds.values(), default=0.0))
+    fastest_first = sorted(CATALOGUE.values(), key=lambda runtime: min(runtime.milliseconds.values(), default=inf))
     return tuple(_engine(machine, runtime) for runtime in fastest_first if runtime.device == "cpu")
 
 

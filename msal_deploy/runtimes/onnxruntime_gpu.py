@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 
+from msal_deploy.bundle import Bundle
 from msal_deploy.errors import DeployError, MissingRequirement
 from msal_deploy.files import cache_directory, temporary_folder
 from msal_deploy.memory import is_out_of_memory
@@ -54,11 +55,17 @@ class _GpuEngine(Engine):
     optimization = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     assignment: Assignment
 
+    def __init__(self, bundle: Bundle, precision: str, threads: int | None = None, streams: int = 1) -> None:
+        super().__init__(bundle, precision, threads, streams)
+        if self.provider not in onnxruntime.get_available_providers():
+            cause = f"onnxruntime {onnxruntime.__version__} has no {self.provider}: it is the package for CPUs"
+            raise MissingRequirement(cause, f"install the one for GPUs over it: {PIP}")
+
     def _options(self) -> dict[str, str]:
         raise NotImplementedError
 
     def _open(self) -> None:
-        self._require_provider()
+        self._load_libraries()
         try:
             with temporary_folder() as folder:
                 self._session = self._create(folder / "profile")
@@ -73,11 +80,8 @@ class _GpuEngine(Engine):
             cause = f"{self.id} cannot compute {self.bundle.path} on this GPU ({sentence(error)})"
             raise MissingRequirement(cause, "find the cause with: msal-deploy doctor") from error
 
-    def _require_provider(self) -> None:
-        """Raise `MissingRequirement` unless the package has the provider; load the CUDA libraries of pip's packages."""
-        if self.provider not in onnxruntime.get_available_providers():
-            cause = f"onnxruntime {onnxruntime.__version__} has no {self.provider}: it is the package for CPUs"
-            raise MissingRequirement(cause, f"install the one for GPUs over it: {PIP}")
+    def _load_libraries(self) -> None:
+        """Load the CUDA libraries of pip's packages, which the dynamic linker does not find."""
         # The provider writes errors that it recovers from; others are raised. The severity is that of the process.
         onnxruntime.set_default_logger_severity(FATAL)
         if preload := getattr(onnxruntime, "preload_dlls", None):  # ONNX Runtime 1.21
@@ -175,8 +179,8 @@ class OnnxRuntimeTensorRtEngine(_GpuEngine):
         """Shapes that the engine is built for."""
         return DEFAULT_PROFILE
 
-    def _require_provider(self) -> None:
-        super()._require_provider()
+    def _load_libraries(self) -> None:
+        super()._load_libraries()
         with suppress(ImportError):
             importlib.import_module("tensorrt")  # it loads the libraries of pip's package
 

@@ -33,7 +33,7 @@ def docker(make_kit, tmp_path):
         for path in (tmp_path, *tmp_path.rglob("*")):
             os.chown(path, other, other)
         for parent in tmp_path.parents:
-            if parent.stat().st_uid == 0 and parent.name.startswith(("pytest-", "test_")):
+            if parent.stat().st_uid == 0 and parent.name.startswith(("pytest-", "popen-", "test_")):
                 parent.chmod(0o755)
 
     def run(*words: str, **variables: str) -> list[list[str]]:
