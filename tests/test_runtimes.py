@@ -414,7 +414,7 @@ def test_changed_file_is_refused(bundle, tiny, tmp_path, name, file):
         ("Torch:fp32", "did you mean 'torch'"),
         (
             "zebra:fp32",
-            "choose from: onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, openvino, tensorrt, tensorrt-rtx, torch, ",
+            "choose from: onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, openvino, tensorrt, tensorrt-rtx",
         ),
         ("", "'' is not a runtime .in ''.; choose from"),
         (":fp32", "'' is not a runtime .in ':fp32'.; choose from"),
