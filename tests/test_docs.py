@@ -603,6 +603,16 @@ def test_figures_of_cpp_and_triton_are_what_was_measured() -> None:
     row = f"| {int8[0]} | {int8[1]} to {int8[2]} (FP32: {fp32[0]}, {fp32[1]} to {fp32[2]}) |"
     assert row in page
     assert f"as fast: {int8[0]} in INT8" in text_of("docs/use-from-cpp.md")
+    sizes = {one["engine"]: one for one in result("hosts-any-size")["engines"]}
+    assert all(all(image["bit_exact"].values()) for one in sizes.values() for image in one["images"])
+    in_tiles = {name: one["times"][1] for name, one in sizes.items()}
+    int8, fp32 = (
+        (change(one["cpp_over_python"]), *map(change, one["interval"]))
+        for one in (in_tiles["openvino:int8"], in_tiles["openvino:fp32"])
+    )
+    assert f"in tiles | {int8[0]} | {int8[1]} to {int8[2]} (FP32: {fp32[0]}, {fp32[1]} to {fp32[2]}) |" in page
+    labels = result("hosts-labels")["results"].values()
+    assert [(one["maps"], one["different_pixels"]) for one in labels] == [(600, 0), (42, 0)]
     (large,) = (one for one in result("triton-overhead")["results"] if one["size"] == 512)
     bare, *added = (one["overhead_ms"] for one in large["latency"])
     request = f"{large['latency'][0]['latency_ms']['p50']:.0f} ms"
