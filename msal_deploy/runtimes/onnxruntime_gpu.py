@@ -9,7 +9,7 @@ import importlib
 import io
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -41,6 +41,15 @@ class Assignment(msgspec.Struct, frozen=True):
 
     nodes: dict[str, int]
     on_cpu: tuple[str, ...]
+
+
+class _Bound(NamedTuple):
+    """Images and probabilities in GPU memory, bound to the input and the output of a session."""
+
+    shape: tuple[int, ...]
+    binding: onnxruntime.IOBinding
+    image: onnxruntime.OrtValue
+    probability: onnxruntime.OrtValue
 
 
 class _GpuEngine(Engine):
@@ -111,27 +120,23 @@ class _GpuEngine(Engine):
     def _measure_assignment(self) -> Assignment:
         """Run the smallest image, and read from the profile who computed it. Profiling ends there."""
         batch, height, width = self.profile.min if self.profile else (1, 32, 32)
-        self._bound: tuple[tuple[int, ...], onnxruntime.IOBinding, onnxruntime.OrtValue, onnxruntime.OrtValue] | None
-        self._bound = None
+        self._bound: _Bound | None = None
         self._infer(np.zeros((batch, height, width, 3), np.uint8))
         found = read_assignment(Path(self._session.end_profiling()).read_bytes())
-        if found.on_cpu or not found.nodes.get(self.provider):
+        if found.on_cpu:
             cause = f"{self.provider} leaves {len(found.on_cpu)} nodes of the graph to the CPU ({found.on_cpu[0]})"
             raise MissingRequirement(cause, "use another version of onnxruntime-gpu, or export the bundle again")
         return found
 
     def _infer(self, images: UInt8Images) -> Float32Maps:
-        if self._bound is None or self._bound[0] != images.shape:
+        if self._bound is None or self._bound.shape != images.shape:
             self._bound = self._bind(images.shape)
-        _, binding, image, probability = self._bound
-        image.update_inplace(images)
-        self._session.run_with_iobinding(binding)
-        result: Float32Maps = probability.numpy()
+        self._bound.image.update_inplace(images)
+        self._session.run_with_iobinding(self._bound.binding)
+        result: Float32Maps = self._bound.probability.numpy()
         return result
 
-    def _bind(
-        self, shape: tuple[int, ...]
-    ) -> tuple[tuple[int, ...], onnxruntime.IOBinding, onnxruntime.OrtValue, onnxruntime.OrtValue]:
+    def _bind(self, shape: tuple[int, ...]) -> _Bound:
         """Allocate the input and the output on the GPU, for all calls with images of this shape."""
         allocate = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         image = allocate(shape, np.uint8, self.memory, 0)
@@ -139,7 +144,7 @@ class _GpuEngine(Engine):
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self.spec.image.name, image)
         binding.bind_ortvalue_output(self.spec.probability.name, probability)
-        return shape, binding, image, probability
+        return _Bound(shape, binding, image, probability)
 
     def _close(self) -> None:
         del self._bound, self._session
