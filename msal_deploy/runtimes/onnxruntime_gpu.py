@@ -7,6 +7,7 @@ for single nodes that the provider does not support. Here both are refused, and 
 import ctypes
 import importlib
 import io
+from abc import abstractmethod
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -70,8 +71,9 @@ class _GpuEngine(Engine):
             cause = f"onnxruntime {onnxruntime.__version__} has no {self.provider}: it is the package for CPUs"
             raise MissingRequirement(cause, f"install the one for GPUs over it: {PIP}")
 
+    @abstractmethod
     def _options(self) -> dict[str, str]:
-        raise NotImplementedError
+        """Return the provider's options."""
 
     def _open(self) -> None:
         self._load_libraries()

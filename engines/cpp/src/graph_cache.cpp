@@ -36,7 +36,7 @@ GraphCache::GraphCache(std::filesystem::path folder) : folder_(std::move(folder)
     std::error_code ignored;
     std::filesystem::create_directories(folder_, ignored);
     if (std::filesystem::is_directory(folder_, ignored) && access(folder_.c_str(), W_OK) == 0) return;
-    throw_bad_input("The cache ", folder_.string(), " is no folder that can be written; choose another");
+    throw_bad_input("The cache ", folder_.string(), " is not a writable folder; choose another");
 }
 
 std::filesystem::path GraphCache::file(const std::string& key) const {
@@ -45,7 +45,7 @@ std::filesystem::path GraphCache::file(const std::string& key) const {
 
 std::optional<std::string> GraphCache::load(const std::string& key) const {
     std::ifstream stream(file(key), std::ios::binary | std::ios::ate);
-    const std::streamoff size = stream.tellg();  // -1 if there is no file
+    const std::streamoff size = stream.tellg();  // -1 if the file does not exist
     if (size < hash_size) return std::nullopt;
     std::string hash(hash_size, '\0'), content(static_cast<std::size_t>(size - hash_size), '\0');
     stream.seekg(0).read(hash.data(), hash_size).read(content.data(), size - hash_size);
