@@ -1,12 +1,9 @@
 #include "graph_cache.hpp"
 
-#include <unistd.h>
-
 #include <fstream>
-#include <thread>
 #include <utility>
 
-#include "failure.hpp"
+#include "cache_file.hpp"
 #include "sha256.hpp"
 
 namespace msal_deploy {
@@ -15,29 +12,9 @@ namespace {
 
 constexpr std::streamoff hash_size = 64;  // hexadecimal digits
 
-// Removes the file unless it was renamed.
-class Partial {
-  public:
-    explicit Partial(const std::filesystem::path& whole)
-        : path(concat(whole.string(), '.', getpid(), '.', std::this_thread::get_id(), ".partial")) {}
-    Partial(const Partial&) = delete;
-    Partial& operator=(const Partial&) = delete;
-    ~Partial() {
-        std::error_code ignored;
-        std::filesystem::remove(path, ignored);
-    }
-
-    const std::filesystem::path path;
-};
-
 }  // namespace
 
-GraphCache::GraphCache(std::filesystem::path folder) : folder_(std::move(folder)) {
-    std::error_code ignored;
-    std::filesystem::create_directories(folder_, ignored);
-    if (std::filesystem::is_directory(folder_, ignored) && access(folder_.c_str(), W_OK) == 0) return;
-    throw_bad_input("The cache ", folder_.string(), " is not a writable folder; choose another");
-}
+GraphCache::GraphCache(std::filesystem::path folder) : folder_(std::move(folder)) { create_cache_folder(folder_); }
 
 std::filesystem::path GraphCache::file(const std::string& key) const {
     return folder_ / (sha256_of(key) + ".graph");
@@ -53,14 +30,8 @@ std::optional<std::string> GraphCache::load(const std::string& key) const {
     return content;
 }
 
-bool GraphCache::save(const std::string& key, const std::string& content) const {
-    const Partial partial(file(key));
-    std::ofstream stream(partial.path, std::ios::binary);
-    stream << sha256_of(content) << content;
-    stream.close();
-    std::error_code failed;
-    if (stream) std::filesystem::rename(partial.path, file(key), failed);
-    return stream && !failed;
+std::string GraphCache::save(const std::string& key, const std::string& content) const {
+    return replace_content(file(key), sha256_of(content) + content);
 }
 
 }  // namespace msal_deploy

@@ -19,8 +19,10 @@ class GraphCache {
     // key: everything that the content depends on.
     std::optional<std::string> load(const std::string& key) const;
 
-    // Saves the content at once: other processes find all of it or nothing. Returns false if it cannot be written.
-    bool save(const std::string& key, const std::string& content) const;
+    // Saves the content at once: other processes find all of it or nothing.
+    //
+    // Returns an empty string, or why it cannot be written.
+    std::string save(const std::string& key, const std::string& content) const;
 
   private:
     std::filesystem::path file(const std::string& key) const;

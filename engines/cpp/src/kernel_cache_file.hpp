@@ -19,8 +19,7 @@ class KernelCacheFile {
     // Returns the content, or nothing if there is no readable file.
     std::vector<char> read() const;
 
-    // Replaces the content. Another process sees the old or the new one, never half of it, and may write at the same
-    // time. Throws Failure.
+    // Replaces the content at once. Throws Failure.
     void write(const char* data, std::size_t size) const;
 
   private:

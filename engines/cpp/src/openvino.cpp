@@ -184,7 +184,10 @@ class OpenVino : public Backend {
         ov::CompiledModel model = compile(shape, size);
         std::ostringstream exported;
         model.export_model(exported);
-        if (!cache_->save(key, exported.str())) log_(LogLevel::warning, "Cannot write to the cache ", *options_.cache);
+        const std::string failed = cache_->save(key, exported.str());
+        if (!failed.empty()) {
+            log_(LogLevel::warning, "Cannot write to the cache ", *options_.cache, " (", failed, ")");
+        }
         return model;
     }
 

@@ -70,7 +70,7 @@ void options(const std::string& model, const std::string& precision, const std::
         set(&Options::shapes, std::size_t{0}, "Expected shapes from 1 to 1024, got 0" + remedy);
         set(&Options::cache, "", "Expected a folder as cache, got an empty name" + remedy);
         set(&Options::cache, model + "/manifest.json",
-            "manifest.json is not a writable folder; choose another");
+            "manifest.json is not a writable folder (Not a directory); choose another, or leave it unset");
     }
     Options given;
     given.backend = backend;
