@@ -27,6 +27,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def small_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of a quarter of the pixels, for a search that scores them again and again."""
+    folder = tmp_path_factory.mktemp("small") / "monuseg"
+    synthesize(folder, train=8, test=5, size=256, seed=5)
+    return folder
+
+
 @pytest.fixture
 def few_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search over four nodes takes seconds; over all of them, minutes."""
@@ -54,9 +62,9 @@ def test_export_writes_all_graphs_and_traces_them_to_the_checkpoint(checkpoint_f
     assert scored.exit_code == 0, scored.output
 
 
-def test_budget_search_is_reported(checkpoint_file, images, tmp_path, few_nodes):
+def test_budget_search_is_reported(checkpoint_file, small_images, tmp_path, few_nodes):
     out = tmp_path / "bundle"
-    result = run("export", checkpoint_file, "--out", out, "--int8", "--calibration", images, "--budget", 0.9)
+    result = run("export", checkpoint_file, "--out", out, "--int8", "--calibration", small_images, "--budget", 0.9)
     assert result.exit_code == 0, result.output
     assert "held-out patches" in result.output
     report = json.loads((out / "precision.json").read_text())["int8"]
@@ -66,7 +74,7 @@ def test_budget_search_is_reported(checkpoint_file, images, tmp_path, few_nodes)
 
 
 def test_budget_that_cannot_be_kept_writes_nothing_and_keeps_its_trials(
-    checkpoint_file, images, tmp_path, few_nodes, monkeypatch
+    checkpoint_file, small_images, tmp_path, few_nodes, monkeypatch
 ):
     def costly(*arguments):
         trial = scored(*arguments)
@@ -79,7 +87,7 @@ def test_budget_that_cannot_be_kept_writes_nothing_and_keeps_its_trials(
     scored = Evaluator._scored
     monkeypatch.setattr(Evaluator, "_scored", costly)
     out = tmp_path / "bundle"
-    arguments = ["export", checkpoint_file, "--out", out, "--int8", "--calibration", images, "--tiles", 4]
+    arguments = ["export", checkpoint_file, "--out", out, "--int8", "--calibration", small_images, "--tiles", 4]
     result = run(*arguments, "--budget", 0.01)
     assert result.exit_code == 1, result.output
     assert "No INT8 graph stays within the budget of 0.01 Dice" in result.output

@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from refusal import assert_refused
 from typer.testing import CliRunner, Result
 
 import msal_deploy.validate
+from msal_deploy.bench import bench
 from msal_deploy.bundle import Bundle
 from msal_deploy.checkpoint import load_checkpoint, save_checkpoint
 from msal_deploy.cli import app
@@ -34,10 +36,11 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_run_per_window_and_small_tiles() -> Iterator[None]:
+def small_and_few() -> Iterator[None]:
     """These tests need neither accurate timings nor large tiles for the checks without labels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("msal_deploy.bench.timing.MIN_RUNS", 1)
+        patch.setattr("msal_deploy.bench.bench", partial(bench, size=(128, 128)))
         patch.setattr("msal_deploy.validate.compare.choose_tiles", lambda patches: choose_tiles(patches, 64))
         yield
 
@@ -45,7 +48,7 @@ def one_run_per_window_and_small_tiles() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folder(small_set: Path, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "out"
-    arguments = ["--epochs", 12, "--out", out, "--seconds", 0.1, "--budget", 0.1]
+    arguments = ["--epochs", 6, "--out", out, "--seconds", 0.1, "--budget", 0.1]
     result = run("run", "--data", small_set, "--recipe", recipe_file, *arguments)
     assert result.exit_code == 0, result.output
     assert f"Report: {out / 'report.html'}" in result.output
@@ -136,7 +139,7 @@ def test_validate_rejects_a_graph_that_changed_after_export(folder: Path, small_
 @pytest.mark.usefixtures("small_shapes")
 def test_run_reuses_a_finished_training(folder: Path, small_set: Path, recipe_file: Path) -> None:
     before = (folder / "training" / "best.safetensors").stat().st_mtime_ns
-    arguments = ["--data", small_set, "--recipe", recipe_file, "--epochs", 12, "--engine", "onnxruntime:fp32"]
+    arguments = ["--data", small_set, "--recipe", recipe_file, "--epochs", 6, "--engine", "onnxruntime:fp32"]
     result = run("run", *arguments, "--out", folder, "--seconds", 0.1, "--no-fp16", "--no-int8")
     assert result.exit_code == 0, result.output
     assert (folder / "training" / "best.safetensors").stat().st_mtime_ns == before
@@ -159,10 +162,7 @@ def both(folder: Path, small_set: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def compare_and_time_small_images(patch: pytest.MonkeyPatch) -> None:
-    bench = importlib.import_module("msal_deploy.bench")
-    small = {"batches": (1,), "size": (64, 64)}
-    original = bench.bench
-    patch.setattr(bench, "bench", lambda *arguments, **options: original(*arguments, **{**options, **small}))
+    patch.setattr("msal_deploy.bench.bench", partial(bench, batches=(1,), size=(64, 64)))
     patch.setattr("msal_deploy.export.SIZES", ((64, 96),))
     patch.setattr("msal_deploy.export.BATCHES", (2,))
 

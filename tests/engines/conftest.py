@@ -4,8 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import gettempdir
 
 import onnx
 import pytest
@@ -38,6 +39,25 @@ def run() -> Run:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compile every source once with the same options, where ccache is installed: many tests build the same package.
+
+    The cache belongs to this run of the tests. Its workers share it.
+    """
+    if not shutil.which("ccache"):
+        yield
+        return
+    base = tmp_path_factory.getbasetemp()
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CMAKE_CXX_COMPILER_LAUNCHER", "ccache")
+        patch.setenv("CCACHE_DIR", str(run / "ccache"))
+        patch.setenv("CCACHE_BASEDIR", gettempdir())  # packages differ in their folders alone
+        patch.setenv("CCACHE_NOHASHDIR", "1")
+        yield
 
 
 @pytest.fixture(scope="session")
