@@ -49,8 +49,8 @@ sbom: .venv-audit
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=python3.12 …" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip
-	$(BIN)/pip install --quiet --no-compile --editable '.[train,zoo,slides,dev]'
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[train,zoo,slides,dev]'
 	@touch $@
 
 # A real Triton with the Python backend. It needs numpy 1 and therefore a separate environment. Its OpenVINO has the version
@@ -58,7 +58,7 @@ sbom: .venv-audit
 .venv-triton: .venv-triton/.ready
 .venv-triton/.ready: .venv/.ready
 	$(PYTHON) -m venv .venv-triton
-	.venv-triton/bin/pip install --quiet --no-compile nvidia-pytriton==0.7.0 openvino==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("openvino"))')
+	.venv-triton/bin/pip install --quiet nvidia-pytriton==0.7.0 openvino==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("openvino"))')
 	@touch $@
 
 # bioimage.io's own tools, in a separate environment with the pydantic that they work with. torch and ONNX Runtime come from .venv.
@@ -66,7 +66,7 @@ sbom: .venv-audit
 .venv-bioimageio/.ready: .venv/.ready
 	$(PYTHON) -m venv .venv-bioimageio
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-bioimageio/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/over-venv.pth
-	.venv-bioimageio/bin/pip install --quiet --no-compile 'bioimageio.core[onnx,pytorch]==0.11.0' 'pydantic<2.14'
+	.venv-bioimageio/bin/pip install --quiet 'bioimageio.core[onnx,pytorch]==0.11.0' 'pydantic<2.14'
 	@touch $@
 
 # atheris, in a separate environment over the packages of .venv.
@@ -74,13 +74,13 @@ sbom: .venv-audit
 .venv-fuzz/.ready: .venv/.ready
 	$(PYTHON) -m venv .venv-fuzz
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-fuzz/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/over-venv.pth
-	.venv-fuzz/bin/pip install --quiet --no-compile atheris==3.0.0
+	.venv-fuzz/bin/pip install --quiet atheris==3.0.0
 	@touch $@
 
 .venv-audit: .venv-audit/.ready
 .venv-audit/.ready: .venv/.ready
 	$(PYTHON) -m venv .venv-audit
-	.venv-audit/bin/pip install --quiet --no-compile pip-audit cyclonedx-bom
+	.venv-audit/bin/pip install --quiet pip-audit cyclonedx-bom
 	@touch $@
 
 # Dependencies of the C++ library that pip does not install. The compiler looks for them, so any package manager can provide them.
