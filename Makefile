@@ -12,7 +12,8 @@ demo: .venv/.ready
 
 # Two workers share the cores, so torch's idle threads must sleep instead of spinning. A worker that crashes ends the run:
 # pytest-xdist hands a new worker what the old one had finished, and then waits for it forever.
-test: .venv/.ready check cpp-needs browser-needs .venv-triton .venv-bioimageio
+test: .venv/.ready cpp-needs browser-needs
+	$(MAKE) --jobs 2 --output-sync check .venv-triton .venv-bioimageio
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 check: .venv/.ready

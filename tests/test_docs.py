@@ -40,6 +40,7 @@ from msal_deploy.recipe import BUILT_IN, NetworkRecipe, Recipe
 from msal_deploy.report import Report, save_report
 from msal_deploy.train.patch_dataset import check_mixture
 from msal_deploy.trt.local_gpu import current_gpu
+from msal_deploy.validate.probe import choose_tiles
 from msal_deploy.weights import DEFAULT, find_weights
 
 ROOT = Path(__file__).parents[1]
@@ -291,11 +292,12 @@ def exported(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small_weights(inputs: Path) -> Iterator[None]:
-    """Put the small network in the place of the weights that come with the package."""
+    """Put the small network in the place of the weights that come with the package, and check it on small tiles."""
     runs = inputs / "runs"
     small = {DEFAULT: runs / "r34" / "best.safetensors", "msal-net-r18": runs / "r18" / "msal-net-r18.safetensors"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("msal_deploy.weights.find_weights", lambda name: small.get(str(name), Path(name)))
+        patch.setattr("msal_deploy.validate.compare.choose_tiles", lambda patches: choose_tiles(patches, 64))
         yield
 
 
