@@ -90,7 +90,7 @@ class DecoderBlock(nn.Module):
     The skip is added before the attention, because the paper uses attention to suppress noise from the skips.
     """
 
-    def __init__(self, inputs: int, outputs: int, recipe: NetworkRecipe) -> None:
+    def __init__(self, inputs: int, outputs: int, recipe: NetworkRecipe, *, refine: bool = True) -> None:
         super().__init__()
         middle = inputs // 4
         self.up = nn.Sequential(
@@ -99,13 +99,26 @@ class DecoderBlock(nn.Module):
             conv_norm_relu(middle, outputs, kernel=1),
         )
         self.attention = EfficientChannelAttention() if recipe.channel_attention else nn.Identity()
-        self.refinement = BoundaryRefinement(outputs) if recipe.boundary_refinement else nn.Identity()
+        self.refinement = BoundaryRefinement(outputs) if recipe.boundary_refinement and refine else nn.Identity()
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:  # (N, in, H, W) -> (N, out, 2H, 2W)
         x = self.up(x)
         if skip is not None:
             x = x + skip
         return self.refinement(self.attention(x))
+
+
+def full_head() -> nn.Sequential:
+    """Return the paper's head: (N, 64, H, W) -> logits (N, 1, 2H, 2W), two convolutions at full resolution."""
+    return nn.Sequential(deconv_norm_relu(64, 32), conv_norm_relu(32, 32), nn.Conv2d(32, 1, 3, padding=1))
+
+
+def light_head() -> nn.Sequential:
+    """Return a head that computes at half resolution: (N, 64, H, W) -> logits (N, 1, 2H, 2W).
+
+    Its last convolution has one channel for each of the 2×2 pixels (sub-pixel convolution; Shi et al., CVPR 2016).
+    """
+    return nn.Sequential(conv_norm_relu(64, 32), nn.Conv2d(32, 4, 3, padding=1), nn.PixelShuffle(2))
 
 
 class MSALNet(nn.Module):
@@ -130,8 +143,8 @@ class MSALNet(nn.Module):
         self.decoder4 = DecoderBlock(c4, c3, recipe)
         self.decoder3 = DecoderBlock(c3, c2, recipe)
         self.decoder2 = DecoderBlock(c2, c1, recipe)
-        self.decoder1 = DecoderBlock(c1, 64, recipe)
-        self.head = nn.Sequential(deconv_norm_relu(64, 32), conv_norm_relu(32, 32), nn.Conv2d(32, 1, 3, padding=1))
+        self.decoder1 = DecoderBlock(c1, 64, recipe, refine=not recipe.light_decoder)
+        self.head = light_head() if recipe.light_decoder else full_head()
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 3, 512, 512)
         x = self.in_block(x)  # (N, 64, 128, 128)

@@ -154,8 +154,8 @@ def test_load_skips_a_byte_order_mark(load):
     [
         ("papr", "did you mean 'paper'"),
         ("robst", "did you mean 'robust'"),
-        ("zebra", "choose from: demo, fast, paper, robust"),
-        ("", "'' is not a recipe or a .toml file; choose from: demo, fast, paper, robust"),
+        ("zebra", "choose from: demo, fast, light, paper, robust"),
+        ("", "'' is not a recipe or a .toml file; choose from: demo, fast, light, paper, robust"),
         ("missing.toml", "The recipe file missing.toml does not exist"),
     ],
 )

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from msal_deploy import metrics
 from msal_deploy.data import Patch
-from msal_deploy.errors import GateFailed, MissingRequirement
+from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 from msal_deploy.recipe import PAPER
 from msal_deploy.report import Report, save_report
 from msal_deploy.runtimes import Engine
@@ -121,6 +121,30 @@ def test_validate_fails_a_shifted_engine_and_names_its_fault():
     assert caught.value.exit_code == 1
     assert "shifted:fp32: it loses more Dice than the budget of 0.002" in str(caught.value)
     assert "noisy" not in str(caught.value)
+
+
+def test_the_reference_may_be_of_another_bundle(monkeypatch):
+    opened = []
+    engines = {"torch:fp32": Exact, "shifted:fp32": Shifted}
+
+    def open_engine(bundle, name, threads=None):
+        opened.append((bundle.path.name, name))
+        return engines[name](bundle, "fp32", threads)
+
+    monkeypatch.setattr(run, "open_engine", open_engine)
+    full = SimpleNamespace(path=Path("full"), spec=ModelSpec())
+    report = validate(BUNDLE, ["torch:fp32", "shifted:fp32"], make_patches(), against=full)
+    assert opened == [("full", "torch:fp32"), ("bundle", "torch:fp32"), ("bundle", "shifted:fp32")]
+    assert report.reference == "torch:fp32 of full"
+    assert [result.passed for result in report.engines.values()] == [True, True, False]
+    with pytest.raises(GateFailed, match="Not within budget of torch:fp32 of full: shifted:fp32: it loses"):
+        report.require_passed()
+
+
+def test_the_reference_of_another_bundle_has_the_same_specification():
+    other = SimpleNamespace(path=Path("full"), spec=ModelSpec(threshold=0.4))
+    with pytest.raises(BadInput, match="full has another input or output than bundle; export both alike"):
+        validate(BUNDLE, ["torch:fp32"], make_patches(), against=other)
 
 
 def test_gate_uses_the_bound_and_not_the_mean():

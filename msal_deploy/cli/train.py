@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,8 +23,11 @@ from msal_deploy.cli.options import (
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from msal_deploy.checkpoint import Checkpoint
     from msal_deploy.recipe import Recipe
+    from msal_deploy.runtimes import Engine
 
 
 def train(
@@ -41,6 +45,13 @@ def train(
         str | None,
         typer.Option(
             "--from", help="Fine-tune this checkpoint, or the shipped weights of this name. Default recipe: its own."
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            help="A bundle whose network is imitated, beside the labels (distillation), as in the recipe light.",
+            show_default=False,
         ),
     ] = None,
     unseen: Annotated[
@@ -93,6 +104,8 @@ def train(
     Example: msal-deploy train --data monuseg --out runs/r34 --recipe paper --licence CC-BY-NC-SA-4.0
 
     Example: msal-deploy train --data lab=my-images --from msal-net-r34 --recipe fast --rate 1e-4 --out runs/lab
+
+    Example: msal-deploy train --data lab=my-images --recipe light --from msal-net-r18 --teacher bundle --out runs/light
     """
     from msal_deploy.data import open_training_sets
     from msal_deploy.files import output_folder, write_json
@@ -105,7 +118,10 @@ def train(
     options = (encoder, epochs, seed, model, backbone, rate)
     chosen_recipe = _recipe(recipe, checkpoint, out if resume else None, data, *options)
     both = [*data, *(unseen or ())]
-    with open_training_sets(both, partial(typer.echo, err=True), labels, split) as sets:
+    with (
+        open_training_sets(both, partial(typer.echo, err=True), labels, split) as sets,
+        _teacher(teacher, accelerator) as engine,
+    ):
         names = list(sets)
         report = run_training(
             {name: sets[name] for name in names[: len(data)]},
@@ -113,6 +129,7 @@ def train(
             out,
             unseen={name: sets[name] for name in names[len(data) :]},
             start=checkpoint,
+            teacher=engine,
             resume=resume,
             licence=licence,
             accelerator=accelerator,
@@ -126,6 +143,17 @@ def train(
         write_json(json, report.to_json())
     typer.echo(f"{report.checkpoint}: validation Dice {report.best.validation_dice:.4f} at epoch {report.best.epoch}")
     typer.echo(f"Next: msal-deploy export {shlex.quote(str(report.checkpoint))} --out BUNDLE")
+
+
+def _teacher(bundle: Path | None, accelerator: str) -> "AbstractContextManager[Engine | None]":
+    """Open the fastest engine of a bundle: PyTorch on a GPU, else that of the CPU."""
+    if bundle is None:
+        return nullcontext()
+    from msal_deploy.hardware import query_driver
+    from msal_deploy.runtimes import open_engine
+
+    on_gpu = accelerator != "cpu" and query_driver().gpus
+    return open_engine(bundle, "torch:bf16" if on_gpu else None)
 
 
 def _checkpoint(name_or_path: str, recipe: str | None, model: str | None, backbone: str | None) -> "Checkpoint":

@@ -22,6 +22,7 @@ from msal_deploy.cli.options import (
     lock_output,
 )
 from msal_deploy.cli.pages import gallery
+from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,10 @@ def validate(
     budget_aji: AjiBudget = None,
     budget_pq: PqBudget = None,
     reference: Annotated[str, typer.Option(help="Engine to compare with.")] = "torch:fp32",
+    against: Annotated[
+        Path | None,
+        typer.Option(help="The bundle of the reference, if it is another one: what does a lighter network cost?"),
+    ] = None,
     patch: Annotated[int, typer.Option(help="Side of a patch or tile in pixels, from 64.")] = 512,
     protocol: Annotated[
         list[str] | None,
@@ -86,6 +91,8 @@ def validate(
     Example: msal-deploy validate bundle --data monuseg --engine openvino:int8 --out parity
 
     Example: msal-deploy validate bundle --data my-images --patch 256 --protocol corners --protocol tiles
+
+    Example: msal-deploy validate light --against bundle --data monuseg
     """
     from rich.console import Console
 
@@ -97,6 +104,8 @@ def validate(
     from msal_deploy.validate import Limits
     from msal_deploy.validate import validate as score
 
+    if bisect and against:
+        raise BadInput("--bisect compares nodes of one network", "leave out --against")
     if out:
         lock_output(context, out)
     elif bisect:
@@ -120,6 +129,7 @@ def validate(
         second_build=Bundle(second_build) if second_build else None,
         threads=threads,
         reference=reference,
+        against=Bundle(against) if against else None,
         label_convention=convention,
         progress=True,
     )

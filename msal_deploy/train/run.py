@@ -1,7 +1,8 @@
 """The entry of training: checks its arguments, finds the devices through Lightning Fabric, and starts the loop."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ except ModuleNotFoundError:  # the same package inside the `lightning` distribut
 
 from msal_deploy.checkpoint import UNKNOWN_LICENCE, Checkpoint
 from msal_deploy.errors import BadInput, MissingRequirement
-from msal_deploy.files import StrPath, output_lock, sha256
+from msal_deploy.files import StrPath, output_lock
 from msal_deploy.hardware import available_cores
 from msal_deploy.recipe import Precision, Recipe
+from msal_deploy.runtimes import Engine
 from msal_deploy.train.patch_dataset import check_mixture
 from msal_deploy.train.resume import resumed
+from msal_deploy.train.start import check_start, origin, with_teacher
 from msal_deploy.train.state import BEST, LAST, State
 from msal_deploy.train.trainer import Images, Trainer, TrainReport
 from msal_deploy.weight_files import first_line
@@ -33,6 +36,7 @@ def train(
     *,
     unseen: Mapping[str, Images] = {},
     start: Checkpoint | None = None,
+    teacher: Engine | None = None,
     resume: bool = False,
     licence: str = UNKNOWN_LICENCE,
     accelerator: str = "auto",
@@ -53,6 +57,7 @@ def train(
         out: The run folder (see `msal_deploy.train.state`).
         unseen: Data sets that are only validated, by name: they take part in the choice of the weights.
         start: The checkpoint to continue from (fine-tuning), instead of the initial weights of the recipe.
+        teacher: An open engine whose probabilities are learnt, too, as ``recipe.train.teacher_weight`` says.
         resume: Continue the run in `out`, with its licence. The final weights equal those of an uninterrupted run:
             exactly, on a CPU with the same number of threads. The recipe may have more epochs than before.
         licence: SPDX identifier of the weights' licence, which depends on the training data.
@@ -79,37 +84,24 @@ def train(
         say = partial(print, file=sys.stderr) if progress else lambda _: None
         state = resumed(out, recipe, stems, licence, say) if resume else _fresh(out, recipe, stems, licence)
         if start is not None and not resume:
-            _check_start(start, recipe)
-            state = msgspec.structs.replace(state, notes=_origin(start))
+            check_start(start, recipe)
+            state = msgspec.structs.replace(state, notes=origin(start))
+        state = with_teacher(state, teacher, resume=resume)
         fabric = _fabric(accelerator, devices, recipe.train.precision)
         fabric.launch()
-        return _run(fabric, sets, unseen, state, start, out, progress, _workers(workers, fabric.device, devices))
+        with _fits(recipe.train.batch, fabric.device):
+            trainer = Trainer(fabric, sets, unseen, state, start, teacher, out, progress)
+            return trainer.run(_workers(workers, fabric.device, devices))
 
 
-def _run(
-    fabric: Any,
-    sets: Mapping[str, Images],
-    unseen: Mapping[str, Images],
-    state: State,
-    start: Checkpoint | None,
-    out: Path,
-    progress: bool,
-    workers: int,
-) -> TrainReport:
+@contextmanager
+def _fits(batch: int, device: torch.device) -> Iterator[None]:
+    """Explain that the memory of the device is too small."""
     try:
-        return Trainer(fabric, sets, unseen, state, start, out, progress).run(workers)
+        yield
     except torch.OutOfMemoryError as error:
-        cause = f"A batch of {state.recipe.train.batch} does not fit into the memory of {fabric.device}"
+        cause = f"A batch of {batch} does not fit into the memory of {device}"
         raise MissingRequirement(cause, "lower train.batch in the recipe") from error
-
-
-def _check_start(start: Checkpoint, recipe: Recipe) -> None:
-    """Raise `BadInput` if the checkpoint's network is another one than the recipe's, or its weights do not fit."""
-    own, wanted = (msgspec.structs.replace(one.network, weights="random") for one in (start.recipe, recipe))
-    if own != wanted:
-        cause = f"The checkpoint to start from is {own.title}, and the recipe trains {wanted.title}"
-        raise BadInput(cause, "use a recipe with the checkpoint's network, or leave out --recipe")
-    start.network()
 
 
 def _workers(workers: int | None, device: torch.device, devices: int) -> int:
@@ -136,10 +128,6 @@ def _fabric(accelerator: str, devices: int, precision: Precision) -> Any:
 
 def _stems(sets: Mapping[str, Images]) -> tuple[str, ...]:
     return tuple(f"{name}/{image.stem}" for name, images in sets.items() for image in images)
-
-
-def _origin(start: Checkpoint) -> dict[str, str]:
-    return {"started from": f"{start.file.name}, SHA-256 {sha256(start.file)}"} if start.file else {}
 
 
 def _fresh(out: Path, recipe: Recipe, stems: tuple[str, ...], licence: str) -> State:

@@ -21,11 +21,13 @@ from msal_deploy.data import AnnotatedImage, validation_split
 from msal_deploy.errors import GateFailed
 from msal_deploy.network import Normalise
 from msal_deploy.recipe import Recipe
+from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
-from msal_deploy.train.losses import segmentation_loss
+from msal_deploy.train.losses import segmentation_loss, taught_loss
 from msal_deploy.train.optim import averaging, make_optimizer, rate_at
 from msal_deploy.train.patch_dataset import Batch, PatchDataset
 from msal_deploy.train.resume import restore
+from msal_deploy.train.start import start_network
 from msal_deploy.train.state import BEST, Epoch, State, save_state
 from msal_deploy.train.validation import make_views, require_nuclei, score_view
 from msal_deploy.zoo import build_network
@@ -75,10 +77,11 @@ class Trainer:
         unseen: Mapping[str, Images],
         state: State,
         start: Checkpoint | None,
+        teacher: Engine | None,
         out: Path,
         progress: bool,
     ) -> None:
-        self.fabric, self.state, self.start, self.out = fabric, state, start, out
+        self.fabric, self.state, self.start, self.teacher, self.out = fabric, state, start, teacher, out
         self.recipe = state.recipe.train
         splits = {name: validation_split(images, self.recipe.validation) for name, images in sets.items()}
         self.validation = {name: held_out for name, (_, held_out) in splits.items()} | dict(unseen)
@@ -97,7 +100,7 @@ class Trainer:
         network = self.state.recipe.network
         # A resumed or continued network gets its weights from a file, so nothing is downloaded.
         resnet = None if self.state.tensors or self.start else pretrained_resnet(network)
-        self.network = self.start.network() if self.start else build_network(network, resnet)
+        self.network = start_network(self.start, network) if self.start else build_network(network, resnet)
         self.network.to(self.fabric.device).to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.network, multi_avg_fn=averaging(self.recipe.ema), use_buffers=True)
         self.optimizer = make_optimizer(self.network, self.recipe)
@@ -163,11 +166,17 @@ class Trainer:
         images, masks = images.to(device, non_blocking=True), masks.to(device, non_blocking=True).float()
         self.optimizer.zero_grad()
         x = self.normalise(images.float()).contiguous(memory_format=torch.channels_last)
-        loss = segmentation_loss(self.module(x).float(), masks, self.recipe.loss)
+        loss = self._loss(self.module(x).float(), images, masks)
         self.fabric.backward(loss)
         self.optimizer.step()
         self.average.update_parameters(self.network)
         return loss.detach()
+
+    def _loss(self, logits: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+        if self.teacher is None:
+            return segmentation_loss(logits, masks, self.recipe.loss)
+        probability = self.teacher(images.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        return taught_loss(logits, masks, torch.from_numpy(probability).to(logits.device), self.recipe)
 
     def _status(self, number: int, loss: float) -> str:
         best = self.state.best_dice

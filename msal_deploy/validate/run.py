@@ -27,6 +27,7 @@ def validate(
     batch: int = 1,
     threads: int | None = None,
     reference: str = "torch:fp32",
+    against: Bundle | None = None,
     label_convention: str = "",
     progress: bool = False,
 ) -> ValidationReport:
@@ -53,30 +54,35 @@ def validate(
         batch: Patches per inference call.
         threads: CPU threads of each engine; None for the runtime's default.
         reference: Engine to compare with.
+        against: The bundle of the reference, if it is not `bundle`: what does a lighter network cost?
         label_convention: How the true masks were drawn; the report includes it.
         progress: Show a progress bar on stderr.
 
     Raises:
         BadInput: Fewer than two images have nuclei, an engine is unknown or listed twice, an argument is out of range,
-            or the reference scores near zero.
+            the specification of `against` is another one, or the reference scores near zero.
         MissingRequirement: An engine cannot be opened on this machine. Raised before the reference runs.
     """
     limits = limits or Limits()
     limits.check()
     _check(engine_ids, patches, batch)
-    ids = [reference, *(engine for engine in engine_ids if engine != reference)]
-    engines = {engine: open_engine(bundle, engine, threads=threads) for engine in ids}
+    if against is not None and against.spec != bundle.spec:
+        raise BadInput(f"{against.path.name} has another input or output than {bundle.path.name}", "export both alike")
+    first = reference if against is None else f"{reference} of {against.path.name}"
+    ids = [first, *(engine for engine in engine_ids if engine != first)]
+    engines = {first: open_engine(against or bundle, reference, threads=threads)}
+    engines |= {engine: open_engine(bundle, engine, threads=threads) for engine in ids[1:]}
     # The reference may run for minutes, so first check that the other engines can be opened.
     for name in ids[1:]:
         with engines[name]:
             pass
     second = {name: open_engine(second_build, name, threads=threads) for name in ids[1:]} if second_build else {}
     inputs = Inputs({protocol: patches, **(also or {})}, size, batch, progress)
-    comparison = Comparison(engines.pop(reference), inputs, limits)
-    results = {reference: comparison.reference_result()}
+    comparison = Comparison(engines.pop(first), inputs, limits)
+    results = {first: comparison.reference_result()}
     results |= {name: comparison.result(engine, second.get(name)) for name, engine in engines.items()}
     return ValidationReport(
-        reference=reference,
+        reference=first,
         engines=results,
         patches=tuple((patch.stem, patch.corner) for patch in patches),
         limits=limits,
