@@ -41,7 +41,7 @@ from msal_deploy.report import Report, save_report
 from msal_deploy.train.patch_dataset import check_mixture
 from msal_deploy.trt.local_gpu import current_gpu
 from msal_deploy.validate.probe import choose_tiles
-from msal_deploy.weights import DEFAULT, find_weights
+from msal_deploy.weights import DEFAULT, LIGHT, find_weights
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
@@ -95,6 +95,11 @@ TRAINS = {
         "fast",
         40,
         "monuseg consep",
+    ),
+    "msal-deploy train --data monuseg --data consep --data nuinsseg --recipe light --from msal-net-r18 --teacher bundle --out runs/light --licence CC-BY-NC-SA-4.0": (  # noqa: E501
+        "light",
+        BUILT_IN["light"].train.epochs,
+        "monuseg consep nuinsseg",
     ),
     "msal-deploy train --data lab=my-images --from msal-net-r34 --rate 1e-4 --epochs 10 --out runs/lab": (
         "mine",  # the recipe of the small checkpoint
@@ -294,7 +299,8 @@ def exported(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_weights(inputs: Path) -> Iterator[None]:
     """Put the small network in the place of the weights that come with the package, and check it on small tiles."""
     runs = inputs / "runs"
-    small = {DEFAULT: runs / "r34" / "best.safetensors", "msal-net-r18": runs / "r18" / "msal-net-r18.safetensors"}
+    r18 = runs / "r18" / "msal-net-r18.safetensors"
+    small = {DEFAULT: runs / "r34" / "best.safetensors", "msal-net-r18": r18, LIGHT: r18}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("msal_deploy.weights.find_weights", lambda name: small.get(str(name), Path(name)))
         patch.setattr("msal_deploy.validate.compare.choose_tiles", lambda patches: choose_tiles(patches, 64))
@@ -306,6 +312,7 @@ def workspace(exported: Path, small_weights: None, inputs: Path, tmp_path_factor
     """The folder with a bundle of the small network in all precisions."""
     folder = linked_copy(inputs, tmp_path_factory.mktemp("all"))
     succeed(EXPORT_ALL, folder)
+    linked_copy(folder / "bundle", folder / "light")
     return folder
 
 
@@ -626,6 +633,16 @@ def test_figures_of_cpp_and_triton_are_what_was_measured() -> None:
     assert f"throughput of 8 clients | {throughput} bare engine's |" in page
     serving = " ".join(text_of("docs/serve-with-triton.md").split())
     assert f"A request of {request} takes {longer} longer, and eight clients get {throughput} engine's" in serving
+
+
+def test_figures_of_the_light_network_are_what_was_measured() -> None:
+    front = result("light-front")
+    for point in front["points"]:
+        ratio, delta = point["speed_up"]["ratio"], f"{point['delta']:+.4f}".replace("-", "−")
+        lower = f"{point['lower']:+.4f}".replace("-", "−")
+        cells = (point["network"], point["engine"], f"{point['p50_ms']:.0f} ms", f"{ratio:.1f}×", f"{point['dice']:.4f}")
+        row = "| `{}` | `{}` | {} | {} | {} |".format(*cells)
+        assert f"{row} {delta} | {lower} |" in text_of("docs/light.md").replace("*", ""), point
 
 
 # --- links and names -------------------------------------------------------------------------------------------------
