@@ -37,7 +37,14 @@ def predict(
         str,
         typer.Option("--format", help="Of geojson, geojson.gz, parquet, ome-zarr, tiff and png, separated by commas."),
     ] = "geojson,png",
-    tile: Annotated[int, typer.Option(min=32, max=8192, help="Side of a tile in pixels, a multiple of 32.")] = 512,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=32,
+            max=8192,
+            help="Side of a tile in pixels, a multiple of 32. Default: 512, or up to 640 where these are fewer pixels.",
+        ),
+    ] = None,
     overlap: Annotated[int, typer.Option(min=0, max=4096, help="Pixels that neighbouring tiles share.")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="Tiles in each call of the engine.")] = 1,
     threads: Threads = None,

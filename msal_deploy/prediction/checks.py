@@ -6,10 +6,13 @@ from pathlib import Path
 
 from msal_deploy.errors import EXTRA_OF_MODULE, BadInput, MissingExtra, suggest
 from msal_deploy.files import StrPath, regular_file
+from msal_deploy.prediction.grid import SIDES
 from msal_deploy.prediction.job import Job, graph_sha256
 from msal_deploy.prediction.outputs import FORMATS, NEEDS
 from msal_deploy.prediction.record import RUN, find_slides
 from msal_deploy.prediction.slide import slide_name
+from msal_deploy.runtimes.tiling import TILE
+from msal_deploy.spec import BATCH, check_extent
 
 
 def names_of(sources: Sequence[StrPath]) -> dict[str, StrPath]:
@@ -46,6 +49,16 @@ def check_formats(formats: Sequence[str]) -> None:
             raise BadInput(f"{name!r} is not an output format", suggest(name, FORMATS))
         if name in NEEDS and find_spec(NEEDS[name]) is None:
             raise MissingExtra(NEEDS[name], EXTRA_OF_MODULE[NEEDS[name]])
+
+
+def check_tiles(tile: int | None, overlap: int, batch: int) -> None:
+    """Raise `BadInput` unless tiles of a side (None: chosen by the image) can overlap by so many pixels."""
+    if tile is not None:
+        check_extent(TILE, tile)
+    check_extent(BATCH, batch)
+    limit = tile or SIDES[0]
+    if not 0 <= overlap < limit:
+        raise BadInput(f"Expected an overlap from 0 to {limit - 1}, got {overlap}", "use one in that range, or --tile")
 
 
 def check_out(out: Path, jobs: Sequence[Job]) -> None:

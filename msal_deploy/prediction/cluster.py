@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from msal_deploy.errors import BadInput, MissingRequirement
+from msal_deploy.prediction.clock import Event
 from msal_deploy.prediction.job import Job
 from msal_deploy.prediction.outputs import write_outputs
 from msal_deploy.prediction.schedule import Position, Schedule
-from msal_deploy.prediction.steps import Event, Steps
+from msal_deploy.prediction.steps import Steps
 from msal_deploy.runtimes import Engine
 
 if TYPE_CHECKING:
@@ -130,9 +131,9 @@ def _find(job: Job, region: Position, near: list[Any]) -> tuple[dict[str, str], 
 
 def _taken(steps: Steps) -> list[Event]:
     """Return the times since the last call."""
-    events = [(stage, f"{region} of worker {os.getpid()}", *times) for stage, region, *times in steps.clock.events]
+    events = [event._replace(region=f"{event.region} of worker {os.getpid()}") for event in steps.clock.events]
     steps.clock.events.clear()
-    return events  # type: ignore[return-value]
+    return events
 
 
 @lru_cache(maxsize=OPEN_SLIDES)

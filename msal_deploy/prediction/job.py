@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 import msal_deploy
 from msal_deploy.bundle import CHECKPOINT, Bundle
 from msal_deploy.errors import BadInput
-from msal_deploy.prediction.grid import Grid
+from msal_deploy.prediction.clock import Clock
+from msal_deploy.prediction.grid import SIDES, Grid, choose_tile, region_side
 from msal_deploy.prediction.readers import open_slide, source_sha256
 from msal_deploy.prediction.record import Identity, RunRecord, SlideFolder
 from msal_deploy.prediction.slide import Slide
-from msal_deploy.prediction.steps import Clock, Steps
-from msal_deploy.prediction.tissue import Tissue, find_tissue
+from msal_deploy.prediction.steps import Steps
+from msal_deploy.prediction.tissue import find_tissue
 from msal_deploy.runtimes import Engine, find_runtime, open_engine
 
 # What must be the same for a run to go on -> how it is called in a message.
@@ -41,7 +42,7 @@ class Job:
         engine: Such as ``openvino:int8``.
         mpp: Resolution of level 0 in µm/px that replaces the file's.
         threads: CPU threads of the engine.
-        tile, overlap, group: See `Grid`.
+        tile, overlap, group: See `Grid`; a tile of None fits the image (`choose_tile`), a group of None fits the tile.
         batch: Tiles in each call of the engine.
         start: Time at which the clock of the run starts, in seconds since the epoch.
     """
@@ -52,9 +53,9 @@ class Job:
     engine: str
     mpp: float | None = None
     threads: int | None = None
-    tile: int = 512
+    tile: int | None = None
     overlap: int = 64
-    group: int = 4
+    group: int | None = None
     batch: int = 1
     start: float = field(default=0.0, compare=False)
 
@@ -81,12 +82,23 @@ class Job:
 
     def grid(self, slide: Slide) -> Grid:
         """Return the tiles and regions of the open slide."""
-        return Grid(slide.shape, self.tile, self.overlap, self.group)
+        tile = self._tile(slide)
+        return Grid(slide.shape, tile, self.overlap, self.group or region_side(tile))
 
-    def steps(self, slide: Slide, engine: Engine, tissue: Tissue | None = None) -> Steps:
+    def _tile(self, slide: Slide) -> int:
+        """Return the side of a tile. Plans and servers are built for one size, and fastest at it."""
+        if self.tile is not None:
+            return self.tile
+        runtime = find_runtime(self.engine)
+        fixed = runtime.opens == "plan" or runtime.device == "server"
+        return SIDES[0] if fixed else choose_tile(slide.shape, self.overlap)
+
+    def steps(self, slide: Slide, engine: Engine, clock: Clock | None = None) -> Steps:
         """Return the steps of the open slide with the open engine."""
-        tissue = tissue or find_tissue(slide, engine.spec.microns_per_pixel)
-        return Steps(slide, engine, self.results, self.grid(slide), tissue, self.batch, Clock(self.start))
+        clock = clock or Clock(self.start)
+        with clock.time("tissue"):
+            tissue = find_tissue(slide, engine.spec.microns_per_pixel)
+        return Steps(slide, engine, self.results, self.grid(slide), tissue, self.batch, clock)
 
     def record(self, slide: Slide) -> RunRecord:
         """Return the record of a run that begins."""
@@ -110,9 +122,9 @@ class Job:
             graph_sha256=graph_sha256(self.open_bundle(), self.engine),
             engine=self.engine,
             microns_per_pixel=slide.microns_per_pixel,
-            tile=self.tile,
+            tile=self._tile(slide),
             overlap=self.overlap,
-            region=self.group,
+            region=self.grid(slide).group,
             version=msal_deploy.__version__,
         )
 

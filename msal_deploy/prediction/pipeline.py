@@ -20,30 +20,52 @@ CORES_PER_FINDER, FEWEST_FINDERS, MOST_FINDERS = 4, 2, 4
 
 
 def run_pipeline(steps: Steps, advance: Callable[[int], None] = lambda tiles: None) -> dict[str, str]:
-    """Do all steps of a slide that are left.
+    """Do all steps of a slide that are left; see `Pipeline`."""
+    with Pipeline(steps) as pipeline:
+        pipeline.compute(advance)
+        return pipeline.finish()
+
+
+class Pipeline(ExitStack):
+    """The steps of a slide that are left, in two parts, so that the engine goes on with the next slide in the second.
 
     Args:
         steps: The open slide and engine.
-        advance: Called with a number of computed tiles.
-
-    Returns:
-        The regions that could not be read, "row-column" -> message.
     """
-    schedule = Schedule(steps)
-    with ThreadPoolExecutor(1, "read") as reader, _Finding(steps, schedule) as finding:
-        finding.start(schedule.ready())
-        images = _Ahead(steps, schedule.tiles, reader)
-        for region in schedule.tiles:
-            try:
-                image = images.next()
-            except BadInput as error:
-                finding.start(schedule.fail(region, str(error)))
-                advance(len(steps.tissue_tiles(*region)))
-                continue
-            finding.keep(region, image, steps.compute(*region, image, advance))
-            finding.start(schedule.computed(region))
-        finding.wait(0)
-    return {f"{row}-{column}": message for (row, column), message in schedule.failed.items()}
+
+    def __init__(self, steps: Steps) -> None:
+        super().__init__()
+        self._steps, self._schedule = steps, Schedule(steps)
+        self._finding = self.enter_context(_Finding(steps, self._schedule))
+
+    def compute(self, advance: Callable[[int], None] = lambda tiles: None) -> None:
+        """Compute all tiles, and find nuclei meanwhile.
+
+        Args:
+            advance: Called with a number of computed tiles.
+        """
+        steps, schedule, finding = self._steps, self._schedule, self._finding
+        with ThreadPoolExecutor(1, "read") as reader:
+            finding.start(schedule.ready())
+            images = _Ahead(steps, schedule.tiles, reader)
+            for region in schedule.tiles:
+                try:
+                    image = images.next()
+                except BadInput as error:
+                    finding.start(schedule.fail(region, str(error)))
+                    advance(len(steps.tissue_tiles(*region)))
+                    continue
+                finding.keep(region, image, steps.compute(*region, image, advance))
+                finding.start(schedule.computed(region))
+
+    def finish(self) -> dict[str, str]:
+        """Find the nuclei that are left, in any thread.
+
+        Returns:
+            The regions that could not be read, "row-column" -> message.
+        """
+        self._finding.wait(0)
+        return {f"{row}-{column}": message for (row, column), message in self._schedule.failed.items()}
 
 
 class _Ahead:

@@ -18,11 +18,18 @@ class PredictReport(msgspec.Struct, frozen=True):
         out: Folder of the results.
         slides: Name -> its run record.
         failures: Source -> why it has no result.
+        seconds: Stage -> seconds of work in this call; "total" is the time that passed.
+        cpu_seconds: Stage -> processor time of the stage's threads in seconds; "total" is the whole process's. An
+            engine's own threads are in the total only.
+        timeline: (stage, region, start, end) in seconds since the start of the call.
     """
 
     out: Path
     slides: Mapping[str, RunRecord]
     failures: Mapping[str, str]
+    seconds: Mapping[str, float] = {}
+    cpu_seconds: Mapping[str, float] = {}
+    timeline: tuple[tuple[str, str, float, float], ...] = ()
 
     @property
     def problems(self) -> list[str]:

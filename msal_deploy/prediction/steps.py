@@ -4,9 +4,7 @@ Between them lie files in a folder that all workers see. A step whose file exist
 being started once more, and a step that another worker lost is repeated with the same result.
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from msal_deploy.errors import BadInput
 from msal_deploy.files import atomic_file
 from msal_deploy.instances import separate
+from msal_deploy.prediction.clock import Clock
 from msal_deploy.prediction.grid import HALO, Grid, Window
 from msal_deploy.prediction.nuclei import measure
 from msal_deploy.prediction.record import SHRINK, Region, SlideFolder
@@ -28,22 +27,6 @@ from msal_deploy.runtimes.tiling import Blended, clip, infer
 
 TILES = "tiles"  # folder of what the first step hands to the second; removed when the slide is done
 MARGIN = 16  # pixels around the foreground: more than separation smooths over
-Event = tuple[str, str, float, float]
-
-
-@dataclass
-class Clock:
-    """The stages of a run: what was done from when to when, in seconds since `start`, which other machines share."""
-
-    start: float = field(default_factory=time.time)
-    events: list[Event] = field(default_factory=list)
-
-    @contextmanager
-    def time(self, stage: str, region: str) -> Iterator[None]:
-        """Record the block as one event."""
-        begin = time.time() - self.start
-        yield
-        self.events.append((stage, region, round(begin, 4), round(time.time() - self.start, 4)))
 
 
 @dataclass(frozen=True)
@@ -85,27 +68,27 @@ class Steps:
         return self.tiles_path(row, column).with_suffix(".image.npy")
 
     def read(self, row: int, column: int) -> NDArray[np.uint8]:
-        """Read the image of a region's tiles.
+        """Decode the image of a region's tiles.
 
         Raises:
             BadInput: The file is damaged there.
         """
-        with self.clock.time("read", f"{row}-{column}"):
+        with self.clock.time("decode", f"{row}-{column}"):
             return self.slide.read(*self.grid.read_window(row, column))
 
     def compute(
         self, row: int, column: int, image: NDArray[np.uint8], advance: Callable[[int], None] = lambda tiles: None
     ) -> NDArray[np.float32]:
         """Step one: return float32[N,h,w], the tiles of a region that show tissue."""
-        window, members = self.grid.read_window(row, column), self.tissue_tiles(row, column)
-        height, width = self.grid.side
-        missing = [(0, max(height - window.height, 0)), (0, max(width - window.width, 0)), (0, 0)]
-        padded = np.pad(image, missing, mode="reflect")
+        name, members = f"{row}-{column}", self.tissue_tiles(row, column)
+        with self.clock.time("tile", name):
+            padded = self._padded(image)
         maps = []
         for first in range(0, len(members), self.batch):
             some = members[first : first + self.batch]
-            tiles = np.stack([self._cut(padded, window, tile) for tile in some])
-            with self.clock.time("infer", f"{row}-{column}"):
+            with self.clock.time("tile", name):
+                tiles = np.stack([self._cut(padded, self.grid.read_window(row, column), tile) for tile in some])
+            with self.clock.time("infer", name):
                 maps.append(infer(self.engine, tiles))
             advance(len(some))
         return np.concatenate(maps)
@@ -165,6 +148,11 @@ class Steps:
     def _tile_window(self, tile: tuple[int, int]) -> Window:
         row, column = self.grid.rows[tile[0]].tile, self.grid.columns[tile[1]].tile
         return Window(row.start, column.start, row.stop - row.start, column.stop - column.start)
+
+    def _padded(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return an image that is at least as large as a tile; what was missing is reflected."""
+        missing = [(0, max(side - size, 0)) for side, size in zip(self.grid.side, image.shape, strict=False)]
+        return np.pad(image, [*missing, (0, 0)], mode="reflect") if any(map(any, missing)) else image
 
     def _cut(self, padded: NDArray[np.uint8], window: Window, tile: tuple[int, int]) -> NDArray[np.uint8]:
         place = self._tile_window(tile)

@@ -10,9 +10,10 @@ from plain_slide import PlainEngine, PlainSlide, discs, plain_steps
 from msal_deploy.errors import BadInput
 from msal_deploy.instances import separate
 from msal_deploy.prediction import steps as module
+from msal_deploy.prediction.clock import Clock, Event, processor_time, shifted, work
 from msal_deploy.prediction.pipeline import run_pipeline
 from msal_deploy.prediction.schedule import Schedule
-from msal_deploy.prediction.steps import Clock, Steps, shrink
+from msal_deploy.prediction.steps import Steps, shrink
 from msal_deploy.runtimes.tiling import segment
 
 
@@ -144,13 +145,27 @@ def test_tiles_are_removed_when_no_region_needs_them(tmp_path):
     assert list((tmp_path / "tiles").iterdir()) == []
 
 
-def test_a_stage_is_noted_with_its_times(monkeypatch):
-    times = iter([101.23456, 103.98765])
-    monkeypatch.setattr(module.time, "time", lambda: next(times))
+@pytest.mark.parametrize(("whole_process", "cpu"), [(False, 1.25), (True, 3.5)])
+def test_a_stage_is_noted_with_its_times(monkeypatch, whole_process, cpu):
+    ticks = {"time": [101.23456, 103.98765], "thread_time": [7.0, 8.25], "process_time": [10.0, 13.5]}
+    for name, values in ticks.items():
+        monkeypatch.setattr(f"time.{name}", iter(values).__next__)
     clock = Clock(100.0)
-    with clock.time("read", "1-2"):
+    with clock.time("read", "1-2", whole_process=whole_process):
         pass
-    assert clock.events == [("read", "1-2", 1.2346, 3.9877)]
+    monkeypatch.undo()
+    assert clock.events == [("read", "1-2", 1.2346, 3.9877, cpu)]
+
+
+def test_stages_are_summed_in_the_order_of_the_pipeline_and_shifted_to_another_clock():
+    events = [
+        Event("infer", "0-0", 1.0, 3.0, 1.5),
+        Event("decode", "0-0", 0.5, 1.25, 0.5),
+        Event("infer", "0-1", 3.0, 3.25, 0.125),
+    ]
+    assert list(work(events).items()) == [("decode", 0.75), ("infer", 2.25)]
+    assert list(processor_time(events).items()) == [("decode", 0.5), ("infer", 1.625)]
+    assert shifted(events, 2.5)[1] == ("decode", "0-0", 3.0, 3.75, 0.5)
 
 
 def test_every_stage_of_every_region_is_noted_and_every_tile_counted(tmp_path):
@@ -160,11 +175,11 @@ def test_every_stage_of_every_region_is_noted_and_every_tile_counted(tmp_path):
     counts = []
     run_pipeline(steps, counts.append)
     assert counts == [3, 1, 3, 1]
-    noted = sorted((stage, region) for stage, region, _, _ in steps.clock.events)
-    # Each region is written twice: its tiles, then its nuclei; it has two calls of the engine.
-    once = [(stage, region) for stage in ("measure", "read", "separate", "stitch") for region in ("0-0", "0-1")]
-    twice = [(stage, region) for stage in ("infer", "write") for region in ("0-0", "0-1") for _ in range(2)]
-    assert noted == sorted(once + twice)
+    noted = sorted((stage, region) for stage, region, *_ in steps.clock.events)
+    # Each region is written twice: its tiles, then its nuclei; it has two calls of the engine, and is padded before.
+    times = {"decode": 1, "tile": 3, "infer": 2, "stitch": 1, "separate": 1, "measure": 1, "write": 2}
+    expected = [(stage, region) for stage, count in times.items() for region in ("0-0", "0-1") for _ in range(count)]
+    assert noted == sorted(expected)
     assert steps.tiles_path(2, 34) == tmp_path / "tiles" / "002-034.npy"
     assert steps.image_path(2, 34) == tmp_path / "tiles" / "002-034.image.npy"
 
