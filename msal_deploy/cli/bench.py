@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from msal_deploy.cli.options import BundlePath, Json, Seconds, parse_size
+from msal_deploy.cli.options import BundlePath, Json, Seconds, output, parse_size
 from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 
 if TYPE_CHECKING:
@@ -62,6 +62,14 @@ def bench(
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Open all engines in one process, for debugging.")
     ] = False,
+    predict: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="IMAGE", help="Time predict of this image, by stage, against its engine; repeatable."),
+    ] = None,
+    predict_format: Annotated[str, typer.Option(help="With --predict: its --format.")] = "geojson",
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="SVG", help="With --predict: draw when each stage worked.", callback=output)
+    ] = None,
     json: Json = None,
 ) -> None:
     """Time engines end to end, from image to probability in memory: p50, p90, p99 and images per second.
@@ -72,6 +80,8 @@ def bench(
     Example: msal-deploy bench bundle --engine openvino:int8 --threads 1 --threads 2 --batch 1 --batch 8
 
     Example: msal-deploy bench bundle --engine all --baseline torch:fp32 --json bench.json
+
+    Example: msal-deploy bench bundle --engine openvino:int8 --predict docs/images/tissue.png --rounds 2
     """
     from msal_deploy import bench as stage
     from msal_deploy.bundle import Bundle
@@ -82,6 +92,26 @@ def bench(
             "leave out those or --tune",
         )
     opened = Bundle(bundle)
+    if predict:
+        if tune or baseline or images or in_process or streams:
+            raise BadInput(
+                "--predict cannot be combined with --tune, --baseline, --streams, --images or --in-process",
+                "leave out those",
+            )
+        from msal_deploy.cli.bench_pipeline import bench_predict
+
+        bench_predict(
+            opened,
+            predict,
+            engine,
+            formats=predict_format,
+            batches=batch,
+            threads=threads,
+            rounds=rounds,
+            json=json,
+            timeline=timeline,
+        )
+        return
     engines = _add_fp32_baselines(_engines(opened, engine))
     extent = parse_size(size)
     report: BenchReport

@@ -123,18 +123,22 @@ class Region:
                 archive.writestr(entry, buffer.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
 
     @classmethod
-    def load(cls, path: StrPath) -> "Region":
+    def load(cls, path: StrPath, *, probability: bool = False) -> "Region":
         """Read what `save` wrote.
+
+        Args:
+            path: The file.
+            probability: Read the probability, which is most of the file, too; it is uint8[0,0] otherwise.
 
         Raises:
             BadInput: The file is damaged.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+                arrays = {name: file[name] for name in file.files if probability or name != "probability"}
             top, left, height, width = map(int, arrays.pop("core"))
-            probability, picture = arrays.pop("probability"), arrays.pop("picture")
-            return cls((top, left, height, width), from_arrays(arrays), probability, picture)
+            values, picture = arrays.pop("probability", np.empty((0, 0), np.uint8)), arrays.pop("picture")
+            return cls((top, left, height, width), from_arrays(arrays), values, picture)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BadInput(f"{path} is damaged ({error})", "remove it and run the same command again") from error
 
@@ -176,10 +180,10 @@ class SlideFolder:
         """Return the file of a region."""
         return self.path / REGIONS / f"{row:03d}-{column:03d}.npz"
 
-    def regions(self) -> Iterator[Region]:
-        """Yield the regions that exist, row by row. Regions without tissue have no file."""
+    def regions(self, *, probability: bool = False) -> Iterator[Region]:
+        """Yield the regions that exist, row by row, see `Region.load`. Regions without tissue have no file."""
         for path in sorted((self.path / REGIONS).glob("*.npz"), key=_position):
-            yield Region.load(path)
+            yield Region.load(path, probability=probability)
 
     def first_ids(self) -> list[int]:
         """Return the id of the first nucleus of each region of `regions`: ids go from 1 to N in their order."""

@@ -27,7 +27,7 @@ class EdgeEngine(PlainEngine):
 
 
 def regions_of(steps):
-    return list(steps.folder.regions())
+    return list(steps.folder.regions(probability=True))
 
 
 @pytest.mark.parametrize("group", [1, 2, 3])

@@ -58,7 +58,7 @@ def _arrays(group: Any, shapes: list[tuple[int, int]], dtype: type) -> list[Any]
 
 
 def _fill_probability(folder: SlideFolder, levels: list[Any]) -> None:
-    for region in folder.regions():
+    for region in folder.regions(probability=True):
         top, left, height, width = region.core
         levels[0][top : top + height, left : left + width] = region.probability
     for fine, coarse in pairwise(levels):

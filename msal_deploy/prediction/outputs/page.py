@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from msal_deploy.errors import BadInput
 from msal_deploy.files import StrPath, atomic_file
-from msal_deploy.prediction.outputs.charts import area_histogram, timeline
+from msal_deploy.prediction.outputs.charts import area_histogram, density_chart, timeline
 from msal_deploy.prediction.outputs.files import FILES
-from msal_deploy.prediction.outputs.pictures import density_map, encoded, overlay
+from msal_deploy.prediction.outputs.pictures import cell_side, density, encoded, overlay
 from msal_deploy.prediction.record import RunRecord, SlideFolder, find_slides
 
 THUMBNAIL = 900  # pixels of the longer side
@@ -54,9 +54,9 @@ def _slide(folder: SlideFolder) -> dict[str, Any]:
         "density": f"{len(areas) / record.tissue_mm2:,.0f}" if record.tissue_mm2 else None,
         "median": f"{np.median(areas):.1f}" if len(areas) else None,
         "overlay": _data("jpeg", encoded(_thumbnail(folder), ".jpg")),
-        "heat": _data("png", _heat(folder)),
-        "histogram": _data("png", area_histogram(areas)) if len(areas) else None,
-        "timeline": _data("png", timeline(record.timeline)) if record.timeline else None,
+        "heat": _drawn(_heat(folder, record)),
+        "histogram": _drawn(area_histogram(areas)) if len(areas) else None,
+        "timeline": _drawn(timeline(record.timeline)) if record.timeline else None,
         "stages": _stages(record),
         "size_mm": [f"{side * record.identity.microns_per_pixel / 1000:.2f}" for side in record.size],
         "links": _links(folder),
@@ -82,9 +82,14 @@ def _thumbnail(folder: SlideFolder) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _heat(folder: SlideFolder) -> bytes:
-    saved = folder.path / "density.png"
-    return saved.read_bytes() if saved.is_file() else density_map(folder, 90)
+def _heat(folder: SlideFolder, record: RunRecord) -> str:
+    cell, resolution = cell_side(record), record.model_microns_per_pixel
+    extent = (record.shape[0] * resolution / 1000, record.shape[1] * resolution / 1000)
+    return density_chart(density(folder, cell), extent, cell / 1000)
+
+
+def _drawn(svg: str) -> str:
+    return _data("svg+xml", svg.encode())
 
 
 def _data(kind: str, content: bytes) -> str:

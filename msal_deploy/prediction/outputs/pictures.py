@@ -126,7 +126,7 @@ def write_density(folder: SlideFolder, path: StrPath) -> None:
         temporary.write_bytes(density_map(folder))
 
 
-def density_map(folder: SlideFolder, dots_per_inch: int = 150) -> bytes:
+def density_map(folder: SlideFolder) -> bytes:
     """Return a PNG of the density of nuclei, with a colour bar in nuclei per mm² and axes in mm."""
     from matplotlib.figure import Figure
 
@@ -136,7 +136,7 @@ def density_map(folder: SlideFolder, dots_per_inch: int = 150) -> bytes:
     end_y, end_x = (size * record.model_microns_per_pixel / 1000 for size in record.shape)
     height, width = (size * cell / 1000 for size in values.shape)
     tall = min(10.0, max(2.6, 5.6 * end_y / end_x + 0.9))
-    figure = Figure(figsize=(7.2, tall), dpi=dots_per_inch, layout="constrained")
+    figure = Figure(figsize=(7.2, tall), dpi=150, layout="constrained")
     axes = figure.add_subplot(facecolor="#e9ecef")
     shown = axes.imshow(values, cmap="magma", vmin=0, extent=(0, width, height, 0), interpolation="nearest")
     figure.colorbar(shown, ax=axes, label="nuclei per mm²", pad=0.02)

@@ -6,7 +6,7 @@ A path is compared with patterns of integers and with fixed names. It is never j
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -183,8 +183,7 @@ class View:
             return self._pyramid
 
     def _load_region(self, place: tuple[int, int]) -> Region:
-        region = Region.load(self.folder.region_path(*place))
-        return replace(region, probability=np.empty((0, 0), np.uint8))  # most of its memory, and not shown
+        return Region.load(self.folder.region_path(*place))
 
     def close(self) -> None:
         """Close the slide if it is open."""
