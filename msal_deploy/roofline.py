@@ -1,8 +1,8 @@
 """Roofline: a lower bound on the time that a graph takes on a machine with known peak rates.
 
 A layer takes at least as long as its arithmetic at the machine's peak rate, and at least as long as moving its bytes at
-the memory bandwidth. The larger of the two counts, and the times of all layers add up (Williams, Waterman and Patterson,
-2009). Real engines are slower: no layer reaches the peak, and activations, additions and casts that are not fused into
+the memory bandwidth. The larger of the two counts, and the times of all layers add up (Williams, Waterman and
+Patterson, 2009). Real engines are slower: no layer reaches the peak, and activations, additions and casts that are not fused into
 a convolution take extra time.
 
 The rates are measured (`msal_deploy.bench`) or come from a GPU's data sheet (`estimate`). Data sheets give no bandwidth

@@ -1,6 +1,6 @@
 """Where the time goes: what each layer costs, the floor that the machine's peak rates allow, and what engines take."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,7 +131,7 @@ class RooflineReport(msgspec.Struct, frozen=True, kw_only=True):
         A kernel that computes several layers is divided among them by their operations.
         """
         bounds = {bound.layer.name: bound for bound in self.bounds(engine.partition(":")[2])}
-        times: Counter[str] = Counter()
+        times: dict[str, float] = defaultdict(float)
         for kernel in self.kernels[engine]:
             layers = [bounds[node].layer for node in kernel.nodes if node in bounds]
             for layer in layers:
@@ -142,11 +142,11 @@ class RooflineReport(msgspec.Struct, frozen=True, kw_only=True):
     def other_ms(self, engine: str) -> dict[str, float]:
         """Return the times of the kernels that compute no layer, by kind, in ms; the longest first."""
         names = {layer.name for layer in self.layers["fp32"]} | {layer.name for layer in self.layers.get("int8", ())}
-        times: Counter[str] = Counter()
+        times: dict[str, float] = defaultdict(float)
         for kernel in self.kernels[engine]:
             if names.isdisjoint(kernel.nodes):
                 times[kernel.kind] += kernel.milliseconds
-        return dict(times.most_common())
+        return dict(sorted(times.items(), key=lambda item: item[1], reverse=True))
 
     @property
     def profiled(self) -> str | None:
@@ -162,9 +162,7 @@ class RooflineReport(msgspec.Struct, frozen=True, kw_only=True):
             "size": list(self.size),
             "batch": self.batch,
             "threads": self.threads,
-            "peaks": {
-                name: {"amount": peak.amount, **peak.timing.to_json()} for name, peak in self.peaks.items()
-            },
+            "peaks": {name: {"amount": peak.amount, **peak.timing.to_json()} for name, peak in self.peaks.items()},
             "roofs": {
                 "operations_per_s": dict(machine.operations),
                 "memory_bytes_per_s": machine.memory,

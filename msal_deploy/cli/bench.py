@@ -1,5 +1,6 @@
 """``msal-deploy bench``."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +33,13 @@ def bench(
     seconds: Seconds = 3.0,
     windows: Annotated[int, typer.Option(min=1, max=1000, help="Number of time windows per setting.")] = 3,
     json: Json = None,
+    roofline: Annotated[
+        bool,
+        typer.Option("--roofline", help="Measure this machine's peak rates, and the engines and layers beside them."),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="With --roofline: draw it into this file (PNG, SVG or PDF).")
+    ] = None,
 ) -> None:
     """Time engines end to end, from image to probability in memory: p50, p90, p99 and images per second.
 
@@ -44,6 +52,18 @@ def bench(
     from msal_deploy.files import write_json
     from msal_deploy.runtimes import available_engines
 
+    if roofline:
+        from msal_deploy.cli.bench_roofline import bench_roofline
+
+        if tune or streams:
+            raise BadInput("--roofline cannot be combined with --tune or --streams", "leave out those or --roofline")
+        bench_roofline(
+            bundle, engine, threads=threads or (), batch=batch or (), size=size, images=None, seconds=seconds,
+            windows=windows, json=json, plot=plot,
+        )  # fmt: skip
+        return
+    if plot:
+        raise BadInput("--plot draws a roofline", "add --roofline, or leave out --plot")
     if tune and (batch or threads or streams):
         raise BadInput("--tune cannot be combined with --batch, --threads or --streams", "leave out those or --tune")
     opened = Bundle(bundle)
