@@ -2,8 +2,8 @@
 
 A layer takes at least as long as its arithmetic at the machine's peak rate, and at least as long as moving its bytes at
 the memory bandwidth. The larger of the two counts, and the times of all layers add up (Williams, Waterman and
-Patterson, 2009). Real engines are slower: no layer reaches the peak, and activations, additions and casts that are not fused into
-a convolution take extra time.
+Patterson, 2009). Real engines are slower: no layer reaches the peak, and activations, additions and casts that are not
+fused into a convolution take extra time.
 
 The rates are measured (`msal_deploy.bench`) or come from a GPU's data sheet (`estimate`). Data sheets give no bandwidth
 of a cache, so there a cache that keeps a layer's input can beat the bound of a memory-bound layer.

@@ -10,6 +10,8 @@ from msal_deploy.bench.roofline_report import RooflineReport
 from msal_deploy.files import atomic_file
 
 FORMATS = (".png", ".svg", ".pdf")
+LEFT = 0.5  # operations per byte at the left end
+DRAWN_SHARE = 0.001  # of the time; shorter layers would only stretch the axes
 COLOURS = {"fp32": "#8a9099", "bf16": "#7b5ea7", "int8": "#d55e00"}
 MEMORY_COLOUR, CACHE_COLOUR = "#22262b", "#0f82c4"
 
@@ -17,19 +19,16 @@ MEMORY_COLOUR, CACHE_COLOUR = "#22262b", "#0f82c4"
 def save_roofline(report: RooflineReport, path: Path) -> None:
     """Draw the roofs, and each layer at its operations per byte and at the rate that it reaches.
 
-    Layers are those of the fastest engine with a profile, and of the fastest in FP32. The area of a dot is the time of
-    the layer. The suffix of `path` selects the format.
+    Layers are those of the fastest engine with a profile, and of the fastest in FP32; those below `DRAWN_SHARE` of the
+    time are left out. The area of a dot is the time of the layer. The suffix of `path` selects the format.
     """
     figure = Figure(figsize=(8, 5.2), dpi=150, layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log")
-    drawn = _drawn(report)
-    for engine in drawn:
+    for engine in _drawn(report):
         _draw_layers(axes, report, engine)
-    bounds = [bound for precision in report.precisions for bound in report.bounds(precision)]
-    left = 10 ** np.floor(np.log10(min(bound.intensity for bound in bounds)))
-    right = 10 ** np.ceil(np.log10(max(bound.intensity for bound in bounds)))
-    _draw_roofs(axes, report, np.geomspace(left, right, 200))
-    axes.set_xlim(left, right)
+    right = 10 ** np.ceil(np.log10(max(bound.intensity for p in report.precisions for bound in report.bounds(p))))
+    _draw_roofs(axes, report, np.geomspace(LEFT, right, 400))
+    axes.set_xlim(LEFT, right)
     axes.set_xlabel("operations per byte moved")
     axes.set_ylabel("10⁹ operations per second")
     axes.grid(which="major", color="#e4e7ea", lw=0.6)
@@ -37,7 +36,9 @@ def save_roofline(report: RooflineReport, path: Path) -> None:
     height, width = report.size
     title = f"{report.environment['processor']}, {report.threads} threads, {report.batch} × {height} × {width} px"
     axes.set_title(title, loc="left", fontsize=10)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    legend = axes.legend(loc="lower right", frameon=False, fontsize=9)
+    for dot in legend.legend_handles[: len(_drawn(report))]:
+        dot.set_sizes([40])
     with atomic_file(path) as temporary:
         figure.savefig(temporary)
 
@@ -51,8 +52,8 @@ def _drawn(report: RooflineReport) -> list[str]:
 
 
 def _draw_layers(axes: Any, report: RooflineReport, engine: str) -> None:
-    costs = [cost for cost in report.costs(engine) if cost.milliseconds > 0]
-    total = sum(cost.milliseconds for cost in costs)
+    total = sum(cost.milliseconds for cost in report.costs(engine))
+    costs = [cost for cost in report.costs(engine) if cost.milliseconds >= DRAWN_SHARE * total > 0]
     axes.scatter(
         [cost.bound.intensity for cost in costs],
         [cost.operations_per_s / 1e9 for cost in costs],
@@ -71,7 +72,8 @@ def _draw_roofs(axes: Any, report: RooflineReport, intensity: Any) -> None:
     for name, (bandwidth, colour) in bandwidths.items():
         if bandwidth:
             label = f"{name}, {bandwidth / 1e9:.0f} GB/s"
-            axes.plot(intensity, np.minimum(intensity * bandwidth, highest) / 1e9, color=colour, lw=1.2, label=label)
+            slope = intensity[intensity * bandwidth <= highest]
+            axes.plot(slope, slope * bandwidth / 1e9, color=colour, lw=1.2, label=label)
     for precision, rate in machine.operations.items():
         axes.axhline(rate / 1e9, color=COLOURS[precision], lw=1.2, ls=(0, (4, 2)))
         label = f"{precision.upper()} {rate / 1e9:.0f}"

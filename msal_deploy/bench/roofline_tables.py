@@ -8,18 +8,22 @@ from rich.text import Text
 from msal_deploy.bench.roofline_report import LayerCost, RooflineReport
 from msal_deploy.roofline import FOOTNOTE, estimate_table
 
+UNSTABLE = "Unstable (!): the medians of some windows vary too much; repeat on an idle machine."
 SHOWN = 12  # layers, and kinds of other kernels
 
 
 def roofline_tables(report: RooflineReport) -> Group:
     """Return the peaks, the engines beside their floors, the layers that cost most, and the estimates for GPUs."""
     parts: list[RenderableType] = [_peaks(report), _engines(report)]
+    if not all(timing.stable for timing in (*report.engines.values(), *(one.timing for one in report.peaks.values()))):
+        parts.append(Text(UNSTABLE))
     parts += [Text(f"{engine} was not measured: {why}") for engine, why in report.left_out.items()]
     if report.profiled:
-        parts += [_layers(report, report.profiled), _others(report, report.profiled)]
+        parts += [Text(), _layers(report, report.profiled), _others(report, report.profiled)]
+        parts.append(Text(f"Times of layers and kernels are from {report.profiled}'s profiler, in a run of its own."))
     if report.estimates:
         height, width = report.size
-        parts += [estimate_table(report.estimates, f"{height} × {width}"), Text(FOOTNOTE)]
+        parts += [Text(), estimate_table(report.estimates, f"{height} × {width}"), Text(FOOTNOTE)]
     return Group(*parts)
 
 
@@ -40,8 +44,6 @@ def _peaks(report: RooflineReport) -> Table:
     if machine.cache:
         mib = machine.cache_bytes / 2**20
         table.add_row(f"copy in the last-level cache of {mib:.0f} MiB", f"{machine.cache / 1e9:.1f}", "GB/s")
-    if not all(peak.timing.stable for peak in report.peaks.values()):
-        table.caption = "Unstable: the medians of the windows vary too much; repeat on an idle machine."
     return table
 
 
@@ -105,5 +107,4 @@ def _others(report: RooflineReport, engine: str) -> Table:
         table.add_row(kind, f"{milliseconds:.2f}")
     table.add_section()
     table.add_row("all", f"{sum(others.values()):.2f}")
-    table.caption = f"{engine}'s own profiler, in a run of its own: not to be compared with p50 to the last percent."
     return table
