@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import cycle
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
+from msal_deploy.bench.checks import check_options
 from msal_deploy.bench.inputs import image_sets
 from msal_deploy.bench.machine import describe_machine
+from msal_deploy.bench.measure import Plan
 from msal_deploy.bench.peaks import last_level_cache, open_convolutions, open_copies
 from msal_deploy.bench.roofline_report import MeasuredPeak, RooflineReport
-from msal_deploy.bench.run import TimingOptions, check_options
 from msal_deploy.bench.timing import Timing, time_interleaved
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, MissingRequirement
@@ -35,7 +37,7 @@ def measure_roofline(
     threads: int | None = None,
     batch: int = 1,
     size: tuple[int, int] = (512, 512),
-    images: Sequence[UInt8Images] = (),
+    images: Path | None = None,
     seconds: float = 1.0,
     windows: int = 5,
     progress: bool = False,
@@ -53,7 +55,7 @@ def measure_roofline(
         threads: CPU threads of every measurement; None for all cores.
         batch: Images per call.
         size: Height and width in pixels.
-        images: Sets of images uint8[batch,H,W,3] for the calls; drawn tissue if empty.
+        images: A folder of images to cut tiles from; None for synthetic tissue.
         seconds: Length of a time window in seconds.
         windows: Number of interleaved windows, at least two.
         progress: Show a progress bar on stderr.
@@ -61,17 +63,17 @@ def measure_roofline(
     Raises:
         BadInput: The bundle has no FP32 graph, no engine can be measured, or a number is out of range.
     """
-    options = TimingOptions(seconds, windows)
-    check_options(bundle.spec, engine_ids, (batch,), size, options)
+    plan = Plan(size=size, seconds=seconds, windows=windows, rounds=1, images=images)
+    check_options(bundle.spec, engine_ids, (batch,), plan)
     threads = threads or available_cores()
     found = _layers(bundle, batch, size)
     environment = describe_machine()
     with ExitStack() as stack:
         engines, left_out = _open_engines(stack, bundle, engine_ids, threads)
         peaks = open_convolutions(threads) | open_copies(stack, threads, cache_bytes := last_level_cache())
-        sets = tuple(images) or image_sets(size, batch)
+        sets = image_sets(size, batch, folder=images)
         calls = [peak.call for peak in peaks.values()] + [_calls(engine, sets) for engine in engines.values()]
-        timings = _interleave(calls, options, progress=progress)
+        timings = _interleave(calls, plan, progress=progress)
         kernels = _profiles(engines, sets[0])
     measured = dict(zip((*peaks, *engines), timings, strict=True))
     return RooflineReport(
@@ -123,10 +125,10 @@ def _calls(engine: Engine, sets: Sequence[UInt8Images]) -> Callable[[], object]:
     return lambda: engine(next(turn))
 
 
-def _interleave(calls: Sequence[Callable[[], object]], options: TimingOptions, *, progress: bool) -> tuple[Timing, ...]:
+def _interleave(calls: Sequence[Callable[[], object]], plan: Plan, *, progress: bool) -> tuple[Timing, ...]:
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("roofline", total=options.windows * len(calls))
-        return time_interleaved(calls, seconds=options.seconds, windows=options.windows, tick=lambda: bar.advance(task))
+        task = bar.add_task("roofline", total=plan.windows * len(calls))
+        return time_interleaved(calls, seconds=plan.seconds, windows=plan.windows, tick=lambda: bar.advance(task))
 
 
 def _profiles(engines: dict[str, Engine], images: UInt8Images) -> dict[str, tuple[Kernel, ...]]:

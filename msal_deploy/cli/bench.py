@@ -1,20 +1,55 @@
 """``msal-deploy bench``."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+    if roofline:
+        from msal_deploy.cli.bench_roofline import bench_roofline
+
+        if tune or streams or baseline or in_process:
+            raise BadInput(
+                "--roofline cannot be combined with --tune, --streams, --baseline or --in-process",
+                "leave out those or --roofline",
+            )
+        bench_roofline(
+            Bundle(bundle), engine, threads=threads or (), batch=batch or (), size=parse_size(size), images=images,
+            seconds=seconds, windows=windows * rounds, json=json, plot=plot,
+        )  # fmt: skip
+        return
+    if plot:
+        raise BadInput("--plot draws a roofline", "add --roofline, or leave out --plot")
+    if tune and (batch or threads or streams or baseline or images):
+        raise BadInput(
+            "--tune cannot be combined with --batch, --threads, --streams, --baseline or --images",
+            "leave out those or --tune",
+        )
 
 import typer
 
-from msal_deploy.cli.options import BundlePath, Engines, Json, Seconds, parse_size
-from msal_deploy.errors import BadInput
+from msal_deploy.cli.options import BundlePath, Json, Seconds, parse_size
+from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 
 if TYPE_CHECKING:
     from msal_deploy.bench import BenchReport
+    from msal_deploy.bundle import Bundle
+
+ALL = "all"
 
 
 def bench(
     bundle: BundlePath,
-    engine: Engines = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            "-e",
+            help="An engine such as openvino:int8; repeatable. all: every engine of the catalogue that can run here. "
+            "Default: every engine installed on this machine that the bundle has a graph for.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENGINE", help="Engine that speed-ups are relative to; it is timed as well. Default: the first."
+        ),
+    ] = None,
     batch: Annotated[
         list[int] | None, typer.Option("--batch", "-b", min=1, help="Images per call; repeatable. Default: 1 and 4.")
     ] = None,
@@ -30,12 +65,24 @@ def bench(
         typer.Option("--tune", help="Find the best threads, streams and batch size on this machine. Takes minutes."),
     ] = False,
     size: Annotated[str, typer.Option(help="Image size in pixels: a side, or HEIGHTxWIDTH; multiples of 32.")] = "512",
-    seconds: Seconds = 3.0,
-    windows: Annotated[int, typer.Option(min=1, max=1000, help="Number of time windows per setting.")] = 3,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Cut the images from those in this folder. Default: synthetic tissue."),
+    ] = None,
+    seconds: Seconds = 1.5,
+    windows: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of time windows per setting in each round.")
+    ] = 2,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=1000, help="How often every engine is started anew, in a process of its own.")
+    ] = 3,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Open all engines in one process, for debugging.")
+    ] = False,
     json: Json = None,
     roofline: Annotated[
         bool,
-        typer.Option("--roofline", help="Measure this machine's peak rates, and the engines and layers beside them."),
+        typer.Option("--roofline", help="Measure this machine's peak rates, and engines and their layers beside them."),
     ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="With --roofline: draw it into this file (PNG, SVG or PDF).")
@@ -43,15 +90,17 @@ def bench(
 ) -> None:
     """Time engines end to end, from image to probability in memory: p50, p90, p99 and images per second.
 
-    Example: msal-deploy bench bundle --engine openvino:int8 --threads 1 --threads 2 --batch 1 --batch 8
-    """
-    from rich.console import Console
+    Speed-ups have an interval of 95%, from the differences between processes. An engine that fails does not end the
+    others; it is listed, and the exit code is 3 if a failed engine lacked something, such as memory, else 1.
 
+    Example: msal-deploy bench bundle --engine openvino:int8 --threads 1 --threads 2 --batch 1 --batch 8
+
+    Example: msal-deploy bench bundle --engine all --baseline torch:fp32 --json bench.json
+    """
     from msal_deploy import bench as stage
     from msal_deploy.bundle import Bundle
-    from msal_deploy.files import write_json
-    from msal_deploy.runtimes import available_engines
 
+<<<<<<< HEAD
     if roofline:
         from msal_deploy.cli.bench_roofline import bench_roofline
 
@@ -66,30 +115,83 @@ def bench(
         raise BadInput("--plot draws a roofline", "add --roofline, or leave out --plot")
     if tune and (batch or threads or streams):
         raise BadInput("--tune cannot be combined with --batch, --threads or --streams", "leave out those or --tune")
+=======
+    if tune and (batch or threads or streams or baseline or images):
+        raise BadInput(
+            "--tune cannot be combined with --batch, --threads, --streams, --baseline or --images",
+            "leave out those or --tune",
+        )
+>>>>>>> b1
     opened = Bundle(bundle)
-    engines = _add_fp32_baselines(engine or available_engines(opened, timed=True))
+    engines = _add_fp32_baselines(_engines(opened, engine))
     extent = parse_size(size)
     report: BenchReport
+    common: dict[str, Any] = {
+        "size": extent,
+        "seconds": seconds,
+        "windows": windows,
+        "rounds": rounds,
+        "in_process": in_process,
+    }
     if tune:
-        report = best = stage.tune(opened, engines, size=extent, seconds=seconds, windows=windows, progress=True)
+        report = stage.tune(opened, engines, **common, progress=True)
+        _show(report, json)
     else:
         report = stage.bench(
             opened,
             engines,
+            baseline=baseline,
             batches=batch or (1, 4),
             threads=threads or (None,),
             streams=streams or (1,),
-            size=extent,
-            seconds=seconds,
-            windows=windows,
+            images=images,
+            required=engine is not None and ALL not in engine,
+            on_interrupt=partial(_show, json=json),
             progress=True,
+            **common,
         )
+        _show(report, json)
+    _require_all(report)
+
+
+def _engines(bundle: "Bundle", named: list[str] | None) -> list[str]:
+    """Return the engines to time: those that were named, every one that can run here, or the usual ones of those."""
+    from msal_deploy.runtimes import all_engines, available_engines, missing_needs
+
+    if not named:
+        return available_engines(bundle, timed=True)
+    if ALL not in named:
+        return named
+    needs = missing_needs(bundle)
+    return list(dict.fromkeys([*(one for one in named if one != ALL), *(e for e in all_engines() if e not in needs)]))
+
+
+def _show(report: "BenchReport", json: Path | None) -> None:
+    """Write the JSON, then print the table and what else there is to say."""
+    from rich.console import Console
+
+    from msal_deploy.files import write_json
+
     if json:
         write_json(json, report.to_json())
     console = Console()
     console.print(report.table())
-    if tune:
-        console.print(*best.messages(), sep="\n", highlight=False, soft_wrap=True)
+    console.print(*report.messages(), sep="\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def _require_all(report: "BenchReport") -> None:
+    """Raise an error if an engine failed: everything else was measured.
+
+    Raises:
+        MissingRequirement: A failed engine lacked something.
+        GateFailed: They failed for other reasons.
+    """
+    if not report.failed:
+        return
+    names = ", ".join(dict.fromkeys(one.setting.engine for one in report.failed))
+    cause = f"Not every engine could be timed: {names} failed: {report.failed[0].error}"
+    lacking = any(isinstance(one.error, MissingRequirement) for one in report.failed)
+    raise MissingRequirement(cause) if lacking else GateFailed(cause)
 
 
 def _add_fp32_baselines(engines: list[str]) -> list[str]:

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msal_deploy.errors import BadInput
+
+if TYPE_CHECKING:
+    from msal_deploy.bundle import Bundle
 
 
 def check_plot(path: Path | None) -> None:
@@ -23,12 +27,12 @@ def check_plot(path: Path | None) -> None:
 
 
 def bench_roofline(
-    bundle: Path,
+    bundle: "Bundle",
     engines: Sequence[str] | None,
     *,
     threads: Sequence[int],
     batch: Sequence[int],
-    size: str,
+    size: tuple[int, int],
     images: Path | None,
     seconds: float,
     windows: int,
@@ -42,12 +46,9 @@ def bench_roofline(
     """
     from rich.console import Console
 
-    from msal_deploy.bench.inputs import image_sets
     from msal_deploy.bench.roofline_plot import save_roofline
     from msal_deploy.bench.roofline_run import measure_roofline
     from msal_deploy.bench.roofline_tables import roofline_tables
-    from msal_deploy.bundle import Bundle
-    from msal_deploy.cli.options import parse_size
     from msal_deploy.files import write_json
     from msal_deploy.runtimes import available_engines
 
@@ -55,14 +56,14 @@ def bench_roofline(
         if len(values) > 1:
             raise BadInput(f"--roofline takes one {name}, got {', '.join(map(str, values))}", "leave out the others")
     check_plot(plot)
-    opened, extent, count = Bundle(bundle), parse_size(size), next(iter(batch), 1)
+    count = next(iter(batch), 1)
     report = measure_roofline(
-        opened,
-        engines or available_engines(opened, timed=True),
+        bundle,
+        engines or available_engines(bundle, timed=True),
         threads=next(iter(threads), None),
         batch=count,
-        size=extent,
-        images=image_sets(extent, count, folder=images) if images else (),
+        size=size,
+        images=images,
         seconds=seconds,
         windows=windows,
         progress=True,

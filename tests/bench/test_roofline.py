@@ -312,7 +312,7 @@ def run(*words: str | Path | float):
 
 @pytest.mark.usefixtures("small_peaks")
 def test_command_writes_json_and_plot(tiny: Bundle, tmp_path: Path) -> None:
-    options = ("--roofline", "--size", 64, "--threads", 1, "--seconds", 0.001, "--windows", 2)
+    options = ("--roofline", "--size", 64, "--threads", 1, "--seconds", 0.001, "--windows", 2, "--rounds", 1)
     engines = ("-e", "openvino:int8", "-e", "onnxruntime:fp32", "-e", "triton:http://localhost:9/msal-net")
     result = run(tiny.path, *options, *engines, "--json", tmp_path / "r.json", "--plot", tmp_path / "r.png")
     assert result.exit_code == 0, result.output
