@@ -1,25 +1,8 @@
 """``msal-deploy bench``."""
 
-    if roofline:
-        from msal_deploy.cli.bench_roofline import bench_roofline
-
-        if tune or streams or baseline or in_process:
-            raise BadInput(
-                "--roofline cannot be combined with --tune, --streams, --baseline or --in-process",
-                "leave out those or --roofline",
-            )
-        bench_roofline(
-            Bundle(bundle), engine, threads=threads or (), batch=batch or (), size=parse_size(size), images=images,
-            seconds=seconds, windows=windows * rounds, json=json, plot=plot,
-        )  # fmt: skip
-        return
-    if plot:
-        raise BadInput("--plot draws a roofline", "add --roofline, or leave out --plot")
-    if tune and (batch or threads or streams or baseline or images):
-        raise BadInput(
-            "--tune cannot be combined with --batch, --threads, --streams, --baseline or --images",
-            "leave out those or --tune",
-        )
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,28 +83,26 @@ def bench(
     from msal_deploy import bench as stage
     from msal_deploy.bundle import Bundle
 
-<<<<<<< HEAD
     if roofline:
         from msal_deploy.cli.bench_roofline import bench_roofline
 
-        if tune or streams:
-            raise BadInput("--roofline cannot be combined with --tune or --streams", "leave out those or --roofline")
+        if tune or streams or baseline or in_process:
+            raise BadInput(
+                "--roofline cannot be combined with --tune, --streams, --baseline or --in-process",
+                "leave out those or --roofline",
+            )
         bench_roofline(
-            bundle, engine, threads=threads or (), batch=batch or (), size=size, images=None, seconds=seconds,
-            windows=windows, json=json, plot=plot,
+            Bundle(bundle), engine, threads=threads or (), batch=batch or (), size=parse_size(size), images=images,
+            seconds=seconds, windows=windows * rounds, json=json, plot=plot,
         )  # fmt: skip
         return
     if plot:
         raise BadInput("--plot draws a roofline", "add --roofline, or leave out --plot")
-    if tune and (batch or threads or streams):
-        raise BadInput("--tune cannot be combined with --batch, --threads or --streams", "leave out those or --tune")
-=======
     if tune and (batch or threads or streams or baseline or images):
         raise BadInput(
             "--tune cannot be combined with --batch, --threads, --streams, --baseline or --images",
             "leave out those or --tune",
         )
->>>>>>> b1
     opened = Bundle(bundle)
     engines = _add_fp32_baselines(_engines(opened, engine))
     extent = parse_size(size)
