@@ -71,6 +71,13 @@ def bench(
         Path | None, typer.Option(metavar="SVG", help="With --predict: draw when each stage worked.", callback=output)
     ] = None,
     json: Json = None,
+    roofline: Annotated[
+        bool,
+        typer.Option("--roofline", help="Measure this machine's peak rates, and engines and their layers beside them."),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="With --roofline: draw it into this file (PNG, SVG or PDF).")
+    ] = None,
 ) -> None:
     """Time engines end to end, from image to probability in memory: p50, p90, p99 and images per second.
 
@@ -86,6 +93,21 @@ def bench(
     from msal_deploy import bench as stage
     from msal_deploy.bundle import Bundle
 
+    if roofline:
+        from msal_deploy.cli.bench_roofline import bench_roofline
+
+        if tune or streams or baseline or in_process:
+            raise BadInput(
+                "--roofline cannot be combined with --tune, --streams, --baseline or --in-process",
+                "leave out those or --roofline",
+            )
+        bench_roofline(
+            Bundle(bundle), engine, threads=threads or (), batch=batch or (), size=parse_size(size), images=images,
+            seconds=seconds, windows=windows * rounds, json=json, plot=plot,
+        )  # fmt: skip
+        return
+    if plot:
+        raise BadInput("--plot draws a roofline", "add --roofline, or leave out --plot")
     if tune and (batch or threads or streams or baseline or images):
         raise BadInput(
             "--tune cannot be combined with --batch, --threads, --streams, --baseline or --images",

@@ -8,11 +8,10 @@ import onnx
 from msal_deploy.bundle import Bundle, graph_name
 from msal_deploy.errors import BadInput
 from msal_deploy.graph import Layer, layers, load_graph
-from msal_deploy.roofline import Estimate, estimate
+from msal_deploy.roofline import Estimate, estimate_all
 from msal_deploy.targets import Target
 from msal_deploy.trt.operators import check_operators
 
-PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 SIDE = 512  # pixels
 
 
@@ -60,7 +59,7 @@ def inspect_bundle(bundle: Bundle, targets: Sequence[Target]) -> BundleReport:
     layers_of = {precision: _layers(precision, graph) for precision, graph in graphs.items()}
     versions = dict.fromkeys(target.tensorrt for target in targets)
     return BundleReport(
-        tuple(bound for target in targets for bound in _estimates(layers_of, target)),
+        tuple(bound for target in targets for bound in estimate_all(layers_of, target)),
         tuple(_check_parser(p, graph, tensorrt) for tensorrt in versions for p, graph in graphs.items()),
     )
 
@@ -78,12 +77,6 @@ def _layers(precision: str, graph: onnx.ModelProto) -> tuple[Layer, ...]:
             "export the bundle again",
         )
     return counted
-
-
-def _estimates(layers_of: dict[str, tuple[Layer, ...]], target: Target) -> list[Estimate]:
-    supported = [p for p in PRECISIONS if getattr(target.peak, p) is not None]
-    # If the bundle lacks a graph, assume that all layers of the FP32 graph compute in its precision.
-    return [estimate(layers_of.get(p, layers_of["fp32"]), target, p, as_exported=p in layers_of) for p in supported]
 
 
 def _check_parser(precision: str, graph: onnx.ModelProto, tensorrt: str) -> ParserSupport:

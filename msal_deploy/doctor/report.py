@@ -13,17 +13,13 @@ from rich.text import Text
 
 from msal_deploy.doctor.capabilities import Capability
 from msal_deploy.doctor.checks import Check
-from msal_deploy.doctor.estimates import PRECISIONS, SIDE, BundleReport
+from msal_deploy.doctor.estimates import SIDE, BundleReport
 from msal_deploy.doctor.machine import Machine
 from msal_deploy.doctor.pins import drivers, pythons
 from msal_deploy.errors import MissingRequirement
-from msal_deploy.roofline import LABEL, Estimate
+from msal_deploy.roofline import FOOTNOTE, estimate_table
 from msal_deploy.targets import Target, targets
 
-ESTIMATES = (
-    f"{LABEL}; batch 1. tf32: FP32 tensors in tensor cores. *: not in the bundle; estimated from the layers of the "
-    "FP32 graph, all in that precision."
-)
 INSTALLED_BY_PIP = {"TensorRT", "CUDA", "ONNX Runtime"}
 
 
@@ -105,7 +101,8 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
         else:
             parts += [_capability_table(self.machine, self.capabilities)]
         if self.bundle:
-            parts += [Text(), _estimates(self.bundle.estimates), Text(ESTIMATES), *_parser_support(self.bundle)]
+            parts += [Text(), estimate_table(self.bundle.estimates, str(SIDE)), Text(FOOTNOTE)]
+            parts += _parser_support(self.bundle)
         return Group(*parts)
 
 
@@ -163,27 +160,6 @@ def _capability_table(machine: Machine, capabilities: Sequence[Capability]) -> T
     for capability in capabilities:
         table.add_row(capability.what, _status("yes" if capability.able else "no"), Text(capability.how))
     return table
-
-
-def _estimates(estimates: Sequence[Estimate]) -> Table:
-    table = Table(
-        title=f"Estimate: lower bound in ms for one {SIDE} px image (upper bound in images/s)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("")
-    for precision in PRECISIONS:
-        table.add_column(precision, justify="right")
-    cells = {(estimate.target, estimate.precision): _cell(estimate) for estimate in estimates}
-    for target in dict.fromkeys(estimate.target for estimate in estimates):
-        table.add_row(target, *(cells.get((target, precision), "–") for precision in PRECISIONS))
-    return table
-
-
-def _cell(estimate: Estimate) -> str:
-    star = "" if estimate.as_exported or estimate.precision == "tf32" else "*"
-    return f"{estimate.milliseconds:.3g} ({estimate.images_per_s:.0f}){star}"
 
 
 def _parser_support(bundle: BundleReport) -> Iterator[Text]:

@@ -16,6 +16,7 @@ from msal_deploy.errors import BadInput, DeployError, suggest, translate_missing
 from msal_deploy.hardware import limited_cores
 from msal_deploy.memory import is_out_of_memory, not_enough_memory
 from msal_deploy.runtimes.catalogue import CATALOGUE, extras
+from msal_deploy.runtimes.kernels import Kernel
 from msal_deploy.runtimes.messages import sentence
 from msal_deploy.runtimes.tiling import segment
 from msal_deploy.spec import Float32Maps, ModelSpec, UInt8Images
@@ -189,6 +190,26 @@ class Engine(ABC):
             RuntimeError: The engine is not open.
         """
         return segment(self, image, tile=tile, overlap=overlap, batch=batch)
+
+    def kernels(self, images: UInt8Images, runs: int) -> tuple[Kernel, ...]:
+        """Return the kernels that the open engine runs for `images`, with the mean time of each over some calls.
+
+        They are timed by the runtime's own profiler in a second copy of the graph, with the same settings.
+
+        >>> from msal_deploy.runtimes import open_engine
+        >>> with open_engine(Bundle("bundle"), "openvino:fp32") as engine:
+        ...     kernels = engine.kernels(np.zeros((1, 64, 64, 3), np.uint8), runs=2)
+        >>> next(kernel.kind for kernel in kernels if "/network/head/head.2/Conv" in kernel.nodes)
+        'Convolution'
+
+        Args:
+            images: uint8[N,H,W,3], as for a call.
+            runs: Calls to average over, after one that does not count.
+
+        Returns:
+            The kernels; none if the runtime has no profiler, or msal-deploy does not read it.
+        """
+        return ()
 
     @property
     def _cpu_threads(self) -> int | None:

@@ -1,6 +1,10 @@
 """ONNX Runtime on the CPU."""
 
-from collections.abc import Iterable
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -8,8 +12,10 @@ import onnxruntime
 
 from msal_deploy.fp16_emulation import emulate_fp16
 from msal_deploy.runtimes.base import Engine
+from msal_deploy.runtimes.kernels import Kernel, LayerNames
 from msal_deploy.spec import Float32Maps, UInt8Images
 
+KERNEL = "_kernel_time"  # end of the names of ONNX Runtime's profile
 NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
@@ -24,11 +30,17 @@ class OnnxRuntimeEngine(Engine):
     opens_after_fork = True  # each session has its own threads
 
     def _open(self) -> None:
+        self._session = self._load(self._options())
+        self._check_tensors(tensor_types(self._session.get_inputs()), tensor_types(self._session.get_outputs()))
+
+    def _options(self) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._cpu_threads or 0  # 0: one per core
         options.log_severity_level = 3  # errors only
-        self._session = onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])
-        self._check_tensors(tensor_types(self._session.get_inputs()), tensor_types(self._session.get_outputs()))
+        return options
+
+    def _load(self, options: Any) -> Any:
+        return onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])
 
     def _graph(self) -> str | bytes:
         path = self.bundle.graph(self.precision, self.runtime)
@@ -41,8 +53,32 @@ class OnnxRuntimeEngine(Engine):
         outputs: list[Float32Maps] = self._session.run([self.spec.probability.name], {self.spec.image.name: images})
         return outputs[0]
 
+    def kernels(self, images: UInt8Images, runs: int) -> tuple[Kernel, ...]:
+        """Return the kernels and their mean times, from the profiler of a second session."""
+        graph = self._graph()
+        layers = LayerNames(onnx.load_from_string(graph) if isinstance(graph, bytes) else onnx.load(graph))
+        with TemporaryDirectory(prefix="msal-deploy-") as folder:
+            options = self._options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._load(options)
+            for _ in range(1 + runs):
+                session.run([self.spec.probability.name], {self.spec.image.name: images})
+            times = _kernel_times(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+        return tuple(Kernel(name, kind, ms / runs, layers.find(name, kind)) for (name, kind), ms in times.items())
+
     def _close(self) -> None:
         del self._session
+
+
+def _kernel_times(events: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """Return (name, kind) -> time in ms, all calls of a session together except the first."""
+    first = next(index for index, event in enumerate(events) if event["name"] == "model_run")  # written at its end
+    times: dict[tuple[str, str], float] = defaultdict(float)
+    for event in events[first:]:
+        if event["cat"] == "Node" and event["name"].endswith(KERNEL):
+            times[event["name"].removesuffix(KERNEL), event["args"]["op_name"]] += event["dur"] / 1000  # from µs
+    return dict(times)
 
 
 def tensor_types(tensors: Iterable[Any]) -> dict[str, str]:

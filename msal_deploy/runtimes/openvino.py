@@ -12,6 +12,7 @@ from openvino import properties
 
 from msal_deploy.errors import MissingRequirement
 from msal_deploy.runtimes.base import Engine
+from msal_deploy.runtimes.kernels import Kernel
 from msal_deploy.spec import Float32Maps, UInt8Images
 
 MAX_COMPILED_SHAPES = 4  # each compiled shape has its own copy of the weights
@@ -84,10 +85,24 @@ class OpenVinoEngine(Engine):
         self._compiled.move_to_end(shape)
         return self._compiled[shape]
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:
+    def kernels(self, images: UInt8Images, runs: int) -> tuple[Kernel, ...]:
+        """Return the kernels and their mean times, from the profiler of a second compiled model."""
+        compiled = self._compile(images.shape, profile=True)
+        request, image = compiled.create_infer_request(), {self.spec.image.name: images}
+        request.infer(image)
+        first = _profile(request)  # OpenVINO gives the mean over all calls so far, and the first is slower
+        for _ in range(runs):
+            request.infer(image)
+        layers = _nodes_by_kernel(compiled)
+        return tuple(
+            Kernel(name, kind, ((runs + 1) * mean - first[name, kind]) / runs, layers.get(name, ()))
+            for (name, kind), mean in _profile(request).items()
+        )
+
+    def _compile(self, shape: tuple[int, ...], *, profile: bool = False) -> Any:
         model = self._model.clone()
         model.reshape(list(shape))
-        settings: dict[Any, Any] = {hints.inference_precision: self._type}
+        settings: dict[Any, Any] = {hints.inference_precision: self._type, properties.enable_profiling: profile}
         if self.streams > 1:
             settings[hints.performance_mode] = hints.PerformanceMode.THROUGHPUT
             settings[properties.streams.num] = self.streams
@@ -105,3 +120,15 @@ class OpenVinoEngine(Engine):
 def _types(tensors: Iterable[Any]) -> dict[str, str]:
     """Return name -> NumPy's name of the type."""
     return {tensor.any_name: tensor.element_type.to_dtype().name for tensor in tensors}
+
+
+def _profile(request: Any) -> dict[tuple[str, str], float]:
+    """Return (name, kind) -> mean time in ms, of the kernels that ran."""
+    ran = (one for one in request.get_profiling_info() if one.status == openvino.ProfilingInfo.Status.EXECUTED)
+    return {(one.node_name, one.node_type): one.real_time.total_seconds() * 1000 for one in ran}
+
+
+def _nodes_by_kernel(compiled: Any) -> dict[str, tuple[str, ...]]:
+    """Return the name of each kernel -> the nodes of the graph that it computes."""
+    nodes = {op.get_friendly_name(): op.get_rt_info() for op in compiled.get_runtime_model().get_ops()}
+    return {name: tuple(info["originalLayersNames"].astype(str).split(",")) for name, info in nodes.items()}
