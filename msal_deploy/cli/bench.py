@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from msal_deploy.cli.bench_load import Arrivals, InFlight, LoadPlot, P99Under, Rate, bench_load, is_given
 from msal_deploy.cli.options import BundlePath, Engines, Json, Seconds, parse_size
 from msal_deploy.errors import BadInput
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 
 def bench(
+    context: typer.Context,
     bundle: BundlePath,
     engine: Engines = None,
     batch: Annotated[
@@ -32,6 +34,11 @@ def bench(
     seconds: Seconds = 3.0,
     windows: Annotated[int, typer.Option(min=1, max=1000, help="Number of time windows per setting.")] = 3,
     json: Json = None,
+    in_flight: InFlight = None,
+    rate: Rate = None,
+    p99_under: P99Under = None,
+    arrivals: Arrivals = "poisson",
+    plot: LoadPlot = None,
 ) -> None:
     """Time engines end to end, from image to probability in memory: p50, p90, p99 and images per second.
 
@@ -46,6 +53,25 @@ def bench(
 
     if tune and (batch or threads or streams):
         raise BadInput("--tune cannot be combined with --batch, --threads or --streams", "leave out those or --tune")
+    if in_flight or rate or p99_under is not None:
+        if tune:
+            raise BadInput("--tune cannot be combined with --in-flight, --rate or --p99-under", "leave out one of them")
+        bench_load(
+            bundle,
+            engine,
+            in_flight=in_flight,
+            rates=rate,
+            p99_under=p99_under,
+            arrivals=arrivals,
+            batches=batch,
+            threads=threads,
+            streams=streams,
+            size=parse_size(size),
+            seconds=seconds if is_given(context, "seconds") else None,
+            json=json,
+            plot=plot,
+        )
+        return
     opened = Bundle(bundle)
     engines = _add_fp32_baselines(engine or available_engines(opened, timed=True))
     extent = parse_size(size)
