@@ -137,8 +137,8 @@ class LoadLoop:
 
     def _work_in_threads(self, calls: Sequence[Call]) -> None:
         with ThreadPoolExecutor(len(calls)) as pool:
-            workers = [pool.submit(self._work, call) for call in calls]
             try:
+                workers = [pool.submit(self._work, call) for call in calls]
                 wait(workers, return_when=FIRST_EXCEPTION)
             finally:
                 self._stopped = True

@@ -98,7 +98,7 @@ def _table(title: str, results: Sequence[LoadResult], marks: Sequence[str] | Non
     table = Table(
         title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 0 if streams else 1)
     )
-    table.add_column("engine", no_wrap=True)
+    table.add_column("engine", overflow="fold")  # addresses of servers are long
     columns = ("batch", *(("streams",) if streams else ()), "load", "served/s", "p50", "p99", "p99 ≤", "service", "")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -113,7 +113,7 @@ def _cells(one: LoadResult, streams: bool) -> list[str]:
         one.engine,
         str(one.batch),
         *([str(one.streams)] if streams else []),
-        f"{one.load.in_flight} in flight" if one.load.in_flight else f"{one.load.rate:.4g}/s",
+        f"{one.load.in_flight} clients" if one.load.in_flight else f"{one.load.rate:.4g}/s",
         f"{one.requests_per_s:.4g}",
         _milliseconds(latency["p50"]),
         _milliseconds(latency["p99"]),

@@ -72,6 +72,8 @@ def bench(
             plot=plot,
         )
         return
+    if plot:
+        raise BadInput("--plot needs --in-flight, --rate or --p99-under", "give one of them")
     opened = Bundle(bundle)
     engines = _add_fp32_baselines(engine or available_engines(opened, timed=True))
     extent = parse_size(size)
