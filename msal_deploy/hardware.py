@@ -19,6 +19,7 @@ import psutil
 # The instructions that speed up inference on a CPU, under their names in /proc/cpuinfo.
 INSTRUCTIONS = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8", "asimddp"}
 GIB = 2**30
+NO_LIMIT = 2**60  # bytes; version 1 of control groups has a number near 2⁶³ instead of none
 
 
 def describe_processor() -> tuple[str, tuple[str, ...]]:
@@ -47,8 +48,26 @@ def available_cores(root: Path = Path("/")) -> int:
     Args:
         root: Folder with the ``proc`` and ``sys`` of the machine.
     """
-    runnable = len(psutil.Process().cpu_affinity() or ())
-    return max(1, math.ceil(min(runnable, *_cpu_quotas(root))))
+    return max(1, math.ceil(min(runnable_cores(), *_cpu_quotas(root))))
+
+
+def runnable_cores() -> int:
+    """Return the number of logical cores that this process may run on: its CPU affinity.
+
+    >>> runnable_cores() >= available_cores()
+    True
+    """
+    return len(psutil.Process().cpu_affinity() or ())
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Return the CPU quota of this process's control groups in cores, such as 1.5; None without one.
+
+    Args:
+        root: Folder with the ``proc`` and ``sys`` of the machine.
+    """
+    quota = min(_cpu_quotas(root))
+    return None if quota == math.inf else quota
 
 
 def limited_cores(root: Path = Path("/")) -> int | None:
@@ -64,13 +83,19 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
     the names that the host knows, and only the root of what is mounted is theirs.
     """
     yield math.inf
+    for group in _control_groups(root, "cpu"):
+        yield from _quota(group)
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of the control groups of this process that have a controller, each before its parent."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, group = line.split(":", 2)
         folder = root / "sys/fs/cgroup" / controllers  # version 2 names no controllers
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         for parent in (Path(group), *Path(group).parents):
-            yield from _quota(folder / str(parent).lstrip("/"))
+            yield folder / str(parent).lstrip("/")
 
 
 def _quota(group: Path) -> Iterator[float]:
@@ -94,6 +119,19 @@ def _lines(path: Path) -> list[str]:
 def memory_gib() -> float:
     """Return the installed memory in GiB, rounded to 0.1."""
     return round(psutil.virtual_memory().total / GIB, 1)
+
+
+def memory_limit_gib(root: Path = Path("/")) -> float | None:
+    """Return the memory that the control groups of this process allow, in GiB rounded to 0.1; None without a limit.
+
+    Args:
+        root: Folder with the ``proc`` and ``sys`` of the machine.
+    """
+    names = ("memory.max", "memory.limit_in_bytes")  # of version 2 and 1
+    groups = _control_groups(root, "memory")
+    limits = [int(line) for group in groups for name in names for line in _lines(group / name) if line.isdecimal()]
+    limit = min(limits, default=NO_LIMIT)
+    return None if limit >= NO_LIMIT else round(limit / GIB, 1)
 
 
 def free_disk_gib(folder: Path) -> float:

@@ -3,18 +3,22 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
+from msal_deploy.bench.checks import check_options, require_all, valid_settings
+from msal_deploy.bench.inputs import image_sets
 from msal_deploy.bench.load_loop import Spacing
-from msal_deploy.bench.load_report import FailedLoad, LoadReport
+from msal_deploy.bench.load_report import LoadReport
 from msal_deploy.bench.load_results import Load, LoadResult
 from msal_deploy.bench.load_search import RateSearch, search_rate
 from msal_deploy.bench.load_server import CONNECTIONS, Server
-from msal_deploy.bench.machine import describe_machine
-from msal_deploy.bench.results import Setting
-from msal_deploy.bench.run import TimingOptions, _settings, check_options
+from msal_deploy.bench.machine import MachineWatch
+from msal_deploy.bench.measure import Plan
+from msal_deploy.bench.results import Failure, Setting
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import BadInput, DeployError
 
@@ -22,7 +26,7 @@ MAX_IN_FLIGHT = 1024
 MAX_REQUESTS = 1_000_000  # of an open loop
 
 
-def load(
+def load_test(
     bundle: Bundle,
     engine_ids: Sequence[str],
     *,
@@ -34,13 +38,14 @@ def load(
     threads: Sequence[int | None] = (None,),
     streams: Sequence[int] = (1,),
     size: tuple[int, int] = (512, 512),
+    images: Path | None = None,
     seconds: float = 10.0,
     progress: bool = False,
 ) -> LoadReport:
     """Measure latency and throughput under load, one setting after the other.
 
     >>> from pathlib import Path
-    >>> report = load(Bundle(Path("bundle")), ["openvino:fp32"], in_flight=[2], size=(32, 32), seconds=0.01)
+    >>> report = load_test(Bundle(Path("bundle")), ["openvino:fp32"], in_flight=[2], size=(32, 32), seconds=0.01)
     >>> report.results[0].load.in_flight, report.results[0].requests_per_s > 0
     (2, True)
 
@@ -55,25 +60,29 @@ def load(
         threads: Numbers of CPU threads; None lets the runtime choose.
         streams: Images that are computed in parallel; waiting requests are computed together up to that number.
         size: Height and width in pixels.
+        images: A folder of 8-bit RGB images to cut tiles from; None for synthetic tissue.
         seconds: Length of a load, after a warm-up of at most a second.
         progress: Show a progress bar on stderr.
 
     Returns:
-        The report. Engines that failed are in `LoadReport.failed`, and after Ctrl-C the results until then are in it.
+        The report. After Ctrl-C, it has the results until then, and `LoadReport.interrupted` is true.
 
     Raises:
         BadInput: An engine is unknown or listed twice, or a number is out of range.
+        MissingRequirement: An engine lacks what it needs.
+        DeployError: Nothing could be measured; it is the error of the first engine.
+        KeyboardInterrupt: Ctrl-C was pressed before anything was measured.
     """
-    check_options(bundle.spec, engine_ids, batches, size, TimingOptions(seconds, windows=2))
+    check_options(bundle.spec, engine_ids, batches, Plan(size=size, seconds=seconds, windows=2, rounds=1))
     loads = _loads(in_flight, rates, spacing)
     _check_load(loads, p99_under_ms, seconds)
-    settings = _settings(bundle, engine_ids, batches, threads, streams)
-    environment = describe_machine()
+    settings = valid_settings(bundle, engine_ids, batches, threads, streams)
+    require_all(bundle, settings, size)
+    watch = MachineWatch()
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        test = _Test(bundle, size, seconds, loads, p99_under_ms, spacing, bar)
+        test = _Test(bundle, images, size, seconds, loads, p99_under_ms, spacing, bar)
         test.run(settings)
-    results, searches = tuple(test.results), tuple(test.searches.values())
-    return LoadReport(results, searches, tuple(test.failed), environment, test.interrupted)
+    return test.report(watch.stop())
 
 
 def _loads(in_flight: Sequence[int], rates: Sequence[float], spacing: Spacing) -> tuple[Load, ...]:
@@ -103,6 +112,7 @@ class _Test:
     def __init__(
         self,
         bundle: Bundle,
+        images: Path | None,
         size: tuple[int, int],
         seconds: float,
         loads: Sequence[Load],
@@ -110,13 +120,13 @@ class _Test:
         spacing: Spacing,
         bar: Progress,
     ) -> None:
-        self._bundle, self._size, self._seconds = bundle, size, seconds
+        self._bundle, self._images, self._size, self._seconds = bundle, images, size, seconds
         self._loads, self._limit_ms, self._spacing, self._bar = loads, p99_under_ms, spacing, bar
         at_most = max([one.in_flight or CONNECTIONS for one in loads], default=CONNECTIONS)
         self._connections = at_most if p99_under_ms is None else max(at_most, CONNECTIONS)
         self.results: list[LoadResult] = []
         self.searches: dict[Setting, RateSearch] = {}
-        self.failed: list[FailedLoad] = []
+        self.failed: list[Failure] = []
         self.interrupted = False
 
     def run(self, settings: Sequence[Setting]) -> None:
@@ -127,12 +137,23 @@ class _Test:
         except KeyboardInterrupt:
             self.interrupted = True
 
+    def report(self, environment: dict[str, Any]) -> LoadReport:
+        """Return the report, or raise what has prevented every measurement."""
+        measured = self.results or self.searches
+        if self.interrupted and not measured:
+            raise KeyboardInterrupt
+        if self.failed and not measured:
+            raise self.failed[0].error
+        results, searches = tuple(self.results), tuple(self.searches.values())
+        return LoadReport(results, searches, tuple(self.failed), environment, self.interrupted)
+
     def _test(self, setting: Setting) -> None:
         try:
-            with Server(self._bundle, setting, self._size, self._connections, self._seconds) as server:
+            sets = image_sets(self._size, setting.batch, folder=self._images)
+            with Server(self._bundle, setting, sets, self._connections, self._seconds) as server:
                 self._put_under_load(server, setting)
         except DeployError as error:
-            self.failed.append(FailedLoad(setting.engine, setting.batch, str(error), error.exit_code))
+            self.failed.append(Failure(setting, error))
 
     def _put_under_load(self, server: Server, setting: Setting) -> None:
         serve = partial(self._serve, server)

@@ -10,24 +10,9 @@ from rich.table import Table
 
 from msal_deploy.bench.load_results import LoadResult
 from msal_deploy.bench.load_search import RateSearch, meets
+from msal_deploy.bench.results import Failure
 
 SCHEMA = "msal-deploy load 1"
-
-
-class FailedLoad(msgspec.Struct, frozen=True):
-    """An engine that failed; the results before the failure are kept.
-
-    Attributes:
-        engine: Engine id.
-        batch: Images per request.
-        message: What the engine said.
-        exit_code: Exit code of the command line for it.
-    """
-
-    engine: str
-    batch: int
-    message: str
-    exit_code: int
 
 
 class LoadReport(msgspec.Struct, frozen=True):
@@ -36,14 +21,14 @@ class LoadReport(msgspec.Struct, frozen=True):
     Attributes:
         results: Closed loops and open loops, in the order of the settings.
         searches: For each setting, the search for the highest rate; empty without a limit.
-        failed: Engines that failed.
+        failed: Settings that failed; the results of their loads before that are kept.
         environment: Description of the machine from `describe_machine`.
         interrupted: Whether Ctrl-C ended the test; what was measured until then is kept.
     """
 
     results: tuple[LoadResult, ...]
     searches: tuple[RateSearch, ...]
-    failed: tuple[FailedLoad, ...]
+    failed: tuple[Failure, ...]
     environment: dict[str, Any]
     interrupted: bool = False
 
@@ -60,7 +45,7 @@ class LoadReport(msgspec.Struct, frozen=True):
             "results": [one.to_json() for one in self.results],
             "searches": [one.to_json() for one in self.searches],
             "best": self.best.to_json() if self.best else None,
-            "failed": [{"engine": one.engine, "batch": one.batch, "message": one.message} for one in self.failed],
+            "failed": [one.to_json() for one in self.failed],
             "interrupted": self.interrupted,
             "environment": self.environment,
         }
@@ -79,7 +64,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         messages += [search.message() for search in self.searches]
         if len(self.searches) > 1 and self.best:
             messages.append(f"Highest throughput: {self.best.images_per_s:.4g} images/s with {self.best.code}.")
-        messages += [f"{one.engine}, batch {one.batch}, failed: {one.message}" for one in self.failed]
+        messages += [f"{one.setting.engine}, batch {one.setting.batch}, failed: {one.error}" for one in self.failed]
         return messages + ["Interrupted: these are the results until then."] * self.interrupted
 
 

@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 
 from msal_deploy.bench.load_loop import SECOND, Request, Served, Spacing
-from msal_deploy.bench.results import RUNS_FOR_P99, Setting
+from msal_deploy.bench.results import Setting
+from msal_deploy.bench.table import RUNS_FOR_P99
 
 CONFIDENCE = 0.95
 MAX_UNFINISHED = 0.03  # share of the arrivals that may be unfinished when they end; the last one usually is

@@ -7,7 +7,7 @@ import msgspec
 
 from msal_deploy.bench.load_loop import Spacing
 from msal_deploy.bench.load_results import Load, LoadResult
-from msal_deploy.bench.results import RUNS_FOR_P99
+from msal_deploy.bench.table import RUNS_FOR_P99
 
 PRECISION = 0.05  # of the rate: the search ends when the bracket is that narrow,
 FLOOR = 1 / 64  # or that narrow in parts of the capacity

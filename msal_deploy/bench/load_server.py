@@ -9,7 +9,6 @@ from typing import Self
 
 import numpy as np
 
-from msal_deploy.bench.inputs import image_sets
 from msal_deploy.bench.load_loop import Call, arrival_times, closed_loop, open_loop
 from msal_deploy.bench.load_results import Load, LoadResult
 from msal_deploy.bench.results import Setting
@@ -33,7 +32,7 @@ class Server:
     Args:
         bundle: The bundle with the graphs.
         setting: The engine and its options.
-        size: Height and width of the images in pixels.
+        sets: Sets of `setting.batch` images each; every request takes the next one.
         connections: Requests in flight at the same time, if the engine is on a server.
         warm_up: Seconds of calls before the first load, at most `WARM_UP_SECONDS`.
 
@@ -43,9 +42,9 @@ class Server:
     """
 
     def __init__(
-        self, bundle: Bundle, setting: Setting, size: tuple[int, int], connections: int, warm_up: float = 1.0
+        self, bundle: Bundle, setting: Setting, sets: Sequence[UInt8Images], connections: int, warm_up: float = 1.0
     ) -> None:
-        self._bundle, self._setting, self._size = bundle, setting, size
+        self._bundle, self._setting, self._sets = bundle, setting, sets
         self._connections = connections if is_on_a_server(setting.engine) else 1
         self._warm_up_seconds = min(warm_up, WARM_UP_SECONDS)
         self.together = max(1, min(setting.streams, _max_batch(bundle)) // setting.batch)
@@ -56,11 +55,10 @@ class Server:
 
     def __enter__(self) -> Self:
         one = self._setting
-        sets = image_sets(self._size, one.batch)
         with ExitStack() as stack:
             for _ in range(self._connections):
                 engine = open_engine(self._bundle, one.engine, threads=one.threads, streams=one.streams)
-                self._calls.append(_call(stack.enter_context(engine), sets))
+                self._calls.append(_call(stack.enter_context(engine), self._sets))
             self._warm_up()
             self._stack = stack.pop_all()
         return self
@@ -94,7 +92,7 @@ class Server:
             batch=one.batch,
             threads=one.threads,
             streams=one.streams,
-            size=self._size,
+            size=self._sets[0].shape[1:3],
             microns_per_pixel=self._bundle.spec.microns_per_pixel,
             load=load,
             served=served,

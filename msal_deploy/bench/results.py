@@ -1,16 +1,18 @@
-"""The results of bench, and their table."""
+"""The results of bench: what was timed, what failed, and what cannot run here."""
 
-from collections.abc import Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich import box
-from rich.table import Table
 
-from msal_deploy.bench.timing import MAX_VARIATION, Timing
+from msal_deploy.bench.ratios import Ratio, speed_up
+from msal_deploy.bench.timing import Timing
+from msal_deploy.errors import DeployError
 
-RUNS_FOR_P99 = 100  # with fewer runs, the 99th percentile is close to the slowest run
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA = "msal-deploy bench 2"
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,11 +55,16 @@ class BenchResult(Setting, frozen=True, kw_only=True):
         size: Height and width of the images in pixels.
         microns_per_pixel: Side of a pixel in µm, for the tissue area per second.
         timing: Latencies of a call.
+        load_s: Seconds to load the engine and to call it once, including the import of its runtime.
+        peak_memory_mb: Largest memory of the engine's own process in MB (10⁶ bytes), without that of a GPU; None if
+            it had no process of its own, or the system does not tell.
     """
 
     size: tuple[int, int]
     microns_per_pixel: float
     timing: Timing
+    load_s: float | None = None
+    peak_memory_mb: float | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -77,75 +84,90 @@ class BenchResult(Setting, frozen=True, kw_only=True):
             "megapixels_per_s": pixels_per_s / 1e6,
             "square_millimetres_per_s": pixels_per_s * (self.microns_per_pixel / 1000) ** 2,
             **self.timing.to_json(),
+            "peak_memory_mb": self.peak_memory_mb,
+            "load_s": self.load_s,
         }
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A setting that could not be timed, and why.
+
+    Attributes:
+        setting: The setting.
+        error: What the engine raised, or how its process ended.
+        opened: Whether it had been opened by then.
+    """
+
+    setting: Setting
+    error: DeployError
+    opened: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the failure as JSON types."""
+        return {**msgspec.structs.asdict(self.setting), "message": str(self.error)}
 
 
 class BenchReport(msgspec.Struct, frozen=True):
     """Results by batch and engine, and the machine that they hold for.
 
     Attributes:
-        results: One for each setting, ordered by batch, then engine.
+        results: One for each setting that could be timed, ordered by batch, then engine.
         environment: Description of the machine from `describe_machine`.
+        baseline: Engine that speed-ups are relative to; empty for the first one.
+        failed: Settings that failed.
+        unavailable: Engine -> what it needs to run here.
+        interrupted: Whether the measurement was interrupted: results may have fewer windows, or be missing.
     """
 
     results: tuple[BenchResult, ...]
     environment: dict[str, Any]
+    baseline: str = ""
+    failed: tuple[Failure, ...] = ()
+    unavailable: Mapping[str, str] = {}
+    interrupted: bool = False
+
+    def baseline_of(self, result: BenchResult) -> BenchResult | None:
+        """Return the result that a result is compared with: the first of the baseline's with the same batch."""
+        peers = (one for one in self.results if one.batch == result.batch)
+        return next((one for one in peers if self.baseline in ("", one.engine)), None)
+
+    def speed_up(self, result: BenchResult) -> Ratio | None:
+        """Return how many times faster a result is than its baseline; None if that is unknown.
+
+        >>> slow, fast = (Timing(((one,), (one,))) for one in (8.0, 2.0))
+        >>> common = {"batch": 1, "size": (512, 512), "microns_per_pixel": 0.25}
+        >>> slow = BenchResult(engine="torch:fp32", timing=slow, **common)
+        >>> fast = BenchResult(engine="openvino:int8", timing=fast, **common)
+        >>> BenchReport((slow, fast), {}).speed_up(fast)
+        Ratio(ratio=4.0, low=4.0, high=4.0)
+        """
+        baseline = self.baseline_of(result)
+        if baseline is None:
+            return None
+        ours, theirs = result.timing, baseline.timing
+        return speed_up(ours.medians, theirs.medians, per_process=ours.windows_per_process)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
-        return {"results": [result.to_json() for result in self.results], "environment": self.environment}
+        return {
+            "schema": SCHEMA,
+            "baseline": self.baseline or next((one.engine for one in self.results), ""),
+            "results": [{**one.to_json(), "speed_up": msgspec.to_builtins(self.speed_up(one))} for one in self.results],
+            "failed": [failure.to_json() for failure in self.failed],
+            "unavailable": [{"engine": engine, "needs": needs} for engine, needs in self.unavailable.items()],
+            "interrupted": self.interrupted,
+            "environment": self.environment,
+        }
 
-    def table(self) -> Table:
-        """Return the report as a table for an 80-column terminal.
+    def table(self) -> "Table":
+        """Return the report as a table for an 80-column terminal."""
+        from msal_deploy.bench.table import bench_table
 
-        Speed-ups are relative to the first engine of each batch. Threads and streams have a column if several values
-        were measured.
-        """
-        height, width = self.results[0].size
-        swept = [name for name in ("threads", "streams") if len({getattr(one, name) for one in self.results}) > 1]
-        table = Table(
-            title=f"Latency, end to end, {height} × {width} px, ms per batch",
-            caption=_caption(self.results),
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-            padding=(0, 0 if swept else 1),
-        )
-        table.add_column("engine", no_wrap=True)
-        for column in ("batch", *swept, "p50", "p90", "p99", "images/s", "speed-up", *_runs_column(swept), ""):
-            table.add_column(column, justify="right", no_wrap=True)
-        for _, results in groupby(self.results, key=lambda result: result.batch):
-            first, *others = results
-            table.add_section()
-            for result in (first, *others):
-                table.add_row(*_cells(result, first, swept))
-        return table
+        return bench_table(self)
 
-
-def _runs_column(swept: Sequence[str]) -> tuple[str, ...]:
-    return ("runs",) if len(swept) < 2 else ()  # the table has no room for it with both other columns
-
-
-def _cells(result: BenchResult, first: BenchResult, swept: Sequence[str]) -> list[str]:
-    latency = result.timing.latency_ms
-    return [
-        result.engine,
-        str(result.batch),
-        *(str(getattr(result, name) or "auto") for name in swept),
-        *(f"{latency[key]:.{0 if latency[key] >= 1000 else 1}f}" for key in ("p50", "p90", "p99")),
-        f"{result.images_per_s:.2f}",
-        f"{first.timing.latency_ms['p50'] / latency['p50']:.2f}×",
-        *(str(result.timing.runs) for _ in _runs_column(swept)),
-        "" if result.timing.stable else "[yellow]![/]",
-    ]
-
-
-def _caption(results: Sequence[BenchResult]) -> str | None:
-    notes = []
-    if any(result.timing.runs < RUNS_FOR_P99 for result in results):
-        notes.append(f"With fewer than {RUNS_FOR_P99} runs, p99 is close to the slowest run.")
-    if not all(result.timing.stable for result in results):
-        notes.append(
-            f"! Unstable: the medians of the windows vary by more than {MAX_VARIATION:.1%}; repeat on an idle machine."
-        )
-    return " ".join(notes) or None
+    def messages(self) -> tuple[str, ...]:
+        """Return what there is to say below the table: one line for each reason why engines cannot run here."""
+        engines: dict[str, list[str]] = {}
+        for engine, needs in self.unavailable.items():
+            engines.setdefault(needs, []).append(engine)
+        return tuple(f"Not available: {', '.join(names)}: {needs}" for needs, names in engines.items())

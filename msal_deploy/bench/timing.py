@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-MIN_RUNS = 5  # per window, however long they take
+MIN_RUNS = 3  # per window, however long they take
 MAX_VARIATION = 0.025  # coefficient of variation of the windows' medians above which a timing is unstable
 
 Call = Callable[[], object]
@@ -24,10 +24,12 @@ class Timing(msgspec.Struct, frozen=True):
     (11.0, 6, True)
 
     Attributes:
-        windows: Latencies in ms, one tuple per time window; at least two windows.
+        windows: Latencies in ms, one tuple per time window.
+        windows_per_process: How many consecutive windows one process timed.
     """
 
     windows: tuple[tuple[float, ...], ...]
+    windows_per_process: int = 1
 
     @property
     def latency_ms(self) -> dict[str, float]:
@@ -47,14 +49,15 @@ class Timing(msgspec.Struct, frozen=True):
         return tuple(median(window) for window in self.windows)
 
     @property
-    def coefficient_of_variation(self) -> float:
-        """Standard deviation of the windows' medians, divided by their mean."""
-        return stdev(self.medians) / fmean(self.medians)
+    def coefficient_of_variation(self) -> float | None:
+        """Standard deviation of the windows' medians, divided by their mean; None for a single window."""
+        return stdev(self.medians) / fmean(self.medians) if len(self.windows) > 1 else None
 
     @property
     def stable(self) -> bool:
-        """Whether the medians of the windows vary by at most `MAX_VARIATION`."""
-        return self.coefficient_of_variation <= MAX_VARIATION
+        """Whether there are several windows, and their medians vary by at most `MAX_VARIATION`."""
+        variation = self.coefficient_of_variation
+        return variation is not None and variation <= MAX_VARIATION
 
     def to_json(self) -> dict[str, Any]:
         """Return summary statistics as JSON types, without the single runs."""
@@ -62,6 +65,7 @@ class Timing(msgspec.Struct, frozen=True):
             "latency_ms": self.latency_ms,
             "runs": self.runs,
             "window_medians_ms": list(self.medians),
+            "windows_per_process": self.windows_per_process,
             "coefficient_of_variation": self.coefficient_of_variation,
             "stable": self.stable,
         }
@@ -97,14 +101,14 @@ def time_interleaved(
     for window in range(windows):
         for call, timed in zip(calls, latencies, strict=True):
             if window == 0:
-                _warm_up(call, seconds)
-            timed.append(_time_window(call, seconds, min_runs or MIN_RUNS))
+                warm_up(call, seconds)
+            timed.append(time_window(call, seconds, min_runs or MIN_RUNS))
             tick()
     return tuple(Timing(tuple(timed)) for timed in latencies)
 
 
-def _warm_up(call: Call, seconds: float) -> None:
-    """Run at least twice, until two runs take as long as the two before (within 5%) or `seconds` have passed."""
+def warm_up(call: Call, seconds: float) -> None:
+    """Call at least twice, until two calls take as long as the two before (within 5%) or `seconds` have passed."""
     recent: deque[float] = deque(maxlen=4)
     end = perf_counter_ns() + seconds * 1e9
     while len(recent) < 2 or perf_counter_ns() < end:
@@ -113,7 +117,7 @@ def _warm_up(call: Call, seconds: float) -> None:
             return
 
 
-def _time_window(call: Call, seconds: float, min_runs: int) -> tuple[float, ...]:
+def time_window(call: Call, seconds: float, min_runs: int) -> tuple[float, ...]:
     """Return latencies in ms of at least `min_runs` runs that take at least `seconds` together."""
     _time_run(call)  # not counted: the previous call has filled the caches
     latencies: list[float] = []

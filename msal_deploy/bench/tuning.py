@@ -5,14 +5,16 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from msal_deploy.bench.machine import describe_machine
+from msal_deploy.bench.checks import check_options, require_all, supports_streams
+from msal_deploy.bench.machine import MachineWatch
+from msal_deploy.bench.measure import Plan
 from msal_deploy.bench.results import BenchReport, BenchResult, Setting
-from msal_deploy.bench.run import TimingOptions, check_options, group_settings, supports_streams, time_settings
+from msal_deploy.bench.run import ROUNDS, SECONDS, WINDOWS, measure
 from msal_deploy.bundle import Bundle
 from msal_deploy.hardware import available_cores
 
 BATCHES = (1, 2, 4, 8)
-SCREENING = TimingOptions(seconds=0.3, windows=2, min_runs=1)  # slow settings get one run per window
+SCREENING_SECONDS = 0.3  # of a window; slow settings get one run in each of two windows
 FINALISTS = 3  # for latency, and as many for throughput
 
 
@@ -23,7 +25,7 @@ class TuneReport(BenchReport, frozen=True):
         screened: Every setting, timed in short windows: accurate enough to drop the slow ones.
     """
 
-    screened: tuple[BenchResult, ...]
+    screened: tuple[BenchResult, ...] = ()
 
     @property
     def lowest_latency(self) -> BenchResult:
@@ -59,8 +61,10 @@ def tune(
     engine_ids: Sequence[str],
     *,
     size: tuple[int, int] = (512, 512),
-    seconds: float = 3.0,
-    windows: int = 3,
+    seconds: float = SECONDS,
+    windows: int = WINDOWS,
+    rounds: int = ROUNDS,
+    in_process: bool = False,
     progress: bool = False,
 ) -> TuneReport:
     """Find the setting with the lowest latency for one image and the one with the highest throughput.
@@ -80,26 +84,30 @@ def tune(
         size: Height and width in pixels.
         seconds: Length of a finalist's time window in seconds. A window lasts longer if it has fewer than `MIN_RUNS`
             runs by then.
-        windows: Number of time windows per finalist, at least two.
+        windows: Number of time windows of each finalist in a round.
+        rounds: How often every finalist is opened anew; in the screening, every setting is opened once.
+        in_process: Open all engines in this process: for debugging, because they disturb each other.
         progress: Show progress bars on stderr.
 
     Raises:
         BadInput: An engine is unknown or listed twice, a number is out of range, or the size is not a multiple of 32.
     """
-    timing = TimingOptions(seconds, windows)
-    check_options(bundle.spec, engine_ids, BATCHES, size, timing)
+    plan = Plan(size=size, seconds=seconds, windows=windows, rounds=rounds, in_process=in_process)
+    check_options(bundle.spec, engine_ids, BATCHES, plan)
     with_streams = {engine: supports_streams(bundle, engine) for engine in engine_ids}
-    environment = describe_machine()
     settings = [
         setting
         for batch in BATCHES
         for engine, streams in with_streams.items()
         for setting in _candidates(engine, batch, available_cores(), streams)
     ]
-    short = replace(SCREENING, seconds=min(seconds, SCREENING.seconds))
-    screened = time_settings(bundle, group_settings(settings), size, short, label="screening", progress=progress)
-    finals = time_settings(bundle, [_finalists(screened)], size, timing, label="finals", progress=progress)
-    return TuneReport(finals, environment, screened)
+    require_all(bundle, settings, size)
+    watch = MachineWatch()
+    short = replace(plan, seconds=min(seconds, SCREENING_SECONDS), windows=2, rounds=1, min_runs=1)
+    screening = measure(bundle, settings, short, progress=progress, label="screening")
+    finals = measure(bundle, _finalists(screening.results), plan, progress=progress, label="finals")
+    failures = screening.failures + finals.failures
+    return TuneReport(finals.results, watch.stop(), failed=failures, screened=screening.results)
 
 
 def _candidates(engine: str, batch: int, cores: int, with_streams: bool) -> Iterator[Setting]:
@@ -117,7 +125,7 @@ def _finalists(screened: Sequence[BenchResult]) -> list[Setting]:
     by_throughput = sorted(screened, key=_images_per_s, reverse=True)[:FINALISTS]
     chosen = [*by_latency, *(one for one in by_throughput if one not in by_latency)]
     return [
-        Setting(engine=one.engine, batch=one.batch, threads=one.threads, streams=one.streams)
+        Setting(**{name: getattr(one, name) for name in Setting.__struct_fields__})
         for one in sorted(chosen, key=lambda one: one.batch)
     ]
 

@@ -1,21 +1,41 @@
 """``msal-deploy bench``."""
 
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from msal_deploy.cli.bench_load import Arrivals, InFlight, LoadPlot, P99Under, Rate, bench_load, is_given
-from msal_deploy.cli.options import BundlePath, Engines, Json, Seconds, parse_size
-from msal_deploy.errors import BadInput
+from msal_deploy.cli.bench_load import Arrivals, InFlight, LoadPlot, P99Under, Rate, bench_load, is_given, parse_load
+from msal_deploy.cli.options import BundlePath, Json, Seconds, parse_size
+from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 
 if TYPE_CHECKING:
     from msal_deploy.bench import BenchReport
+    from msal_deploy.bench.load_report import LoadReport
+    from msal_deploy.bundle import Bundle
+
+ALL = "all"
 
 
 def bench(
     context: typer.Context,
     bundle: BundlePath,
-    engine: Engines = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            "-e",
+            help="An engine such as openvino:int8; repeatable. all: every engine of the catalogue that can run here. "
+            "Default: every engine installed on this machine that the bundle has a graph for.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENGINE", help="Engine that speed-ups are relative to; it is timed as well. Default: the first."
+        ),
+    ] = None,
     batch: Annotated[
         list[int] | None, typer.Option("--batch", "-b", min=1, help="Images per call; repeatable. Default: 1 and 4.")
     ] = None,
@@ -31,8 +51,20 @@ def bench(
         typer.Option("--tune", help="Find the best threads, streams and batch size on this machine. Takes minutes."),
     ] = False,
     size: Annotated[str, typer.Option(help="Image size in pixels: a side, or HEIGHTxWIDTH; multiples of 32.")] = "512",
-    seconds: Seconds = 3.0,
-    windows: Annotated[int, typer.Option(min=1, max=1000, help="Number of time windows per setting.")] = 3,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Cut the images from those in this folder. Default: synthetic tissue."),
+    ] = None,
+    seconds: Seconds = 1.5,
+    windows: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of time windows per setting in each round.")
+    ] = 2,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=1000, help="How often every engine is started anew, in a process of its own.")
+    ] = 3,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Open all engines in one process, for debugging.")
+    ] = False,
     json: Json = None,
     in_flight: InFlight = None,
     rate: Rate = None,
@@ -42,62 +74,108 @@ def bench(
 ) -> None:
     """Time engines end to end, from image to probability in memory: p50, p90, p99 and images per second.
 
-    Example: msal-deploy bench bundle --engine openvino:int8 --threads 1 --threads 2 --batch 1 --batch 8
-    """
-    from rich.console import Console
+    Speed-ups have an interval of 95%, from the differences between processes. An engine that fails does not end the
+    others; it is listed, and the exit code is 3 if a failed engine lacked something, such as memory, else 1.
 
+    Example: msal-deploy bench bundle --engine openvino:int8 --threads 1 --threads 2 --batch 1 --batch 8
+
+    Example: msal-deploy bench bundle --engine all --baseline torch:fp32 --json bench.json
+    """
     from msal_deploy import bench as stage
     from msal_deploy.bundle import Bundle
-    from msal_deploy.files import write_json
-    from msal_deploy.runtimes import available_engines
 
-    if tune and (batch or threads or streams):
-        raise BadInput("--tune cannot be combined with --batch, --threads or --streams", "leave out those or --tune")
-    if in_flight or rate or p99_under is not None:
-        if tune:
-            raise BadInput("--tune cannot be combined with --in-flight, --rate or --p99-under", "leave out one of them")
-        bench_load(
-            bundle,
-            engine,
-            in_flight=in_flight,
-            rates=rate,
-            p99_under=p99_under,
-            arrivals=arrivals,
-            batches=batch,
-            threads=threads,
-            streams=streams,
-            size=parse_size(size),
-            seconds=seconds if is_given(context, "seconds") else None,
-            json=json,
-            plot=plot,
+    under_load = parse_load(in_flight, rate, p99_under, arrivals, plot, tune=tune)
+    if tune and (batch or threads or streams or baseline or images):
+        raise BadInput(
+            "--tune cannot be combined with --batch, --threads, --streams, --baseline or --images",
+            "leave out those or --tune",
+        )
+    opened = Bundle(bundle)
+    extent = parse_size(size)
+    if under_load:
+        _require_all(
+            bench_load(
+                opened,
+                _engines(opened, engine),
+                under_load,
+                batches=batch,
+                threads=threads,
+                streams=streams,
+                size=extent,
+                images=images,
+                seconds=seconds if is_given(context, "seconds") else None,
+                json=json,
+            )
         )
         return
-    if plot:
-        raise BadInput("--plot needs --in-flight, --rate or --p99-under", "give one of them")
-    opened = Bundle(bundle)
-    engines = _add_fp32_baselines(engine or available_engines(opened, timed=True))
-    extent = parse_size(size)
+    engines = _add_fp32_baselines(_engines(opened, engine))
     report: BenchReport
+    common: dict[str, Any] = {
+        "size": extent,
+        "seconds": seconds,
+        "windows": windows,
+        "rounds": rounds,
+        "in_process": in_process,
+    }
     if tune:
-        report = best = stage.tune(opened, engines, size=extent, seconds=seconds, windows=windows, progress=True)
+        report = stage.tune(opened, engines, **common, progress=True)
+        _show(report, json)
     else:
         report = stage.bench(
             opened,
             engines,
+            baseline=baseline,
             batches=batch or (1, 4),
             threads=threads or (None,),
             streams=streams or (1,),
-            size=extent,
-            seconds=seconds,
-            windows=windows,
+            images=images,
+            required=engine is not None and ALL not in engine,
+            on_interrupt=partial(_show, json=json),
             progress=True,
+            **common,
         )
+        _show(report, json)
+    _require_all(report)
+
+
+def _engines(bundle: "Bundle", named: list[str] | None) -> list[str]:
+    """Return the engines to time: those that were named, every one that can run here, or the usual ones of those."""
+    from msal_deploy.runtimes import all_engines, available_engines, missing_needs
+
+    if not named:
+        return available_engines(bundle, timed=True)
+    if ALL not in named:
+        return named
+    needs = missing_needs(bundle)
+    return list(dict.fromkeys([*(one for one in named if one != ALL), *(e for e in all_engines() if e not in needs)]))
+
+
+def _show(report: "BenchReport", json: Path | None) -> None:
+    """Write the JSON, then print the table and what else there is to say."""
+    from rich.console import Console
+
+    from msal_deploy.files import write_json
+
     if json:
         write_json(json, report.to_json())
     console = Console()
     console.print(report.table())
-    if tune:
-        console.print(*best.messages(), sep="\n", highlight=False, soft_wrap=True)
+    console.print(*report.messages(), sep="\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def _require_all(report: "BenchReport | LoadReport") -> None:
+    """Raise an error if an engine failed: everything else was measured.
+
+    Raises:
+        MissingRequirement: A failed engine lacked something.
+        GateFailed: They failed for other reasons.
+    """
+    if not report.failed:
+        return
+    names = ", ".join(dict.fromkeys(one.setting.engine for one in report.failed))
+    cause = f"Not every engine could be timed: {names} failed: {report.failed[0].error}"
+    lacking = any(isinstance(one.error, MissingRequirement) for one in report.failed)
+    raise MissingRequirement(cause) if lacking else GateFailed(cause)
 
 
 def _add_fp32_baselines(engines: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -12,6 +12,7 @@ from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
     from msal_deploy.bench.load_report import LoadReport
+    from msal_deploy.bundle import Bundle
 
 PANEL = "Under load"
 SECONDS = 10.0  # of a load, unless --seconds is given: a time window of 3 s has too few requests for a p99
@@ -87,68 +88,102 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def bench_load(
-    bundle: Path,
-    engines: Sequence[str] | None,
-    *,
+class LoadOptions(NamedTuple):
+    """The options that only a load test has; see `load_test`."""
+
+    in_flight: tuple[int, ...]
+    rates: tuple[float, ...]
+    p99_under_ms: float | None
+    spacing: Literal["poisson", "constant"]
+    plot: Path | None
+
+
+def parse_load(
     in_flight: Sequence[int] | None,
     rates: Sequence[float] | None,
     p99_under: str | None,
     arrivals: Literal["poisson", "constant"],
+    plot: Path | None,
+    *,
+    tune: bool,
+) -> LoadOptions | None:
+    """Return the options of a load test; None if no load was asked for.
+
+    Raises:
+        BadInput: An option is not valid, or some of them exclude each other.
+    """
+    if not (in_flight or rates or p99_under is not None):
+        if plot:
+            raise BadInput("--plot needs --in-flight, --rate or --p99-under", "give one of them")
+        return None
+    limit = None if p99_under is None else parse_milliseconds(p99_under)
+    if tune:
+        raise BadInput("--tune cannot be combined with --in-flight, --rate or --p99-under", "leave out one of them")
+    if limit is not None and (in_flight or rates):
+        raise BadInput("--p99-under cannot be combined with --in-flight or --rate", "leave out those or --p99-under")
+    if plot:
+        from msal_deploy.bench.load_plot import check_plot_file
+
+        check_plot_file(plot)
+    return LoadOptions(tuple(in_flight or ()), tuple(map(_finite, rates or ())), limit, arrivals, plot)
+
+
+def _finite(rate: float) -> float:
+    finite(rate)
+    return rate
+
+
+def bench_load(
+    bundle: "Bundle",
+    engines: Sequence[str],
+    options: LoadOptions,
+    *,
     batches: Sequence[int] | None,
     threads: Sequence[int] | None,
     streams: Sequence[int] | None,
     size: tuple[int, int],
+    images: Path | None,
     seconds: float | None,
     json: Path | None,
-    plot: Path | None,
-) -> None:
-    """Run the load options of ``bench``: print the tables and what must be known about them, write JSON and plot."""
-    from msal_deploy.bench.load import load
-    from msal_deploy.bench.load_plot import check_plot_file
-    from msal_deploy.bundle import Bundle
-    from msal_deploy.runtimes import available_engines
+) -> "LoadReport":
+    """Run a load test, print its tables and what must be known about them, and write JSON and plot; return the report.
 
-    limit = None if p99_under is None else parse_milliseconds(p99_under)
-    if limit is not None and (in_flight or rates):
-        raise BadInput("--p99-under cannot be combined with --in-flight or --rate", "leave out those or --p99-under")
-    if plot:
-        check_plot_file(plot)
-    opened = Bundle(bundle)
-    report = load(
-        opened,
-        engines or available_engines(opened, timed=True),
-        in_flight=in_flight or (),
-        rates=[rate for rate in rates or () if finite(rate)],
-        p99_under_ms=limit,
-        spacing=arrivals,
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended the test; what was measured is written.
+    """
+    from msal_deploy import bench as stage
+
+    report = stage.load_test(
+        bundle,
+        engines,
+        in_flight=options.in_flight,
+        rates=options.rates,
+        p99_under_ms=options.p99_under_ms,
+        spacing=options.spacing,
         batches=batches or (1,),
         threads=threads or (None,),
         streams=streams or (1,),
         size=size,
+        images=images,
         seconds=seconds or SECONDS,
         progress=True,
     )
-    _write(report, json, plot)
+    _write(report, json, options.plot)
+    return report
 
 
 def _write(report: "LoadReport", json: Path | None, plot: Path | None) -> None:
-    """Write and print the report, then fail if an engine did or Ctrl-C was pressed."""
     from rich.console import Console
 
     from msal_deploy.bench.load_plot import plot_load
     from msal_deploy.files import write_json
 
-    measured = bool(report.results or report.searches)
-    if json and (measured or report.failed):
+    if json:
         write_json(json, report.to_json())
     console = Console()
-    if measured:
-        console.print(report.table())
+    console.print(report.table())
     console.print(*report.messages(), sep="\n", highlight=False, soft_wrap=True, markup=False)
-    if plot and measured and not report.interrupted:
+    if plot:
         plot_load(report, plot)
     if report.interrupted:
-        raise typer.Exit(130)
-    if report.failed:
-        raise typer.Exit(report.failed[0].exit_code)
+        raise KeyboardInterrupt

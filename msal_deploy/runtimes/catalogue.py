@@ -90,6 +90,15 @@ _RUNTIMES = (
         milliseconds={"fp32": 267},
     ),
     Runtime(
+        name="torch-channels-last",
+        engine="msal_deploy.runtimes.torch:TorchChannelsLastEngine",
+        module="torch",
+        packages=("torch",),
+        extra=EXTRA_OF_MODULE["torch"],
+        device="cpu",
+        opens="checkpoint",
+    ),
+    Runtime(
         name="torch-compile",
         engine="msal_deploy.runtimes.torch:TorchCompileEngine",
         module="torch",

@@ -15,7 +15,7 @@ from interrupt import ctrl_c
 from rich.console import Console
 
 from msal_deploy.bench import load_loop, load_server
-from msal_deploy.bench.load import load
+from msal_deploy.bench.load import load_test
 from msal_deploy.bench.load_loop import Request, Served, arrival_times, closed_loop, open_loop
 from msal_deploy.bench.load_plot import plot_load
 from msal_deploy.bench.load_report import LoadReport
@@ -350,11 +350,12 @@ def open_fake(bundle, name, threads=None, streams=1):
 
 @pytest.fixture(autouse=True)
 def fake_settings(monkeypatch):
-    monkeypatch.setattr("msal_deploy.bench.run.open_engine", open_fake)
+    monkeypatch.setattr("msal_deploy.bench.checks.open_engine", open_fake)
+    monkeypatch.setattr("msal_deploy.bench.load.require_all", lambda *arguments: None)
 
 
 def test_every_setting_gets_every_load():
-    report = load(
+    report = load_test(
         BUNDLE, ["steady:fp32"], in_flight=[1, 2], rates=[20], spacing="constant", batches=(1, 3), threads=(2,),
         streams=(1, 2), size=(32, 32), seconds=1,
     )  # fmt: skip
@@ -370,21 +371,26 @@ def test_every_setting_gets_every_load():
 
 
 def test_the_warm_up_is_not_counted():
-    load(BUNDLE, ["steady:fp32"], rates=[100], spacing="constant", size=(32, 32), seconds=0.105)
+    load_test(BUNDLE, ["steady:fp32"], rates=[100], spacing="constant", size=(32, 32), seconds=0.105)
     assert CALLS.count(1) == 11 + 10  # calls of the warm-up, and requests
 
 
 def test_an_engine_that_dies_is_named_and_the_others_results_are_kept():
-    report = load(BUNDLE, ["dies:fp32", "steady:fp32"], in_flight=[1], size=(32, 32), seconds=0.1)
+    report = load_test(BUNDLE, ["dies:fp32", "steady:fp32"], in_flight=[1], size=(32, 32), seconds=0.1)
     assert [one.engine for one in report.results] == ["steady:fp32"]
-    assert [(one.engine, one.batch, one.exit_code) for one in report.failed] == [("dies:fp32", 1, 3)]
+    assert [(one.setting.engine, one.setting.batch) for one in report.failed] == [("dies:fp32", 1)]
     assert "dies:fp32, batch 1, failed: the GPU is lost; reset it" in report.messages()
     assert CALLS.count("opened") == CALLS.count("closed") == 2
 
 
+def test_the_error_of_the_only_engine_is_raised():
+    with pytest.raises(MissingRequirement, match="the GPU is lost"):
+        load_test(BUNDLE, ["dies:fp32"], in_flight=[1], size=(32, 32), seconds=0.1)
+
+
 def test_ctrl_c_keeps_what_was_measured():
     """11 calls warm the engine up; the third request, after 20 ms, is interrupted. It arrived after 10 ms."""
-    report = load(
+    report = load_test(
         BUNDLE, ["interrupted:fp32", "steady:fp32"], rates=[200], spacing="constant", size=(32, 32), seconds=0.105
     )  # fmt: skip
     assert report.interrupted
@@ -414,7 +420,7 @@ def test_ctrl_c_keeps_what_was_measured():
 )
 def test_bad_input_is_refused_before_anything_runs(options, message):
     with pytest.raises(BadInput, match=message):
-        load(BUNDLE, ["steady:fp32"], **options)
+        load_test(BUNDLE, ["steady:fp32"], **options)
     assert CALLS == []
 
 

@@ -7,7 +7,7 @@ from test_load import BUNDLE, MS, fake_clock, fake_settings, printed, result, ta
 from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner
 
-from msal_deploy.bench.load import load
+from msal_deploy.bench.load import load_test
 from msal_deploy.bench.load_loop import Request, Served, arrival_times, closed_loop, open_loop
 from msal_deploy.bench.load_report import LoadReport
 from msal_deploy.bench.load_results import Load
@@ -53,8 +53,8 @@ def test_bisection_finds_the_rate_and_another_seed_confirms_it():
     best = search.best
     assert best.load.rate == pytest.approx(75) and best.latency_ms["p99"] == pytest.approx(40)
     assert search.message() == (
-        "fake:fp32, batch 1: 75 requests/s (75 images/s) stay under 40.001 ms: p99 40.0 ms in 300 requests; if requests "
-        "were independent, at most 40.0 ms with 95% confidence."
+        "fake:fp32, batch 1: 75 requests/s (75 images/s) stay under 40.001 ms: p99 40.0 ms in 300 requests; if "
+        "requests were independent, at most 40.0 ms with 95% confidence."
     )
 
 
@@ -120,7 +120,7 @@ def test_saturation_is_over_the_limit_whatever_the_p99():
 
 def test_the_stage_keeps_a_search_that_ctrl_c_ends():
     """11 calls warm the engine up; the 14th call, in the closed loop of one client, is interrupted."""
-    report = load(BUNDLE, ["interrupted:fp32"], p99_under_ms=20, size=(32, 32), seconds=0.105)
+    report = load_test(BUNDLE, ["interrupted:fp32"], p99_under_ms=20, size=(32, 32), seconds=0.105)
     assert report.interrupted and report.searches == ()
     (row,) = report.results
     assert row.load == Load(in_flight=1) and len(row.counted) == 1
@@ -128,7 +128,7 @@ def test_the_stage_keeps_a_search_that_ctrl_c_ends():
 
 def test_the_stage_searches_each_setting_and_names_the_best():
     """A call of 10 ms takes two requests with two streams."""
-    report = load(
+    report = load_test(
         BUNDLE, ["steady:fp32"], p99_under_ms=10.5, spacing="constant", batches=(1, 4), threads=(2,), streams=(1, 2),
         size=(32, 32), seconds=1,
     )  # fmt: skip
@@ -184,7 +184,7 @@ def test_what_is_not_a_time_is_refused(text):
     ],
 )
 def test_the_command_refuses(words, message):
-    done = call("nowhere", *words)
+    done = call("nowhere", *words)  # refused before the bundle is opened
     assert done.exit_code == 2 and message in done.stderr
 
 
@@ -231,7 +231,8 @@ def test_the_command_fails_if_an_engine_died_and_keeps_the_others(bundle, tmp_pa
     assert done.exit_code == 3
     value = json.loads((tmp_path / "load.json").read_text())
     assert [one["engine"] for one in value["results"]] == ["steady:fp32"]
-    assert value["failed"] == [{"engine": "dies:fp32", "batch": 1, "message": "the GPU is lost; reset it"}]
+    (failed,) = value["failed"]
+    assert (failed["engine"], failed["batch"], failed["message"]) == ("dies:fp32", 1, "the GPU is lost; reset it")
     assert "dies:fp32, batch 1, failed: the GPU is lost" in done.stdout
 
 
@@ -242,7 +243,7 @@ def test_a_load_lasts_ten_seconds_unless_told_otherwise(bundle, monkeypatch):
         lasted.append(seconds)
         return LoadReport((), (), (), {})
 
-    monkeypatch.setattr("msal_deploy.bench.load.load", pretend)
+    monkeypatch.setattr("msal_deploy.bench.load_test", pretend)
     assert call(bundle.path, "--in-flight", 1, "-e", "openvino:fp32").exit_code == 0
     assert call(bundle.path, "--in-flight", 1, "-e", "openvino:fp32", "--seconds", 3).exit_code == 0
     assert lasted == [10, 3]
