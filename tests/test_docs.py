@@ -189,7 +189,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
         data: {"patches_of": partial(data.patches_of, size=64)},
         timing: {"MIN_RUNS": 1},
         tuning: {"BATCHES": (1,), "SCREENING": replace(tuning.SCREENING, seconds=0.01)},
-        bench: {"bench": fixing(quick, bench.bench), "tune": fixing(quick, bench.tune)},
+        bench: {
+            "bench": fixing(quick, bench.bench),
+            "tune": fixing(quick, bench.tune),
+            "load_test": fixing({"size": (64, 64), "seconds": 0.02}, bench.load_test),
+        },
     }
     with pytest.MonkeyPatch.context() as patch:
         for module, values in changes.items():

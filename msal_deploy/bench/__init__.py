@@ -15,12 +15,17 @@ vary too much, the result is flagged as unstable; speed-ups have an interval.
 `inputs`   `image_sets`: the images that engines are timed on
 `timing`   `time_interleaved`: interleaved timing of any calls
 `ratios`   `speed_up`: a ratio of latencies with its interval
+`load`     the stage `load_test`: closed and open loops; `load_loop`, `load_server`, `load_search`, `load_results`,
+           `load_report` and `load_plot` are its parts
 `results`  `Setting`, `BenchResult` and `BenchReport`; `table` is its table
 `machine`  `describe_machine`: the machine that the results hold for; `sensors`
 =========  =========================================================================
 """
 
 from msal_deploy.bench.inputs import image_sets
+from msal_deploy.bench.load import load_test
+from msal_deploy.bench.load_plot import plot_load
+from msal_deploy.bench.load_report import LoadReport
 from msal_deploy.bench.machine import describe_machine
 from msal_deploy.bench.ratios import Ratio, speed_up
 from msal_deploy.bench.results import BenchReport, BenchResult, Failure, Setting
@@ -34,6 +39,7 @@ __all__ = [
     "BenchReport",
     "BenchResult",
     "Failure",
+    "LoadReport",
     "Ratio",
     "Setting",
     "Timing",
@@ -41,7 +47,9 @@ __all__ = [
     "bench",
     "describe_machine",
     "image_sets",
+    "load_test",
     "median_interval",
+    "plot_load",
     "speed_up",
     "time_interleaved",
     "tune",

@@ -1,0 +1,111 @@
+"""The report of a load test."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from msal_deploy.bench.load_results import LoadResult
+from msal_deploy.bench.load_search import RateSearch, meets
+from msal_deploy.bench.results import Failure
+
+SCHEMA = "msal-deploy load 1"
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """Results by setting and load, and the machine that they hold for.
+
+    Attributes:
+        results: Closed loops and open loops, in the order of the settings.
+        searches: For each setting, the search for the highest rate; empty without a limit.
+        failed: Settings that failed; the results of their loads before that are kept.
+        environment: Description of the machine from `describe_machine`.
+        interrupted: Whether Ctrl-C ended the test; what was measured until then is kept.
+    """
+
+    results: tuple[LoadResult, ...]
+    searches: tuple[RateSearch, ...]
+    failed: tuple[Failure, ...]
+    environment: dict[str, Any]
+    interrupted: bool = False
+
+    @property
+    def best(self) -> LoadResult | None:
+        """Of all searches, the confirmed load with the most images per second; None if no setting meets the limit."""
+        found = [search.best for search in self.searches if search.best]
+        return max(found, key=lambda one: one.images_per_s) if found else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        return {
+            "schema": SCHEMA,
+            "results": [one.to_json() for one in self.results],
+            "searches": [one.to_json() for one in self.searches],
+            "best": self.best.to_json() if self.best else None,
+            "failed": [one.to_json() for one in self.failed],
+            "interrupted": self.interrupted,
+            "environment": self.environment,
+        }
+
+    def table(self) -> RenderableType:
+        """Return the report as tables for an 80-column terminal: the loads, then one table for each search."""
+        tables = [_search_table(search) for search in self.searches]
+        if self.results:
+            height, width = self.results[0].size
+            tables.insert(0, _table(f"Latency under load, {height} × {width} px, ms per request", self.results))
+        return Group(*tables)
+
+    def messages(self) -> list[str]:
+        """Return what a reader must know about the figures, and the answers of the searches."""
+        messages = [remark for one in self.results for remark in one.remarks()]
+        messages += [search.message() for search in self.searches]
+        if len(self.searches) > 1 and self.best:
+            messages.append(f"Highest throughput: {self.best.images_per_s:.4g} images/s with {self.best.code}.")
+        messages += [f"{one.setting.engine}, batch {one.setting.batch}, failed: {one.error}" for one in self.failed]
+        return messages + ["Interrupted: these are the results until then."] * self.interrupted
+
+
+def _search_table(search: RateSearch) -> Table:
+    loads = [search.alone, *([search.full] if search.full is not search.alone else [])]
+    loads += [*search.trials, *search.confirmations]
+    marks = ["[green]✓[/]" if meets(one, search.limit_ms) else "[red]✗[/]" for one in loads]
+    table = _table(f"Loads that were tried for p99 under {search.limit_ms:g} ms, ms per request", loads, marks)
+    if search.confirmations:
+        table.caption = f"{len(search.confirmations)} of them, at the end, to confirm the rate."
+    return table
+
+
+def _table(title: str, results: Sequence[LoadResult], marks: Sequence[str] | None = None) -> Table:
+    streams = len({one.streams for one in results}) > 1
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 0 if streams else 1)
+    )
+    table.add_column("engine", overflow="fold")  # addresses of servers are long
+    columns = ("batch", *(("streams",) if streams else ()), "load", "served/s", "p50", "p99", "p99 ≤", "service", "")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for index, one in enumerate(results):
+        table.add_row(*_cells(one, streams), marks[index] if marks else "[yellow]![/]" if one.is_saturated else "")
+    return table
+
+
+def _cells(one: LoadResult, streams: bool) -> list[str]:
+    latency, bound = one.latency_ms, one.p99_at_most_ms
+    return [
+        one.engine,
+        str(one.batch),
+        *([str(one.streams)] if streams else []),
+        f"{one.load.in_flight} clients" if one.load.in_flight else f"{one.load.rate:.4g}/s",
+        f"{one.requests_per_s:.4g}",
+        _milliseconds(latency["p50"]),
+        _milliseconds(latency["p99"]),
+        "–" if bound is None else _milliseconds(bound),
+        _milliseconds(one.service_ms["mean"]),
+    ]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.{0 if value >= 1000 else 1}f}"
