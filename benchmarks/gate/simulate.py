@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
+from msal_deploy.cli.options import Plot
 from msal_deploy.cli.terminal import command_line, run_command_line
-from msal_deploy.errors import BadInput
 
 app = command_line("Measure how often the verdict is right, on simulated sets whose true loss is known.")
-FORMATS = (".png", ".svg", ".pdf")
 OBSERVED = Path(__file__).parents[1] / "results" / "2026-11-26-epyc-2-cores-validate-r34.json"
 
 
@@ -24,16 +23,12 @@ def run(
         Path, typer.Option(help="JSON of `msal-deploy validate`; the spread between images is its INT8 engines'.")
     ] = OBSERVED,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file as JSON.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw the results into this file (PNG, SVG or PDF).")
-    ] = None,
+    plot: Plot = None,
 ) -> None:
     """Simulate every cell, and print how often an engine at the budget passes, and one that loses nothing.
 
     Example: python benchmarks/gate/simulate.py --json gate.json --plot gate.png
     """
-    if plot and plot.suffix not in FORMATS:
-        raise BadInput(f"{plot.name} is not a supported image file", f"use the suffix {', '.join(FORMATS)}")
     from gate_plot import save_plot
     from gate_tables import tables
     from measure_gate import BUDGET, observed_spreads, simulate

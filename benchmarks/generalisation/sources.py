@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msal_deploy.cli.options import BundlePath, Threads
+from msal_deploy.cli.options import BundlePath, Plot, Threads
 from msal_deploy.cli.terminal import command_line, run_command_line
 from msal_deploy.errors import BadInput, MissingRequirement
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from msal_deploy.bundle import Bundle
 
 app = command_line("Score weights on other sources and under other stains, compare weights, and choose a recipe.")
-FORMATS = (".png", ".svg", ".pdf")
 DENSITIES = "0.6,0.7,0.8,0.9,1,1.1,1.2,1.4,1.6"
 
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Also write the tables to this file as Markdown.")]
@@ -63,16 +62,14 @@ def score(
     ] = None,
     threads: Threads = None,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file as JSON.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw the results into this file (PNG, SVG or PDF).")
-    ] = None,
+    plot: Plot = None,
 ) -> None:
     """Score the images of each source as they are and under other stains.
 
     Example: python benchmarks/generalisation/sources.py score bundle --data monuseg --data consep --images consep=all
     """
     factors = parse_densities(densities)
-    _check(factors, curve_images, require, plot)
+    _check(factors, curve_images, require)
     from measure_sources import Scorer, groups_of, open_sources
     from rich.console import Console
     from source_plot import save_plot
@@ -164,14 +161,12 @@ def parse_densities(text: str) -> tuple[float, ...]:
     return tuple(factors)
 
 
-def _check(densities: tuple[float, ...], curve_images: int, require: float | None, plot: Path | None) -> None:
+def _check(densities: tuple[float, ...], curve_images: int, require: float | None) -> None:
     from source_results import RANGE
 
     low, high = RANGE
     if require is not None and not (curve_images and any(low <= one <= high and one != 1 for one in densities)):
         raise BadInput(f"--require needs a curve with a density from {low:g} to {high:g}", "use --densities 0.7,1,1.4")
-    if plot and plot.suffix not in FORMATS:
-        raise BadInput(f"{plot.name} is not a supported image file", f"use the suffix {', '.join(FORMATS)}")
 
 
 def fastest_fp32(bundle: "Bundle") -> str:

@@ -22,6 +22,7 @@ from msal_deploy.bench import Timing, describe_machine, time_interleaved
 from msal_deploy.bench.inputs import image_sets
 from msal_deploy.bench.ratios import Ratio, speed_up
 from msal_deploy.bundle import Bundle
+from msal_deploy.cli.options import Json, Plot
 from msal_deploy.cli.terminal import command_line, run_command_line
 from msal_deploy.data import AnnotatedImage, open_dataset, patches_of, validation_split
 from msal_deploy.errors import BadInput
@@ -73,8 +74,8 @@ def run(
     ] = False,
     seconds: Annotated[float, typer.Option(min=0.001, help="Length of a time window in seconds.")] = 1.0,
     windows: Annotated[int, typer.Option(min=5, help="Number of interleaved time windows.")] = 15,
-    json: Annotated[Path | None, typer.Option("--json")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot")] = None,
+    json: Json = None,
+    plot: Plot = None,
 ) -> None:
     """Time the engines of all bundles interleaved, and score each against PyTorch with the first bundle.
 

@@ -8,37 +8,22 @@ from typing import TYPE_CHECKING
 
 from msal_deploy.bench.load_report import LoadReport
 from msal_deploy.bench.load_results import LoadResult
-from msal_deploy.errors import BadInput, suggest
 from msal_deploy.files import StrPath, atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMATS = ("png", "svg", "pdf")
 COLOURS = ("#1f6fb2", "#c1440e", "#2e8b57", "#8a5bb5", "#946a00", "#4f5d75")
 STYLES = {"p50": ":", "p90": "--", "p99": "-"}
-
-
-def check_plot_file(path: StrPath) -> None:
-    """Raise `BadInput` unless the suffix of `path` names a format of `FORMATS`."""
-    suffix = Path(path).suffix.lstrip(".").lower()
-    if suffix not in FORMATS:
-        raise BadInput(
-            f"Expected a file that ends in .png, .svg or .pdf for the plot, got {path}", suggest(suffix, FORMATS)
-        )
 
 
 def plot_load(report: LoadReport, path: StrPath) -> None:
     """Draw p50, p90 and p99 over the achieved throughput, one colour for each setting; write the figure to `path`.
 
     Loads that the engine could not keep up with are hollow: their latencies depend on the duration.
-
-    Raises:
-        BadInput: The suffix of `path` is not a format that can be drawn.
     """
     from matplotlib.figure import Figure
 
-    check_plot_file(path)
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.add_subplot()
     for (label, results), colour in zip(_by_setting(report).items(), cycle(COLOURS), strict=False):

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from msal_deploy.bench.roofline_report import RooflineReport
 from msal_deploy.files import atomic_file
 
-FORMATS = (".png", ".svg", ".pdf")
 LEFT = 0.5  # operations per byte at the left end
 DRAWN_SHARE = 0.001  # of the time; shorter layers would only stretch the axes
 COLOURS = {"fp32": "#8a9099", "bf16": "#7b5ea7", "int8": "#d55e00"}

@@ -2,82 +2,71 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from msal_deploy.cli.options import BundlePath, Json, Seconds, output, parse_size
-from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
+from msal_deploy.cli.bench_compare import CsvFile, MarkdownFile, OldReport, SuiteName, judge, read_old, write_tables
+from msal_deploy.cli.bench_load import Arrivals, InFlight, P99Under, Rate, bench_load, parse_load
+from msal_deploy.cli.bench_modes import check_combination, is_given
+from msal_deploy.cli.bench_options import (
+    Baseline,
+    Batches,
+    EngineNames,
+    ImageFolder,
+    InProcess,
+    Plot,
+    Predict,
+    PredictFormat,
+    Roofline,
+    Rounds,
+    Size,
+    StreamCounts,
+    ThreadCounts,
+    Timeline,
+    Tune,
+    Windows,
+)
+from msal_deploy.cli.options import BundlePath, Json, Seconds, parse_size
+from msal_deploy.errors import GateFailed, MissingRequirement
 
 if TYPE_CHECKING:
     from msal_deploy.bench import BenchReport
+    from msal_deploy.bench.load_report import LoadReport
     from msal_deploy.bundle import Bundle
 
 ALL = "all"
 
 
 def bench(
+    context: typer.Context,
     bundle: BundlePath,
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine",
-            "-e",
-            help="An engine such as openvino:int8; repeatable. all: every engine of the catalogue that can run here. "
-            "Default: every engine installed on this machine that the bundle has a graph for.",
-        ),
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ENGINE", help="Engine that speed-ups are relative to; it is timed as well. Default: the first."
-        ),
-    ] = None,
-    batch: Annotated[
-        list[int] | None, typer.Option("--batch", "-b", min=1, help="Images per call; repeatable. Default: 1 and 4.")
-    ] = None,
-    threads: Annotated[
-        list[int] | None, typer.Option(min=1, help="CPU threads; repeatable. Default: each runtime chooses.")
-    ] = None,
-    streams: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Images of a batch computed in parallel, if the runtime can; repeatable. Default: 1."),
-    ] = None,
-    tune: Annotated[
-        bool,
-        typer.Option("--tune", help="Find the best threads, streams and batch size on this machine. Takes minutes."),
-    ] = False,
-    size: Annotated[str, typer.Option(help="Image size in pixels: a side, or HEIGHTxWIDTH; multiples of 32.")] = "512",
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Cut the images from those in this folder. Default: synthetic tissue."),
-    ] = None,
+    engine: EngineNames = None,
+    baseline: Baseline = None,
+    batch: Batches = None,
+    threads: ThreadCounts = None,
+    streams: StreamCounts = None,
+    size: Size = "512",
+    images: ImageFolder = None,
     seconds: Seconds = 1.5,
-    windows: Annotated[
-        int, typer.Option(min=1, max=1000, help="Number of time windows per setting in each round.")
-    ] = 2,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=1000, help="How often every engine is started anew, in a process of its own.")
-    ] = 3,
-    in_process: Annotated[
-        bool, typer.Option("--in-process", help="Open all engines in one process, for debugging.")
-    ] = False,
-    predict: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="IMAGE", help="Time predict of this image, by stage, against its engine; repeatable."),
-    ] = None,
-    predict_format: Annotated[str, typer.Option(help="With --predict: its --format.")] = "geojson",
-    timeline: Annotated[
-        Path | None, typer.Option(metavar="SVG", help="With --predict: draw when each stage worked.", callback=output)
-    ] = None,
+    windows: Windows = 2,
+    rounds: Rounds = 3,
+    in_process: InProcess = False,
+    suite: SuiteName = None,
+    compare: OldReport = None,
+    csv: CsvFile = None,
+    markdown: MarkdownFile = None,
     json: Json = None,
-    roofline: Annotated[
-        bool,
-        typer.Option("--roofline", help="Measure this machine's peak rates, and engines and their layers beside them."),
-    ] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="With --roofline: draw it into this file (PNG, SVG or PDF).")
-    ] = None,
+    tune: Tune = False,
+    in_flight: InFlight = None,
+    rate: Rate = None,
+    p99_under: P99Under = None,
+    arrivals: Arrivals = "poisson",
+    roofline: Roofline = False,
+    predict: Predict = None,
+    predict_format: PredictFormat = "geojson",
+    timeline: Timeline = None,
+    plot: Plot = None,
 ) -> None:
     """Time engines end to end, from image to probability in memory: p50, p90, p99 and images per second.
 
@@ -88,38 +77,19 @@ def bench(
 
     Example: msal-deploy bench bundle --engine all --baseline torch:fp32 --json bench.json
 
+    Example: msal-deploy bench bundle --suite cpu --compare bench.json --markdown bench.md
+
+    Example: msal-deploy bench bundle --engine openvino:int8 --p99-under 200ms
+
     Example: msal-deploy bench bundle --engine openvino:int8 --predict docs/images/tissue.png --rounds 2
     """
     from msal_deploy import bench as stage
     from msal_deploy.bundle import Bundle
 
-    if roofline:
-        from msal_deploy.cli.bench_roofline import bench_roofline
-
-        if tune or streams or baseline or in_process:
-            raise BadInput(
-                "--roofline cannot be combined with --tune, --streams, --baseline or --in-process",
-                "leave out those or --roofline",
-            )
-        bench_roofline(
-            Bundle(bundle), engine, threads=threads or (), batch=batch or (), size=parse_size(size), images=images,
-            seconds=seconds, windows=windows * rounds, json=json, plot=plot,
-        )  # fmt: skip
-        return
-    if plot:
-        raise BadInput("--plot draws a roofline", "add --roofline, or leave out --plot")
-    if tune and (batch or threads or streams or baseline or images):
-        raise BadInput(
-            "--tune cannot be combined with --batch, --threads, --streams, --baseline or --images",
-            "leave out those or --tune",
-        )
-    opened = Bundle(bundle)
+    check_combination(context)
+    load = parse_load(in_flight, rate, p99_under, arrivals, plot)
+    opened, extent = Bundle(bundle), parse_size(size)
     if predict:
-        if tune or baseline or images or in_process or streams:
-            raise BadInput(
-                "--predict cannot be combined with --tune, --baseline, --streams, --images or --in-process",
-                "leave out those",
-            )
         from msal_deploy.cli.bench_pipeline import bench_predict
 
         bench_predict(
@@ -134,34 +104,74 @@ def bench(
             timeline=timeline,
         )
         return
+    if roofline:
+        from msal_deploy.cli.bench_roofline import bench_roofline
+
+        bench_roofline(
+            opened,
+            engine,
+            threads=threads or (),
+            batch=batch or (),
+            size=extent,
+            images=images,
+            seconds=seconds,
+            windows=windows * rounds,
+            json=json,
+            plot=plot,
+        )
+        return
+    report: BenchReport | LoadReport
+    if load:
+        report = bench_load(
+            opened,
+            _engines(opened, engine),
+            load,
+            batches=batch,
+            threads=threads,
+            streams=streams,
+            size=extent,
+            images=images,
+            seconds=seconds if is_given(context, "seconds") else None,
+            json=json,
+        )
+        _require_all(report)
+        return
     engines = _add_fp32_baselines(_engines(opened, engine))
-    extent = parse_size(size)
-    report: BenchReport
-    common: dict[str, Any] = {
-        "size": extent,
-        "seconds": seconds,
-        "windows": windows,
-        "rounds": rounds,
-        "in_process": in_process,
-    }
+    show = partial(_show, json=json, csv=csv, markdown=markdown)
     if tune:
-        report = stage.tune(opened, engines, **common, progress=True)
-        _show(report, json)
-    else:
-        report = stage.bench(
+        tuned = stage.tune(
             opened,
             engines,
-            baseline=baseline,
-            batches=batch or (1, 4),
-            threads=threads or (None,),
-            streams=streams or (1,),
-            images=images,
-            required=engine is not None and ALL not in engine,
-            on_interrupt=partial(_show, json=json),
+            size=extent,
+            seconds=seconds,
+            windows=windows,
+            rounds=rounds,
+            in_process=in_process,
             progress=True,
-            **common,
         )
-        _show(report, json)
+        show(tuned)
+        _require_all(tuned)
+        return
+    old = read_old(compare, baseline or engines[0], extent)
+    report = stage.bench(
+        opened,
+        engines,
+        baseline=baseline,
+        batches=batch or (1, 4),
+        threads=threads or (None,),
+        streams=streams or (1,),
+        size=extent,
+        images=images,
+        seconds=seconds,
+        windows=windows,
+        rounds=rounds,
+        in_process=in_process,
+        required=engine is not None and ALL not in engine and suite is None,
+        on_interrupt=show,
+        progress=True,
+    )
+    show(report)
+    judge(old, report)
     _require_all(report)
 
 
@@ -177,20 +187,21 @@ def _engines(bundle: "Bundle", named: list[str] | None) -> list[str]:
     return list(dict.fromkeys([*(one for one in named if one != ALL), *(e for e in all_engines() if e not in needs)]))
 
 
-def _show(report: "BenchReport", json: Path | None) -> None:
-    """Write the JSON, then print the table and what else there is to say."""
+def _show(report: "BenchReport", json: Path | None, csv: Path | None, markdown: Path | None) -> None:
+    """Write the files, then print the table and what else there is to say."""
     from rich.console import Console
 
     from msal_deploy.files import write_json
 
     if json:
         write_json(json, report.to_json())
+    write_tables(report, csv, markdown)
     console = Console()
     console.print(report.table())
     console.print(*report.messages(), sep="\n", highlight=False, markup=False, soft_wrap=True)
 
 
-def _require_all(report: "BenchReport") -> None:
+def _require_all(report: "BenchReport | LoadReport") -> None:
     """Raise an error if an engine failed: everything else was measured.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from msal_deploy.cli.options import finite, output
+from msal_deploy.cli.options import finite
 from msal_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -50,15 +50,6 @@ Arrivals = Annotated[
     Literal["poisson", "constant"],
     typer.Option("--arrivals", rich_help_panel=PANEL, help="When requests arrive in an open loop."),
 ]
-LoadPlot = Annotated[
-    Path | None,
-    typer.Option(
-        "--plot",
-        rich_help_panel=PANEL,
-        callback=output,
-        help="Draw latency over throughput into this .png, .svg or .pdf file.",
-    ),
-]
 UNITS = {"ms": 1.0, "s": 1000.0, "": 1.0}
 
 
@@ -82,12 +73,6 @@ def parse_milliseconds(text: str) -> float:
     return value
 
 
-def is_given(context: typer.Context, name: str) -> bool:
-    """Return whether the user gave a value for a parameter, rather than having its default."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
 class LoadOptions(NamedTuple):
     """The options that only a load test has; see `load_test`."""
 
@@ -104,8 +89,6 @@ def parse_load(
     p99_under: str | None,
     arrivals: Literal["poisson", "constant"],
     plot: Path | None,
-    *,
-    tune: bool,
 ) -> LoadOptions | None:
     """Return the options of a load test; None if no load was asked for.
 
@@ -113,18 +96,10 @@ def parse_load(
         BadInput: An option is not valid, or some of them exclude each other.
     """
     if not (in_flight or rates or p99_under is not None):
-        if plot:
-            raise BadInput("--plot needs --in-flight, --rate or --p99-under", "give one of them")
         return None
     limit = None if p99_under is None else parse_milliseconds(p99_under)
-    if tune:
-        raise BadInput("--tune cannot be combined with --in-flight, --rate or --p99-under", "leave out one of them")
     if limit is not None and (in_flight or rates):
         raise BadInput("--p99-under cannot be combined with --in-flight or --rate", "leave out those or --p99-under")
-    if plot:
-        from msal_deploy.bench.load_plot import check_plot_file
-
-        check_plot_file(plot)
     return LoadOptions(tuple(in_flight or ()), tuple(map(_finite, rates or ())), limit, arrivals, plot)
 
 

@@ -10,22 +10,6 @@ if TYPE_CHECKING:
     from msal_deploy.bundle import Bundle
 
 
-def check_plot(path: Path | None) -> None:
-    """Check the file of the plot, before minutes of work.
-
-    Raises:
-        BadInput: Its format is not supported, or it cannot be written.
-    """
-    from msal_deploy.bench.roofline_plot import FORMATS
-    from msal_deploy.files import output_file
-
-    if path is None:
-        return
-    if path.suffix not in FORMATS:
-        raise BadInput(f"{path.name} is not a supported image file", f"use the suffix {', '.join(FORMATS)}")
-    output_file(path)
-
-
 def bench_roofline(
     bundle: "Bundle",
     engines: Sequence[str] | None,
@@ -55,7 +39,6 @@ def bench_roofline(
     for name, values in (("--threads", threads), ("--batch", batch)):
         if len(values) > 1:
             raise BadInput(f"--roofline takes one {name}, got {', '.join(map(str, values))}", "leave out the others")
-    check_plot(plot)
     count = next(iter(batch), 1)
     report = measure_roofline(
         bundle,

@@ -48,6 +48,20 @@ def output(path: Path | None) -> Path | None:
     return path
 
 
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+
+
+def plot_file(path: Path | None) -> Path | None:
+    """Check the file of a plot, before minutes of work.
+
+    Raises:
+        BadInput: Its suffix is not that of a picture, or it cannot be written.
+    """
+    if path is not None and path.suffix.lower() not in PLOT_FORMATS:
+        raise BadInput(f"{path.name} is not a supported image file", f"use the suffix {', '.join(PLOT_FORMATS)}")
+    return output(path)
+
+
 def lock_output(context: typer.Context, out: Path) -> None:
     """Check the folder that a command adds its results to, and hold its lock until the command ends.
 
@@ -62,6 +76,10 @@ def lock_output(context: typer.Context, out: Path) -> None:
 
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the report as JSON to this file.", callback=output)
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", help="Also draw the results into this .png, .svg or .pdf file.", callback=plot_file),
 ]
 LabelFolder = Annotated[
     str | None,
