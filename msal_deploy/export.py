@@ -217,12 +217,14 @@ def comparison_shapes(network: nn.Module) -> list[tuple[int, int, int]]:
 
 
 def _bytes_per_pixel(network: nn.Module, side: int = 256) -> float:
-    """Return the size of the largest activation in bytes for each pixel of the image."""
+    """Return the size of the largest activation in bytes for each pixel of the image.
+
+    What goes into a module counts as well: no module returns a concatenation, which is the largest one of a U-Net.
+    """
     sizes: list[int] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor):
-            sizes.append(output.nbytes)
+        sizes.extend(value.nbytes for value in (*inputs, output) if isinstance(value, torch.Tensor))
 
     hooks = [module.register_forward_hook(note) for module in network.modules()]
     with torch.inference_mode():

@@ -79,22 +79,27 @@ def density_chart(values: NDArray[np.float64], extent: tuple[float, float], cell
     seen = np.isfinite(values)
     top = float(values[seen].max(initial=0.0)) or 1.0
     levels = np.where(seen, values / top * 255, 0).round().astype(np.uint8)
-    cells = np.where(seen[..., None], cv2.applyColorMap(levels, cv2.COLORMAP_MAGMA), EMPTY).astype(np.uint8)
+    cells = np.where(seen[..., None], _colours(levels), EMPTY).astype(np.uint8)
     scale = min((WIDTH - LEFT - 90) / extent[1], 640 / extent[0])  # user units for each mm
     height, width = extent[0] * scale, extent[1] * scale
-    x, strip = LEFT + width + 14, cv2.applyColorMap(np.arange(255, -1, -1, dtype=np.uint8)[:, None], cv2.COLORMAP_MAGMA)
+    x, levels = LEFT + width + 14, np.arange(255, -1, -1).astype(np.uint8)[:, None]
     clip = f'<clipPath id="slide"><rect x="{LEFT}" y="8" width="{width:.1f}" height="{height:.1f}"/></clipPath>'
     size = f'width="{values.shape[1] * cell * scale:.1f}" height="{values.shape[0] * cell * scale:.1f}"'
     parts = [
         clip,
         f'<g clip-path="url(#slide)">{_image(cells, f"""x="{LEFT}" y="8" {size}""")}</g>',
-        _image(strip, f'x="{x:.1f}" y="8" width="12" height="{height:.1f}"'),
+        _image(_colours(levels), f'x="{x:.1f}" y="8" width="12" height="{height:.1f}"'),
         *(_text(x + 18, 12 + height * (1 - tick / top), f"{tick:,.0f}", "start") for tick in ticks(top)),
         *(_text(LEFT - 8, 12 + tick * scale, f"{tick:g}", "end") for tick in ticks(extent[0])),
         *(_text(LEFT + tick * scale, 26 + height, f"{tick:g}", "middle") for tick in ticks(extent[1])),
         _text(LEFT + width / 2, height + 46, f"mm; nuclei per mm² in cells of {cell * 1000:.0f} µm", "middle"),
     ]
     return _svg(height + 56, parts)
+
+
+def _colours(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return uint8[h,w,3], BGR, of uint8[h,w]."""
+    return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_MAGMA), np.uint8)
 
 
 def ticks(end: float) -> list[float]:
