@@ -176,11 +176,12 @@ RUN_HERE = [line for line in LINES if exception_of(line) is None and line not in
 def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Use a small network and small images, and time for a shorter time; the commands stay as they are."""
     from msal_deploy import bench, data, export
-    from msal_deploy.bench import timing, tuning
+    from msal_deploy.bench import peaks, roofline_run, timing, tuning
     from msal_deploy.precision import calibration_tiles
     from msal_deploy.precision import run as precision
 
-    quick = {"size": (64, 64), "seconds": 0.01, "windows": 2, "rounds": 1, "in_process": True}
+    short = {"size": (64, 64), "seconds": 0.01, "windows": 2}
+    quick = {**short, "rounds": 1, "in_process": True}
     changes = {
         export: {"SIZES": ((64, 64),), "BATCHES": (2,)},
         calibration_tiles: {"SIDE": 128},
@@ -188,6 +189,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
         data: {"patches_of": partial(data.patches_of, size=64)},
         timing: {"MIN_RUNS": 1},
         tuning: {"BATCHES": (1,), "SCREENING_SECONDS": 0.01},
+        peaks: {"CHANNELS": 16, "SIDE": 8, "MEMORY_BYTES": 2**16},
+        roofline_run: {
+            "measure_roofline": fixing(short, roofline_run.measure_roofline),
+            "PROFILED_RUNS": 1,
+        },
         bench: {
             "bench": fixing(quick, bench.bench),
             "tune": fixing(quick, bench.tune),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cpu_results import BARE, INT8, LIMITS, TORCH, CpuResults
+from cpu_results import INT8, LIMITS, TORCH, CpuResults
 from matplotlib.figure import Figure
 
 from msal_deploy.files import atomic_file
@@ -17,7 +17,7 @@ def save_bars(results: CpuResults, path: Path) -> None:
     figure = Figure(figsize=(8, 1.2 + 0.42 * len(names)), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     medians = [results.p50(name) for name in names]
-    colours = [COLOURS["ours" if name in (INT8, BARE) else "network"] for name in names]
+    colours = [COLOURS["ours" if name == INT8 else "network"] for name in names]
     bars = axes.barh(names, medians, height=0.6, color=colours)
     labels = [f"{ms:.1f} ms, {results.speed_up(TORCH, name):.1f}×" for name, ms in zip(names, medians, strict=True)]
     # White boxes keep the labels readable if the line of a limit crosses them.

@@ -1,4 +1,4 @@
-"""The measurements of one run, the ratios and limits derived from them, and the claims that they support.
+"""The measurements of one run, the ratios and limits derived from them, and the claim that they support.
 
 A ratio is the median over the windows of the ratio within a window: timing is interleaved, so a temporary slowdown of
 the machine affects both sides.
@@ -8,22 +8,20 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal
 
-import limit
 import msgspec
 from rich import box
 from rich.console import Group
 from rich.table import Table
 
 from msal_deploy.bench import BenchReport, Timing, median_interval
+from msal_deploy.bench.peaks import convolution_name, operations
 
-TORCH, INT8, BARE = "torch:fp32", "openvino:int8", "openvino:int8, a bare loop"
-# Order of the table and of the timing: the bare loop comes right after openvino:int8.
+TORCH, INT8 = "torch:fp32", "openvino:int8"
 ENGINES = (TORCH, "onnxruntime:fp32", "onnxruntime:int8", "openvino:fp32", "openvino:bf16", INT8)
 OPTIONAL = ("openvino:bf16",)  # skipped if the CPU has no BF16 instructions
-LIMITS = {"int8": "convolutions, int8", "fp32": "convolutions, fp32"}
+LIMITS = {precision: convolution_name(precision) for precision in ("int8", "fp32")}
 
 SPEED_UP = 6.0  # relative to torch in eager mode
-OVERHEAD = 0.03  # relative to the bare loop
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -51,7 +49,6 @@ class CpuResults(msgspec.Struct, frozen=True, kw_only=True):
         threads: CPU threads of every measurement.
         operations: Operations of one image, by graph (``int8``, ``fp32``) and precision.
         timings: Latencies of one image by engine, and latencies of the limit's convolutions.
-        pairs: Latencies of the INT8 engine and the bare loop, alternating run by run.
         throughput: Results of the INT8 engine by batch and streams.
         left_out: Why an engine was not measured, by engine.
         environment: Description of the machine.
@@ -61,7 +58,6 @@ class CpuResults(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     operations: Mapping[str, Mapping[str, int]]
     timings: Mapping[str, Timing]
-    pairs: Mapping[str, Timing]
     throughput: BenchReport
     left_out: Mapping[str, str]
     environment: Mapping[str, Any]
@@ -74,7 +70,7 @@ class CpuResults(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fastest(self) -> str:
         """The engine with the lowest median latency."""
-        return min((name for name in self.engines if name != BARE), key=lambda name: self.p50(name))
+        return min(self.engines, key=self.p50)
 
     def p50(self, name: str) -> float:
         """Return the median latency in ms."""
@@ -94,25 +90,17 @@ class CpuResults(msgspec.Struct, frozen=True, kw_only=True):
 
     def rate(self, precision: str) -> float:
         """Return the rate of the large convolutions in operations per second."""
-        return limit.operations() * 1000 / median(self.timings[LIMITS[precision]].medians)
+        return operations() * 1000 / median(self.timings[LIMITS[precision]].medians)
 
     def _limits(self, graph: str) -> tuple[float, ...]:
         """Return the limit in each window in ms."""
         windows = zip(*(self.timings[name].medians for name in LIMITS.values()), strict=True)
-        return tuple(
-            limit.milliseconds(self.operations[graph], dict(zip(LIMITS, medians, strict=True))) for medians in windows
-        )
+        one_run = (dict(zip(LIMITS, medians, strict=True)) for medians in windows)
+        counts = self.operations[graph].items()
+        return tuple(sum(count * ms[p] / operations() for p, count in counts) for ms in one_run)
 
-    @property
-    def overheads(self) -> tuple[float, ...]:
-        """Latency of our engine relative to the bare loop, minus 1, for each pair."""
-        return tuple(ratio - 1 for ratio in _divide(self.pairs[INT8].medians, self.pairs[BARE].medians))
-
-    def claims(self) -> tuple[Claim, Claim]:
-        """Return the project's two claims about CPU engines."""
-        return self._speed_claim(), self._overhead_claim()
-
-    def _speed_claim(self) -> Claim:
+    def claim(self) -> Claim:
+        """Return the project's claim about the speed of its engines on a CPU."""
         torch = self.timings[TORCH].medians
         speed_ups = _divide(torch, self.timings[self.fastest].medians)
         low, high = median_interval(speed_ups)
@@ -125,18 +113,10 @@ class CpuResults(msgspec.Struct, frozen=True, kw_only=True):
             measured if verdict == "met" else f"{measured}; the INT8 limit allows {possible:.1f}×",
         )
 
-    def _overhead_claim(self) -> Claim:
-        low, high = median_interval(self.overheads)
-        return Claim(
-            f"{INT8} is within {OVERHEAD:.0%} of a bare loop over the same graph",
-            "met" if high <= OVERHEAD else "not met" if low > OVERHEAD else "not settled",
-            f"{median(self.overheads):+.1%} (about 95%: {low:+.1%} to {high:+.1%})",
-        )
-
     def messages(self) -> tuple[str, ...]:
-        """Return the claims, the limits, and the engines that were left out, one message each."""
+        """Return the claim, the limits, and the engines that were left out, one message each."""
         return (
-            *map(str, self.claims()),
+            str(self.claim()),
             *(self._about_limit(graph) for graph in LIMITS),
             *(f"{engine} was not measured: {why}" for engine, why in self.left_out.items()),
         )
@@ -157,12 +137,11 @@ class CpuResults(msgspec.Struct, frozen=True, kw_only=True):
             "operations": msgspec.to_builtins(self.operations),
             "timings": {name: timing.to_json() for name, timing in self.timings.items()},
             "speed_up": {name: self.speed_up(TORCH, name) for name in self.engines},
-            "convolution_operations": limit.operations(),
+            "convolution_operations": operations(),
             "operations_per_s": {precision: self.rate(precision) for precision in LIMITS},
             "limit_ms": {graph: self.limit_ms(graph) for graph in LIMITS},
             "times_the_limit": {graph: self.over_limit(f"openvino:{graph}", graph) for graph in LIMITS},
-            "overhead": {"median": median(self.overheads), "interval": list(median_interval(self.overheads))},
-            "claims": msgspec.to_builtins(self.claims()),
+            "claims": [msgspec.to_builtins(self.claim())],
             "throughput": self.throughput.to_json()["results"],
             "left_out": dict(self.left_out),
             "environment": dict(self.environment),

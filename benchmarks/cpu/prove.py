@@ -33,7 +33,7 @@ def run(
         Path | None, typer.Option("--plot", help="Also draw the results into this file (PNG, SVG or PDF).")
     ] = None,
 ) -> None:
-    """Time every CPU engine, a bare OpenVINO loop and the limit of this machine in one run, and check the claims.
+    """Time every CPU engine and the limit of this machine in one run, and check the claim.
 
     A claim that is not met is reported and is not an error, because it depends on the CPU.
 

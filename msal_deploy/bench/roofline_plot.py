@@ -35,8 +35,8 @@ def save_roofline(report: RooflineReport, path: Path) -> None:
     height, width = report.size
     title = f"{report.environment['processor']}, {report.threads} threads, {report.batch} × {height} × {width} px"
     axes.set_title(title, loc="left", fontsize=10)
-    legend = axes.legend(loc="lower right", frameon=False, fontsize=9)
-    for dot in legend.legend_handles[: len(_drawn(report))]:
+    dots: list[Any] = axes.legend(loc="lower right", frameon=False, fontsize=9).legend_handles
+    for dot in dots[: len(_drawn(report))]:
         dot.set_sizes([40])
     with atomic_file(path) as temporary:
         figure.savefig(temporary)
