@@ -35,7 +35,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 def wait_of(arrivals: np.ndarray, starts: np.ndarray, ends: np.ndarray, seconds: float) -> Wait:
-    """Compare the waits of requests (all in seconds, in order of arrival) with the prediction for their service times."""
+    """Compare the waits of requests (times in seconds, in order of arrival) with what their service times predict."""
     waits, services = (starts - arrivals) * 1000, ends - starts
     means = np.array([part.mean() for part in np.array_split(waits, BATCHES)])
     margin = 2.093 * means.std(ddof=1) / BATCHES**0.5  # Student's t with 19 degrees of freedom
@@ -57,9 +57,9 @@ def run(
 ) -> None:
     """Measure the closed loop beside `bench`, and the waits in open loops beside their prediction."""
     opened, shape = Bundle(bundle), (size, size)
-    timed = bench(opened, [engine], batches=(1,), size=shape, seconds=seconds / 20, windows=2)
+    timed = bench(opened, [engine], batches=(1,), size=shape, seconds=seconds / 20, windows=4, rounds=1)
     closed = load_test(opened, [engine], in_flight=[1], size=shape, seconds=seconds / 2)
-    again = bench(opened, [engine], batches=(1,), size=shape, seconds=seconds / 20, windows=2)
+    again = bench(opened, [engine], batches=(1,), size=shape, seconds=seconds / 20, windows=4, rounds=1)
     expected = [one.results[0].timing.latency_ms["mean"] for one in (timed, again)]
     latency = closed.results[0].latency_ms["mean"]
     print(f"bench: mean {expected[0]:.2f} and {expected[1]:.2f} ms; closed loop, 1 in flight: mean {latency:.2f} ms")
@@ -72,7 +72,7 @@ def run(
         waits.append(wait := wait_of(arrivals, starts, ends, result.seconds))
         print(
             f"{wait.rate:.2f} requests/s, {wait.requests} of them, busy {wait.utilisation:.0%}: mean wait "
-            f"{wait.measured_ms:.1f} ms ({wait.low_ms:.1f} to {wait.high_ms:.1f}), predicted {wait.predicted_ms:.1f} ms; "
+            f"{wait.measured_ms:.1f} ms ({wait.low_ms:.1f} to {wait.high_ms:.1f}), predicted {wait.predicted_ms:.1f}; "
             f"generator {result.generator_cores:.2%} of a core"
         )
     if json:
