@@ -15,6 +15,7 @@ import typer
 from msal_deploy.bench import bench, load_test
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli.terminal import command_line, run_command_line
+from msal_deploy.errors import BadInput
 from msal_deploy.files import write_json
 
 BATCHES = 20  # of successive requests: their means are nearly independent
@@ -36,6 +37,8 @@ class Wait(msgspec.Struct, frozen=True):
 
 def wait_of(arrivals: np.ndarray, starts: np.ndarray, ends: np.ndarray, seconds: float) -> Wait:
     """Compare the waits of requests (times in seconds, in order of arrival) with what their service times predict."""
+    if len(arrivals) < 2 * BATCHES:
+        raise BadInput(f"{len(arrivals)} requests are too few to estimate a mean wait", "use more --seconds")
     waits, services = (starts - arrivals) * 1000, ends - starts
     means = np.array([part.mean() for part in np.array_split(waits, BATCHES)])
     margin = 2.093 * means.std(ddof=1) / BATCHES**0.5  # Student's t with 19 degrees of freedom
