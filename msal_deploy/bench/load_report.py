@@ -33,10 +33,10 @@ class LoadReport(msgspec.Struct, frozen=True):
     interrupted: bool = False
 
     @property
-    def best(self) -> LoadResult | None:
-        """Of all searches, the confirmed load with the most images per second; None if no setting meets the limit."""
-        found = [search.best for search in self.searches if search.best]
-        return max(found, key=lambda one: one.images_per_s) if found else None
+    def best(self) -> RateSearch | None:
+        """The search that found the most images per second; None if no setting meets the limit."""
+        found = [search for search in self.searches if search.best]
+        return max(found, key=lambda search: search.images_per_s) if found else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -44,7 +44,7 @@ class LoadReport(msgspec.Struct, frozen=True):
             "schema": SCHEMA,
             "results": [one.to_json() for one in self.results],
             "searches": [one.to_json() for one in self.searches],
-            "best": self.best.to_json() if self.best else None,
+            "best": self.best.best.to_json() if self.best and self.best.best else None,
             "failed": [one.to_json() for one in self.failed],
             "interrupted": self.interrupted,
             "environment": self.environment,
@@ -63,7 +63,12 @@ class LoadReport(msgspec.Struct, frozen=True):
         messages = [remark for one in self.results for remark in one.remarks()]
         messages += [search.message() for search in self.searches]
         if len(self.searches) > 1 and self.best:
-            messages.append(f"Highest throughput: {self.best.images_per_s:.4g} images/s with {self.best.code}.")
+            batch = self.best.alone.batch
+            requests = "one image" if batch == 1 else f"{batch} images"
+            code = self.best.alone.code
+            messages.append(
+                f"Highest throughput: {self.best.images_per_s:.4g} images/s with {code} and {requests} per request."
+            )
         messages += [f"{one.setting.engine}, batch {one.setting.batch}, failed: {one.error}" for one in self.failed]
         return messages + ["Interrupted: these are the results until then."] * self.interrupted
 

@@ -41,6 +41,11 @@ class RateSearch(msgspec.Struct, frozen=True):
         confirmed = [one for one in self.confirmations if meets(one, self.limit_ms)]
         return confirmed[-1] if confirmed else None
 
+    @property
+    def images_per_s(self) -> float:
+        """Images per second at the confirmed rate; 0 if there is none."""
+        return self.best.batch * (self.best.load.rate or 0.0) if self.best else 0.0
+
     def message(self) -> str:
         """Return the answer in a sentence or two."""
         alone, limit = self.alone, f"{self.limit_ms:g} ms"
@@ -54,7 +59,7 @@ class RateSearch(msgspec.Struct, frozen=True):
             return f"{name}: interrupted before the first rate was tried."
         if self.best is None:
             return self._failure(name, limit)
-        return _answer(name, limit, self.best)
+        return self._answer(name, limit, self.best)
 
     def _failure(self, name: str, limit: str) -> str:
         lowest = min(self.trials, key=lambda one: one.load.rate or 0.0)
@@ -71,10 +76,21 @@ class RateSearch(msgspec.Struct, frozen=True):
             f"already {lowest.load} have a p99 of {lowest.latency_ms['p99']:.1f} ms."
         )
 
+    def _answer(self, name: str, limit: str, best: LoadResult) -> str:
+        p99, bound = best.latency_ms["p99"], best.p99_at_most_ms
+        evidence = ", too few for a confidence bound"
+        if bound is not None:
+            evidence = f"; if requests were independent, at most {bound:.1f} ms with 95% confidence"
+        return (
+            f"{name}: {best.load} ({self.images_per_s:.4g} images/s) stay under {limit}: p99 {p99:.1f} ms in "
+            f"{len(best.counted)} requests{evidence}."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the search as JSON types."""
         return {
             "p99_under_ms": self.limit_ms,
+            "images_per_s": self.images_per_s,
             "best": self.best.to_json() if self.best else None,
             "message": self.message(),
             "alone": self.alone.to_json(),
@@ -82,19 +98,6 @@ class RateSearch(msgspec.Struct, frozen=True):
             "trials": [one.to_json() for one in self.trials],
             "confirmations": [one.to_json() for one in self.confirmations],
         }
-
-
-def _answer(name: str, limit: str, best: LoadResult) -> str:
-    p99, bound = best.latency_ms["p99"], best.p99_at_most_ms
-    evidence = (
-        f"; if requests were independent, at most {bound:.1f} ms with 95% confidence"
-        if bound is not None
-        else ", too few for a confidence bound"
-    )
-    return (
-        f"{name}: {best.load} ({best.images_per_s:.4g} images/s) stay under {limit}: p99 {p99:.1f} ms in "
-        f"{len(best.counted)} requests{evidence}."
-    )
 
 
 def meets(result: LoadResult, limit_ms: float) -> bool:
