@@ -16,10 +16,15 @@ vary too much, the result is flagged as unstable; speed-ups have an interval.
 `timing`   `time_interleaved`: interleaved timing of any calls
 `ratios`   `speed_up`: a ratio of latencies with its interval
 `results`  `Setting`, `BenchResult` and `BenchReport`; `table` is its table
+`formats`  `read_report`: a report from JSON; CSV and Markdown
+`compare`  `compare`: what got slower since an earlier report, beyond noise
+`suite`    `read_suite`: the options of a run as a TOML file
 `machine`  `describe_machine`: the machine that the results hold for; `sensors`
 =========  =========================================================================
 """
 
+from msal_deploy.bench.compare import Comparison, compare
+from msal_deploy.bench.formats import SavedReport, read_report
 from msal_deploy.bench.inputs import image_sets
 from msal_deploy.bench.machine import describe_machine
 from msal_deploy.bench.ratios import Ratio, speed_up
@@ -33,15 +38,19 @@ __all__ = [
     "MIN_RUNS",
     "BenchReport",
     "BenchResult",
+    "Comparison",
     "Failure",
     "Ratio",
+    "SavedReport",
     "Setting",
     "Timing",
     "TuneReport",
     "bench",
+    "compare",
     "describe_machine",
     "image_sets",
     "median_interval",
+    "read_report",
     "speed_up",
     "time_interleaved",
     "tune",

@@ -261,6 +261,7 @@ def _other_machine(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Return how two machines differ in what ratios depend on; empty if they do not."""
     pairs = {
         "processor": (old.get("processor"), new.get("processor")),
+        "instructions": (old.get("instructions"), new.get("instructions")),  # clouds hide the model of a processor
         "GPUs": (old.get("gpus"), new.get("gpus")),
         "threads": (default_threads(old), default_threads(new)),
     }

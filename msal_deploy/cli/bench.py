@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from msal_deploy.cli.bench_compare import CsvFile, MarkdownFile, OldReport, SuiteName, judge, read_old, write_tables
 from msal_deploy.cli.options import BundlePath, Json, Seconds, parse_size
 from msal_deploy.errors import BadInput, GateFailed, MissingRequirement
 
@@ -63,6 +64,10 @@ def bench(
         bool, typer.Option("--in-process", help="Open all engines in one process, for debugging.")
     ] = False,
     json: Json = None,
+    csv: CsvFile = None,
+    markdown: MarkdownFile = None,
+    compare: OldReport = None,
+    suite: SuiteName = None,
 ) -> None:
     """Time engines end to end, from image to probability in memory: p50, p90, p99 and images per second.
 
@@ -72,6 +77,8 @@ def bench(
     Example: msal-deploy bench bundle --engine openvino:int8 --threads 1 --threads 2 --batch 1 --batch 8
 
     Example: msal-deploy bench bundle --engine all --baseline torch:fp32 --json bench.json
+
+    Example: msal-deploy bench bundle --suite cpu --compare bench.json --markdown bench.md
     """
     from msal_deploy import bench as stage
     from msal_deploy.bundle import Bundle
@@ -84,6 +91,8 @@ def bench(
     opened = Bundle(bundle)
     engines = _add_fp32_baselines(_engines(opened, engine))
     extent = parse_size(size)
+    old = read_old(compare, baseline or engines[0], extent, tune=tune)
+    show = partial(_show, json=json, csv=csv, markdown=markdown)
     report: BenchReport
     common: dict[str, Any] = {
         "size": extent,
@@ -94,7 +103,7 @@ def bench(
     }
     if tune:
         report = stage.tune(opened, engines, **common, progress=True)
-        _show(report, json)
+        show(report)
     else:
         report = stage.bench(
             opened,
@@ -104,12 +113,13 @@ def bench(
             threads=threads or (None,),
             streams=streams or (1,),
             images=images,
-            required=engine is not None and ALL not in engine,
-            on_interrupt=partial(_show, json=json),
+            required=engine is not None and ALL not in engine and suite is None,
+            on_interrupt=show,
             progress=True,
             **common,
         )
-        _show(report, json)
+        show(report)
+    judge(old, report)
     _require_all(report)
 
 
@@ -125,14 +135,15 @@ def _engines(bundle: "Bundle", named: list[str] | None) -> list[str]:
     return list(dict.fromkeys([*(one for one in named if one != ALL), *(e for e in all_engines() if e not in needs)]))
 
 
-def _show(report: "BenchReport", json: Path | None) -> None:
-    """Write the JSON, then print the table and what else there is to say."""
+def _show(report: "BenchReport", json: Path | None, csv: Path | None, markdown: Path | None) -> None:
+    """Write the files, then print the table and what else there is to say."""
     from rich.console import Console
 
     from msal_deploy.files import write_json
 
     if json:
         write_json(json, report.to_json())
+    write_tables(report, csv, markdown)
     console = Console()
     console.print(report.table())
     console.print(*report.messages(), sep="\n", highlight=False, markup=False, soft_wrap=True)

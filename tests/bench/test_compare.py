@@ -162,6 +162,7 @@ def test_engines_of_only_one_report_are_named_and_fail_nothing():
     [
         ({"processor": "Other CPU"}, "processor Some CPU then, Other CPU now"),
         ({"gpus": ["A GPU"]}, "GPUs none then, A GPU now"),
+        ({"instructions": ["avx2"]}, "instructions unknown then, avx2 now"),
         ({"threads": {"default": 4}}, "threads 2 then, 4 now"),
         ({"processor": None, "gpus": ["A", "B"]}, "processor Some CPU then, unknown now; GPUs none then, A, B now"),
     ],
