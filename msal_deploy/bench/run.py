@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from msal_deploy.bench.checks import check_options, require_all, split_by_plan, valid_settings
 from msal_deploy.bench.machine import MachineWatch
-from msal_deploy.bench.measure import Measurement, Plan
+from msal_deploy.bench.measure import Measurement, Plan, group_settings
 from msal_deploy.bench.results import BenchReport, Failure, Setting
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import MissingRequirement
@@ -84,7 +84,8 @@ def bench(
         settings, unavailable = _available(bundle, settings, size)
     report = partial(_report, baseline=baseline or settings[0].engine, unavailable=unavailable, required=required)
     watch = MachineWatch()
-    measurement = measure(bundle, settings, plan, lambda part: on_interrupt(report(part, watch.stop(), True)), progress)
+    groups = group_settings(settings)
+    measurement = measure(bundle, groups, plan, lambda part: on_interrupt(report(part, watch.stop(), True)), progress)
     return report(measurement, watch.stop(), False)
 
 
@@ -101,20 +102,20 @@ def _available(
 
 def measure(
     bundle: Bundle,
-    settings: Sequence[Setting],
+    groups: Sequence[Sequence[Setting]],
     plan: Plan,
     on_interrupt: Callable[[Measurement], object] = lambda _: None,
     progress: bool = False,
     label: str = "bench",
 ) -> Measurement:
-    """Time settings, and show how far it is.
+    """Time groups of settings, and show how far it is.
 
     Raises:
         DeployError: Nothing could be measured; it is the error of the first engine.
     """
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(label, total=plan.rounds * plan.windows * len(settings))
-        measurement = Measurement(bundle, settings, plan, partial(bar.advance, task))
+        task = bar.add_task(label, total=plan.rounds * plan.windows * sum(map(len, groups)))
+        measurement = Measurement(bundle, groups, plan, partial(bar.advance, task))
         try:
             measurement.run()
         except (KeyboardInterrupt, SystemExit):

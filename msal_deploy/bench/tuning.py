@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from msal_deploy.bench.checks import check_options, require_all, supports_streams
 from msal_deploy.bench.machine import MachineWatch
-from msal_deploy.bench.measure import Plan
+from msal_deploy.bench.measure import Plan, group_settings
 from msal_deploy.bench.results import BenchReport, BenchResult, Setting
 from msal_deploy.bench.run import ROUNDS, SECONDS, WINDOWS, measure
 from msal_deploy.bundle import Bundle
@@ -104,8 +104,8 @@ def tune(
     require_all(bundle, settings, size)
     watch = MachineWatch()
     short = replace(plan, seconds=min(seconds, SCREENING_SECONDS), windows=2, rounds=1, min_runs=1)
-    screening = measure(bundle, settings, short, progress=progress, label="screening")
-    finals = measure(bundle, _finalists(screening.results), plan, progress=progress, label="finals")
+    screening = measure(bundle, group_settings(settings), short, progress=progress, label="screening")
+    finals = measure(bundle, [_finalists(screening.results)], plan, progress=progress, label="finals")
     failures = screening.failures + finals.failures
     return TuneReport(finals.results, watch.stop(), failed=failures, screened=screening.results)
 

@@ -284,7 +284,8 @@ def test_engines_are_opened_by_id(small_bundle):
 
 def bench_cli(machine: Machine, tmp_path: Path, *engines: str) -> tuple[Result, list[str]]:
     words = [word for engine in engines for word in ("--engine", engine)]
-    words += ["--batch", "1", "--size", "64", "--seconds", "0.01", "--windows", "2", "--json", str(tmp_path / "bench")]
+    words += ["--batch", "1", "--size", "64", "--seconds", "0.01", "--rounds", "1", "--in-process"]
+    words += ["--json", str(tmp_path / "bench")]
     result = CliRunner().invoke(app, ["bench", str(machine.bundle.path), *words])
     timed = json.loads((tmp_path / "bench").read_text())["results"] if result.exit_code == 0 else []
     return result, [one["engine"] for one in timed]
