@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CPP_PACKAGES := ccache g++ libcli11-dev libjpeg-dev libpng-dev libssl-dev libtiff-dev
 
-.PHONY: demo test check mutants soak fuzz audit sbom cpp-needs browser-needs .venv-triton .venv-bioimageio .venv-fuzz .venv-audit clean
+.PHONY: demo test check bench bench-reference mutants soak fuzz audit sbom cpp-needs browser-needs .venv-triton .venv-bioimageio .venv-fuzz .venv-audit clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready
@@ -21,6 +21,24 @@ check: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Are the ratios that matter what they were? Under five minutes on two cores, and some more the first time, for the bundle.
+# Exit 1 if one got worse beyond noise on the processor of the reference; on another one, nothing is judged.
+GUARD := build/bench/bundle --suite guard --json
+REFERENCE = $(lastword $(sort $(wildcard benchmarks/results/*-bench-guard.json)))
+bench: build/bench/bundle/manifest.json
+	$(BIN)/msal-deploy bench $(GUARD) build/bench/guard.json $(addprefix --compare ,$(REFERENCE))
+
+# Write a new reference, on an idle machine; DEVICE is part of its name.
+DEVICE ?= $(error name the machine: make bench-reference DEVICE=epyc-2-cores)
+bench-reference: build/bench/bundle/manifest.json
+	$(BIN)/msal-deploy bench $(GUARD) benchmarks/results/$$(date +%F)-$(DEVICE)-bench-guard.json
+	$(BIN)/python benchmarks/tables.py
+
+# The shipped weights. INT8 is calibrated on synthetic images: that suffices for its speed, not for its accuracy.
+build/bench/bundle/manifest.json: .venv/.ready msal_deploy/weights/msal-net-r34.safetensors msal_deploy/export.py
+	test -e build/bench/data/SHA256SUMS || $(BIN)/msal-deploy data synthesize build/bench/data
+	$(BIN)/msal-deploy export --out build/bench/bundle --int8 --calibration build/bench/data
 
 # Do the tests notice a fault in a reported number? Half an hour on two cores: see benchmarks/mutants/README.md.
 mutants: .venv/.ready

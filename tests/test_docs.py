@@ -649,7 +649,13 @@ def test_figures_of_the_light_network_are_what_was_measured() -> None:
     for point in front["points"]:
         ratio, delta = point["speed_up"]["ratio"], f"{point['delta']:+.4f}".replace("-", "−")
         lower = f"{point['lower']:+.4f}".replace("-", "−")
-        cells = (point["network"], point["engine"], f"{point['p50_ms']:.0f} ms", f"{ratio:.1f}×", f"{point['dice']:.4f}")
+        cells = (
+            point["network"],
+            point["engine"],
+            f"{point['p50_ms']:.0f} ms",
+            f"{ratio:.1f}×",
+            f"{point['dice']:.4f}",
+        )
         row = "| `{}` | `{}` | {} | {} | {} |".format(*cells)
         assert f"{row} {delta} | {lower} |" in text_of("docs/light.md").replace("*", ""), point
 

@@ -18,10 +18,15 @@ vary too much, the result is flagged as unstable; speed-ups have an interval.
 `load`     the stage `load_test`: closed and open loops; `load_loop`, `load_server`, `load_search`, `load_results`,
            `load_report` and `load_plot` are its parts
 `results`  `Setting`, `BenchResult` and `BenchReport`; `table` is its table
+`formats`  `read_report`: a report from JSON; CSV and Markdown
+`compare`  `compare`: what got slower since an earlier report, beyond noise
+`suite`    `read_suite`: the options of a run as a TOML file
 `machine`  `describe_machine`: the machine that the results hold for; `sensors`
 =========  =========================================================================
 """
 
+from msal_deploy.bench.compare import Comparison, compare
+from msal_deploy.bench.formats import SavedReport, read_report
 from msal_deploy.bench.inputs import image_sets
 from msal_deploy.bench.load import load_test
 from msal_deploy.bench.load_plot import plot_load
@@ -38,18 +43,22 @@ __all__ = [
     "MIN_RUNS",
     "BenchReport",
     "BenchResult",
+    "Comparison",
     "Failure",
     "LoadReport",
     "Ratio",
+    "SavedReport",
     "Setting",
     "Timing",
     "TuneReport",
     "bench",
+    "compare",
     "describe_machine",
     "image_sets",
     "load_test",
     "median_interval",
     "plot_load",
+    "read_report",
     "speed_up",
     "time_interleaved",
     "tune",

@@ -17,6 +17,17 @@ BLOCKS = {
     "channel_attention": "channel attention",
     "boundary_refinement": "boundary refinement",
 }
+LABELS = {  # of the machine, where the key with spaces would not do
+    "gpus": "GPUs",
+    "memory_gib": "memory GiB",
+    "memory_limit_gib": "memory limit, GiB",
+    "busy_before": "share of the cores that was busy before",
+    "clock_mhz": "clock, MHz",
+    "temperature_c": "temperature, °C",
+    "power_w": "power, W",
+    "gpu_temperature_c": "GPU temperature, °C",
+    "gpu_power_w": "GPU power, W",
+}
 
 
 def facts(report: Report) -> dict[str, str]:
@@ -67,14 +78,11 @@ def _other_weights(also: Sequence[Json]) -> dict[str, str]:
 def environment(manifest: Json, bench: Json | None) -> dict[str, str]:
     """Return the machine of the benchmark and the versions that exported the bundle, as label -> text."""
     measured = {key: value for key, value in (bench["environment"] if bench else {}).items() if value is not None}
-    rows = {
-        key.replace("_", " ").replace("gib", "GiB").replace("gpus", "GPUs"): _plain(value)
-        for key, value in measured.items()
-    }
+    rows = {LABELS.get(key, key.replace("_", " ")): _plain(value) for key, value in measured.items()}
     return rows | {"versions that exported the bundle": _plain(manifest["versions"])}
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {text}" for key, text in value.items()) or "none"
+        return ", ".join(f"{key} {text}" for key, text in value.items() if text is not None) or "none"
     return (", ".join(str(item) for item in value) or "none") if isinstance(value, list | tuple) else str(value)

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import groupby
 from typing import Any
 
 from msal_deploy import __version__, metrics
 from msal_deploy.files import StrPath, atomic_file
-from msal_deploy.report import evidence_plots, formatting, plots
+from msal_deploy.report import bench_plots, evidence_plots, formatting, plots
 from msal_deploy.report import gallery as pictures
 from msal_deploy.report.evidence import (
     BUDGET_MARKS,
@@ -21,6 +20,7 @@ from msal_deploy.report.facts import environment, facts
 from msal_deploy.report.formatting import Json
 from msal_deploy.report.gallery import GalleryPatch
 from msal_deploy.report.inputs import JsonObject, Report
+from msal_deploy.report.latency import bench_notes, latency_rows, optional_columns, with_names
 from msal_deploy.report.precision import precision_section
 from msal_deploy.report.tradeoff import PARETO_OPTIMAL, accuracy_latency, references_text
 from msal_deploy.report.verdict import mark, verdict
@@ -83,7 +83,7 @@ def render(report: Report) -> str:
     Raises:
         Exception: A part of the report has not the form that its stage gives it.
     """
-    validation, bench = report.validation, _with_names(report.bench) if report.bench else None
+    validation, bench = report.validation, with_names(report.bench) if report.bench else None
     validations = {report.weights: validation} if validation else {}
     validations |= {one["weights"]: one["validate"] for one in report.also if validation}
     rows = _tradeoff(report) if validation and bench else []
@@ -100,7 +100,9 @@ def render(report: Report) -> str:
         protocols=protocol_rows(protocols),
         protocol_range=protocol_range(protocols) if protocols else "",
         bench=bench,
-        latencies=_latencies(bench) if bench else [],
+        latencies=latency_rows(bench) if bench else [],
+        latency_columns=optional_columns(bench) if bench else [],
+        bench_notes=bench_notes(bench) if bench else [],
         tradeoff=rows,
         untimed=_untimed(validations, rows),
         references=references_text(validation["reference"], report.weights) if validation and report.also else "",
@@ -173,28 +175,11 @@ def _untimed(validations: Mapping[str, Json], rows: Sequence[Json]) -> list[str]
     ]
 
 
-def _with_names(bench: Json) -> Json:
-    """Return the report with a distinct ``name`` for each result."""
-    results = bench["results"]
-    names = formatting.result_names(results)
-    return {**bench, "results": [{**row, "name": name} for row, name in zip(results, names, strict=True)]}
-
-
-def _latencies(bench: Json) -> list[dict[str, Any]]:
-    """Return the results with their speed-up over the first engine at the same batch."""
-    rows = []
-    for _, group in groupby(bench["results"], key=lambda row: row["batch"]):
-        first, *others = group
-        rows += [
-            {**row, "speed_up": first["latency_ms"]["p50"] / row["latency_ms"]["p50"], "leads": row is first}
-            for row in (first, *others)
-        ]
-    return rows
-
-
 def _figures(report: Report, bench: Json | None) -> dict[str, str]:
     return {
         "latency": plots.latency_plot(bench) if bench else "",
+        "speed_up": bench_plots.speed_up_plot(bench) if bench else "",
+        "windows": bench_plots.windows_plot(bench) if bench else "",
         "training": plots.training_plot(report.training) if report.training else "",
     }
 
