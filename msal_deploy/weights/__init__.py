@@ -13,6 +13,7 @@ LIGHT = "msal-net-light"  # half the time of msal-net-r34 in INT8 on a CPU
 SHA256 = {
     "msal-net-r34": "27b7d36f4ee6b88af27f53dabf2b2ccc8cbe14324b0e7ec34adb5be96d2385f5",
     "msal-net-r18": "1913ccb2836eab263e90dae7cacefb6398febd8f8a529d6489e9c7a40da96883",
+    "msal-net-light": "6d80143d321ab967a82a1c6dc5eb87a302cf5803087df4ad9bb404615b964a65",
 }
 
 

@@ -115,7 +115,7 @@ def test_an_engine_that_fails_now_is_slower_than_any(call, old, stage):
     [
         (["--baseline", "openvino:int8"], "add --baseline torch:fp32"),
         (["--size", "256"], "add --size 512x512"),
-        (["--tune"], "--compare cannot be combined with --tune"),
+        (["--tune"], "--tune cannot be combined with --compare"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_timed(call, old, stage, options, said):

@@ -494,8 +494,3 @@ def test_the_plot_shows_each_setting_and_hollow_marks_where_it_is_not_steady(rep
     text = (tmp_path / "load.svg").read_text()
     for label in ("openvino:int8, batch 1, closed loop", "openvino:int8, batch 1, 2 streams, open loop"):
         assert f"<!-- {label}, p99 -->" in text
-
-
-def test_a_plot_in_another_format_is_refused(report, tmp_path):
-    with pytest.raises(BadInput, match=r"ends in .png, .svg or .pdf .*; did you mean 'png'\?"):
-        plot_load(report, tmp_path / "load.jpng")

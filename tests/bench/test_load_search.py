@@ -178,11 +178,11 @@ def test_what_is_not_a_time_is_refused(text):
     [
         (("--p99-under", "20 parsecs"), "'20 parsecs' is not a time"),
         (("--p99-under", "20ms", "--rate", 5), "--p99-under cannot be combined with --in-flight or --rate"),
-        (("--rate", 5, "--tune"), "--tune cannot be combined with --in-flight, --rate or --p99-under"),
+        (("--rate", 5, "--tune"), "--tune cannot be combined with --rate"),
         (("--rate", "nan"), "--rate"),
         (("--in-flight", 0), "--in-flight"),
-        (("--in-flight", 1, "--plot", "load.jpg"), "ends in .png, .svg or .pdf"),
-        (("--plot", "load.png"), "--plot needs --in-flight, --rate or --p99-under"),
+        (("--in-flight", 1, "--plot", "load.jpg"), "load.jpg is not a supported image file"),
+        (("--plot", "load.png"), "--plot needs --in-flight, --rate, --p99-under or --roofline"),
         (("--in-flight", 1, "--arrivals", "never"), "--arrivals"),
     ],
 )

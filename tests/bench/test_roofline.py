@@ -331,10 +331,10 @@ def test_command_writes_json_and_plot(tiny: Bundle, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--roofline", "--tune"), "cannot be combined with --tune"),
+        (("--roofline", "--tune"), "--tune cannot be combined with --roofline"),
         (("--roofline", "--batch", 1, "--batch", 4), "takes one --batch, got 1, 4"),
         (("--roofline", "--plot", "x.gif"), "x.gif is not a supported image file"),
-        (("--plot", "x.png"), "add --roofline"),
+        (("--plot", "x.png"), "--plot needs --in-flight"),
         (("--roofline", "--size", "500"), "480 or 512"),
         (("--roofline", "-e", "openvinx:int8"), "did you mean 'openvino'"),
         (("--roofline", "-e", "triton:http://localhost:9/msal-net"), "None of the engines can be measured"),
