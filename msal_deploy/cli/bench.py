@@ -109,7 +109,7 @@ def bench(
 
         bench_roofline(
             opened,
-            engine,
+            _engines(opened, engine),
             threads=threads or (),
             batch=batch or (),
             size=extent,
@@ -147,6 +147,7 @@ def bench(
             windows=windows,
             rounds=rounds,
             in_process=in_process,
+            on_interrupt=show,
             progress=True,
         )
         show(tuned)
