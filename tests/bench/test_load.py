@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from pathlib import Path
+from time import perf_counter, perf_counter_ns
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from msal_deploy.bench.load_loop import Request, Served, arrival_times, closed_l
 from msal_deploy.bench.load_plot import plot_load
 from msal_deploy.bench.load_report import LoadReport
 from msal_deploy.bench.load_results import Load, LoadResult, percentile_bound
+from msal_deploy.bench.results import Setting
 from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
@@ -341,7 +343,28 @@ class Interrupted(Steady):
         return super()._infer(images)
 
 
-ENGINES = {"steady:fp32": Steady, "dies:fp32": Dies, "interrupted:fp32": Interrupted}
+class Remote(Engine):
+    """An engine on a server: its first calls under load return when three of them are in it at the same time."""
+
+    runtime = "remote"
+    inside, together = [], threading.Event()
+
+    def _open(self):
+        CALLS.append("opened")
+
+    def _infer(self, images):
+        if threading.current_thread() is not threading.main_thread():  # not the warm-up
+            self.inside.append(images)
+            if len(self.inside) == 3:
+                self.together.set()
+            assert self.together.wait(60)
+        return np.zeros((len(images), 1, *images.shape[1:3]), np.float32)
+
+    def _close(self):
+        CALLS.append("closed")
+
+
+ENGINES = {"remote:fp32": Remote, "steady:fp32": Steady, "dies:fp32": Dies, "interrupted:fp32": Interrupted}
 
 
 def open_fake(bundle, name, threads=None, streams=1):
@@ -381,6 +404,23 @@ def test_an_engine_that_dies_is_named_and_the_others_results_are_kept():
     assert [(one.setting.engine, one.setting.batch) for one in report.failed] == [("dies:fp32", 1)]
     assert "dies:fp32, batch 1, failed: the GPU is lost; reset it" in report.messages()
     assert CALLS.count("opened") == CALLS.count("closed") == 2
+
+
+def test_a_server_has_a_connection_for_each_request_in_flight(monkeypatch):
+    monkeypatch.setattr(Remote, "inside", [])
+    monkeypatch.setattr(Remote, "together", threading.Event())
+    monkeypatch.setattr(load_loop, "perf_counter_ns", perf_counter_ns)
+    monkeypatch.setattr(load_server, "perf_counter", perf_counter)
+    monkeypatch.setattr(load_server, "is_on_a_server", lambda engine: True)
+    report = load_test(BUNDLE, ["remote:fp32"], in_flight=[3, 2], size=(32, 32), seconds=0.001)
+    assert CALLS == ["opened"] * 3 + ["closed"] * 3
+    assert [len(one.counted) >= 5 for one in report.results] == [True, True]
+
+
+def test_an_open_loop_of_a_server_has_a_fixed_number_of_connections(monkeypatch):
+    monkeypatch.setattr(load_server, "is_on_a_server", lambda engine: True)
+    opened = load_server.Server(BUNDLE, Setting(engine="steady:fp32", batch=1), (), load_server.CONNECTIONS)
+    assert opened.places == 32
 
 
 def test_the_error_of_the_only_engine_is_raised():
