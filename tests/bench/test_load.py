@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from interrupt import ctrl_c
 from rich.console import Console
+from scipy.special import bdtr
 
 from msal_deploy.bench import load_loop, load_server
 from msal_deploy.bench.load import load_test
@@ -259,6 +260,12 @@ def test_bound_of_p99_is_the_order_statistic_of_wilks_table(count, rank):
     """Sample sizes for 99% content with 95% confidence are 299, 473 and 628 for the largest, second and third value."""
     bound = percentile_bound(list(range(count)), 0.99)
     assert bound == (None if rank is None else count - rank)
+
+
+@pytest.mark.parametrize(("count", "share"), [(40, 0.9), (1000, 0.99), (5000, 0.99), (300, 0.5), (100_000, 0.99)])
+def test_bound_is_that_of_scipys_binomial_distribution(count, share):
+    ranks = np.flatnonzero(bdtr(np.arange(count), count, share) >= 0.95)
+    assert percentile_bound(range(count), share) == ranks[0]
 
 
 def test_a_bound_is_reported_with_enough_requests():
