@@ -186,7 +186,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
         bench: {
             "bench": fixing(quick, bench.bench),
             "tune": fixing(quick, bench.tune),
-            "load_test": fixing({"size": (64, 64), "seconds": 0.02}, bench.load_test),
+            "load_test": fixing({"size": (64, 64), "seconds": 0.2}, bench.load_test),
         },
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -456,6 +456,7 @@ def test_ctrl_c_keeps_what_was_measured():
         ({"in_flight": [0]}, "Expected 1 to 1024 requests in flight, got 0"),
         ({"in_flight": [2, 2]}, "given twice"),
         ({"rates": [0]}, "0 requests/s for 10 s"),
+        ({"rates": [0.05], "seconds": 10}, "0.05 requests/s for 10 s are not 1 to 1000000 requests"),
         ({"rates": [float("nan")]}, "nan requests/s"),
         ({"rates": [1e9]}, "are not 1 to 1000000 requests"),
         ({"p99_under_ms": 0}, "A p99 under 0 ms is not possible"),
