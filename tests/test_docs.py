@@ -197,7 +197,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
         bench: {
             "bench": fixing(quick, bench.bench),
             "tune": fixing(quick, bench.tune),
-            "load_test": fixing({"size": (64, 64), "seconds": 0.02}, bench.load_test),
+            "load_test": brief(bench.load_test),
         },
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -231,6 +231,13 @@ def succeed(line: str, folder: Path) -> str:
 def linked_copy(source: Path, target: Path) -> Path:
     """Copy a folder by hard links: the commands replace files and never write into them."""
     return Path(shutil.copytree(source, target, copy_function=os.link, dirs_exist_ok=True))
+
+
+def brief(load_test: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `load_test` with small images and short loads, but long enough for a request at each rate."""
+    return lambda *args, **options: load_test(
+        *args, **{**options, "size": (64, 64), "seconds": max([0.02, *(1 / rate for rate in options.get("rates", ()))])}
+    )
 
 
 @pytest.fixture(scope="module")

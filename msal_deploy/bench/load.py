@@ -101,9 +101,9 @@ def _check_load(loads: Sequence[Load], p99_under_ms: float | None, seconds: floa
     for one in loads:
         if one.rate is None and not 1 <= (one.in_flight or 0) <= MAX_IN_FLIGHT:
             raise BadInput(f"Expected 1 to {MAX_IN_FLIGHT} requests in flight, got {one.in_flight}", "use fewer")
-        if one.rate is not None and not (0 < one.rate < math.inf and one.rate * seconds <= MAX_REQUESTS):
+        if one.rate is not None and not 1 <= one.rate * seconds <= MAX_REQUESTS:
             cause = f"{one.rate:g} requests/s for {seconds:g} s are not 1 to {MAX_REQUESTS} requests"
-            raise BadInput(cause, "use another rate, or fewer seconds")
+            raise BadInput(cause, "use another rate or duration")
 
 
 class _Test:

@@ -36,7 +36,7 @@ def plot_load(report: LoadReport, path: StrPath) -> None:
 
 def _by_setting(report: LoadReport) -> dict[str, list[LoadResult]]:
     groups: dict[str, list[LoadResult]] = defaultdict(list)
-    searched = [one for search in report.searches for one in (*search.trials, *search.confirmations)]
+    searched = [one for search in report.searches for one in search.loads]
     for one in (*report.results, *searched):
         loop = "closed loop" if one.load.in_flight else "open loop"
         threads = f", {one.threads} threads" if one.threads else ""

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from msal_deploy.bench.load_results import LoadResult
+from msal_deploy.bench.load_results import Load, LoadResult
 from msal_deploy.bench.load_search import RateSearch, meets
 from msal_deploy.bench.results import Failure
 
@@ -74,10 +74,8 @@ class LoadReport(msgspec.Struct, frozen=True):
 
 
 def _search_table(search: RateSearch) -> Table:
-    loads = [search.alone, *([search.full] if search.full is not search.alone else [])]
-    loads += [*search.trials, *search.confirmations]
-    marks = ["[green]✓[/]" if meets(one, search.limit_ms) else "[red]✗[/]" for one in loads]
-    table = _table(f"Loads that were tried for p99 under {search.limit_ms:g} ms, ms per request", loads, marks)
+    marks = ["[green]✓[/]" if meets(one, search.limit_ms) else "[red]✗[/]" for one in search.loads]
+    table = _table(f"Loads that were tried for p99 under {search.limit_ms:g} ms, ms per request", search.loads, marks)
     if search.confirmations:
         table.caption = f"{len(search.confirmations)} of them, at the end, to confirm the rate."
     return table
@@ -103,13 +101,19 @@ def _cells(one: LoadResult, streams: bool) -> list[str]:
         one.engine,
         str(one.batch),
         *([str(one.streams)] if streams else []),
-        f"{one.load.in_flight} clients" if one.load.in_flight else f"{one.load.rate:.4g}/s",
+        _sent(one.load),
         f"{one.requests_per_s:.4g}",
         _milliseconds(latency["p50"]),
         _milliseconds(latency["p99"]),
         "–" if bound is None else _milliseconds(bound),
         _milliseconds(one.service_ms["mean"]),
     ]
+
+
+def _sent(load: Load) -> str:
+    if load.in_flight:
+        return "1 client" if load.in_flight == 1 else f"{load.in_flight} clients"
+    return f"{load.rate:.4g}/s"
 
 
 def _milliseconds(value: float) -> str:

@@ -1,5 +1,6 @@
 """The result of one load: latencies with their parts, rates, and whether the engine kept up."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -223,12 +224,15 @@ def percentile_bound(values: Sequence[float], share: float, confidence: float = 
     >>> percentile_bound(range(298), 0.99), percentile_bound(range(299), 0.99), percentile_bound(range(473), 0.99)
     (None, 298, 471)
     """
-    from scipy.special import bdtr
-
-    ordered = sorted(values)
-    below = bdtr(np.arange(len(ordered)), len(ordered), share)  # that at most k values are below the percentile
-    ranks = np.flatnonzero(below >= confidence)
-    return ordered[ranks[0]] if len(ranks) else None
+    ordered, above = sorted(values), 0
+    # How many values are above the percentile has a binomial distribution. SciPy has it, but would be imported in the
+    # second and a half that Ctrl-C leaves to write the results.
+    log_chance, at_most = len(ordered) * math.log(share), 0.0
+    while at_most + math.exp(log_chance) <= 1 - confidence:
+        at_most += math.exp(log_chance)
+        log_chance += math.log((len(ordered) - above) / (above + 1) * (1 - share) / share)
+        above += 1
+    return ordered[-above] if above else None
 
 
 def busy_share(requests: Sequence[Request], begin: int, end: int) -> float:

@@ -36,6 +36,12 @@ class RateSearch(msgspec.Struct, frozen=True):
     confirmations: tuple[LoadResult, ...] = ()
 
     @property
+    def loads(self) -> tuple[LoadResult, ...]:
+        """All loads in the order in which they were served."""
+        closed = (self.alone,) if self.full is self.alone else (self.alone, self.full)
+        return (*closed, *self.trials, *self.confirmations)
+
+    @property
     def best(self) -> LoadResult | None:
         """The confirmed load with the highest rate; None if there is none."""
         confirmed = [one for one in self.confirmations if meets(one, self.limit_ms)]

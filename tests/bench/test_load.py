@@ -7,12 +7,14 @@ import io
 import json
 import threading
 from pathlib import Path
+from time import perf_counter, perf_counter_ns
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from interrupt import ctrl_c
 from rich.console import Console
+from scipy.special import bdtr
 
 from msal_deploy.bench import load_loop, load_server
 from msal_deploy.bench.load import load_test
@@ -20,6 +22,7 @@ from msal_deploy.bench.load_loop import Request, Served, arrival_times, closed_l
 from msal_deploy.bench.load_plot import plot_load
 from msal_deploy.bench.load_report import LoadReport
 from msal_deploy.bench.load_results import Load, LoadResult, percentile_bound
+from msal_deploy.bench.results import Setting
 from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
@@ -259,6 +262,12 @@ def test_bound_of_p99_is_the_order_statistic_of_wilks_table(count, rank):
     assert bound == (None if rank is None else count - rank)
 
 
+@pytest.mark.parametrize(("count", "share"), [(40, 0.9), (1000, 0.99), (5000, 0.99), (300, 0.5), (100_000, 0.99)])
+def test_bound_is_that_of_scipys_binomial_distribution(count, share):
+    ranks = np.flatnonzero(bdtr(np.arange(count), count, share) >= 0.95)
+    assert percentile_bound(range(count), share) == ranks[0]
+
+
 def test_a_bound_is_reported_with_enough_requests():
     requests = tuple(Request(10 * k * MS, 10 * k * MS, (10 * k + 1) * MS + k) for k in range(473))
     served = Served(requests, (), 4730 * MS, 4730 * MS, 0, False)
@@ -341,7 +350,28 @@ class Interrupted(Steady):
         return super()._infer(images)
 
 
-ENGINES = {"steady:fp32": Steady, "dies:fp32": Dies, "interrupted:fp32": Interrupted}
+class Remote(Engine):
+    """An engine on a server: its first calls under load return when three of them are in it at the same time."""
+
+    runtime = "remote"
+    inside, together = [], threading.Event()
+
+    def _open(self):
+        CALLS.append("opened")
+
+    def _infer(self, images):
+        if threading.current_thread() is not threading.main_thread():  # not the warm-up
+            self.inside.append(images)
+            if len(self.inside) == 3:
+                self.together.set()
+            assert self.together.wait(60)
+        return np.zeros((len(images), 1, *images.shape[1:3]), np.float32)
+
+    def _close(self):
+        CALLS.append("closed")
+
+
+ENGINES = {"remote:fp32": Remote, "steady:fp32": Steady, "dies:fp32": Dies, "interrupted:fp32": Interrupted}
 
 
 def open_fake(bundle, name, threads=None, streams=1):
@@ -383,6 +413,23 @@ def test_an_engine_that_dies_is_named_and_the_others_results_are_kept():
     assert CALLS.count("opened") == CALLS.count("closed") == 2
 
 
+def test_a_server_has_a_connection_for_each_request_in_flight(monkeypatch):
+    monkeypatch.setattr(Remote, "inside", [])
+    monkeypatch.setattr(Remote, "together", threading.Event())
+    monkeypatch.setattr(load_loop, "perf_counter_ns", perf_counter_ns)
+    monkeypatch.setattr(load_server, "perf_counter", perf_counter)
+    monkeypatch.setattr(load_server, "is_on_a_server", lambda engine: True)
+    report = load_test(BUNDLE, ["remote:fp32"], in_flight=[3, 2], size=(32, 32), seconds=0.001)
+    assert CALLS == ["opened"] * 3 + ["closed"] * 3
+    assert [len(one.counted) >= 5 for one in report.results] == [True, True]
+
+
+def test_an_open_loop_of_a_server_has_a_fixed_number_of_connections(monkeypatch):
+    monkeypatch.setattr(load_server, "is_on_a_server", lambda engine: True)
+    opened = load_server.Server(BUNDLE, Setting(engine="steady:fp32", batch=1), (), load_server.CONNECTIONS)
+    assert opened.places == 32
+
+
 def test_the_error_of_the_only_engine_is_raised():
     with pytest.raises(MissingRequirement, match="the GPU is lost"):
         load_test(BUNDLE, ["dies:fp32"], in_flight=[1], size=(32, 32), seconds=0.1)
@@ -409,6 +456,7 @@ def test_ctrl_c_keeps_what_was_measured():
         ({"in_flight": [0]}, "Expected 1 to 1024 requests in flight, got 0"),
         ({"in_flight": [2, 2]}, "given twice"),
         ({"rates": [0]}, "0 requests/s for 10 s"),
+        ({"rates": [0.05], "seconds": 10}, "0.05 requests/s for 10 s are not 1 to 1000000 requests"),
         ({"rates": [float("nan")]}, "nan requests/s"),
         ({"rates": [1e9]}, "are not 1 to 1000000 requests"),
         ({"p99_under_ms": 0}, "A p99 under 0 ms is not possible"),
