@@ -91,9 +91,10 @@ def bench(
                 "--roofline cannot be combined with --tune, --streams, --baseline or --in-process",
                 "leave out those or --roofline",
             )
+        opened = Bundle(bundle)
         bench_roofline(
-            Bundle(bundle), engine, threads=threads or (), batch=batch or (), size=parse_size(size), images=images,
-            seconds=seconds, windows=windows * rounds, json=json, plot=plot,
+            opened, _engines(opened, engine), threads=threads or (), batch=batch or (), size=parse_size(size),
+            images=images, seconds=seconds, windows=windows * rounds, json=json, plot=plot,
         )  # fmt: skip
         return
     if plot:
