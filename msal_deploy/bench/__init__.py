@@ -5,6 +5,9 @@ and from a device. Every engine has a process of its own, which is started anew 
 window by window, so that a temporary slowdown of the machine affects all engines alike. If the medians of the windows
 vary too much, the result is flagged as unstable; speed-ups have an interval.
 
+`measure_roofline` (in `roofline_run`, with `roofline_report`, `roofline_tables` and `roofline_plot`) holds engines and
+their layers against the machine's peak rates.
+
 =========  =========================================================================
 `run`      the stage `bench`: engines × batches × threads × streams
 `tuning`   `tune`: the settings with the lowest latency and the highest throughput
@@ -22,6 +25,7 @@ vary too much, the result is flagged as unstable; speed-ups have an interval.
 `compare`  `compare`: what got slower since an earlier report, beyond noise
 `suite`    `read_suite`: the options of a run as a TOML file
 `machine`  `describe_machine`: the machine that the results hold for; `sensors`
+`peaks`    the machine's own peak rates
 =========  =========================================================================
 """
 

@@ -94,7 +94,7 @@ def roofs(peaks: Mapping[str, tuple[int, float]], cache_bytes: int) -> Roofs:
     >>> measured = {"convolutions, fp32": (2_000_000, 0.01), "copy, memory": (4_000_000, 0.2)}
     >>> found = roofs(measured, cache_bytes=0)
     >>> found.operations, found.memory
-    ({'fp32': 200000000.0}, 20000000.0)
+    ({'fp32': 200000000000.0}, 20000000000.0)
 
     Args:
         peaks: Name of the measurement -> its amount, and its time in ms.

@@ -1,14 +1,21 @@
 """The tables and messages of a roofline report, for an 80-column terminal."""
 
+import re
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from msal_deploy.bench.roofline_report import LayerCost, RooflineReport
+from msal_deploy.graph import Layer
 from msal_deploy.roofline import FOOTNOTE, estimate_table
 
 UNSTABLE = "Unstable (!): the medians of some windows vary too much; repeat on an idle machine."
+PROFILE = (
+    "Times of layers and kernels are from the runtime's profiler, in a run of its own. Other kernels compute no layer; "
+    "a perfect engine would fuse them."
+)
 SHOWN = 12  # layers, and kinds of other kernels
 
 
@@ -20,7 +27,7 @@ def roofline_tables(report: RooflineReport) -> Group:
     parts += [Text(f"{engine} was not measured: {why}") for engine, why in report.left_out.items()]
     if report.profiled:
         parts += [Text(), _layers(report, report.profiled), _others(report, report.profiled)]
-        parts.append(Text(f"Times of layers and kernels are from {report.profiled}'s profiler, in a run of its own."))
+        parts.append(Text(PROFILE))
     if report.estimates:
         height, width = report.size
         parts += [Text(), estimate_table(report.estimates, f"{height} × {width}"), Text(FOOTNOTE)]
@@ -84,7 +91,7 @@ def _layers(report: RooflineReport, engine: str) -> Table:
 def _cells(cost: LayerCost) -> tuple[str, ...]:
     bound = cost.bound
     return (
-        bound.layer.name.removeprefix("/network/").removesuffix(f"/{bound.layer.op}"),
+        _short(bound.layer),
         f"{2 * bound.layer.macs / 1e9:.2f}",
         f"{bound.intensity:.0f}",
         bound.bound,
@@ -94,6 +101,14 @@ def _cells(cost: LayerCost) -> tuple[str, ...]:
     )
 
 
+def _short(layer: Layer) -> str:
+    """Return a name such as ``encoder1.0/conv1`` for ``/network/encoder1/encoder1.0/conv1/Conv``."""
+    name = layer.name.removeprefix("/network/").removesuffix(f"/{layer.op}")
+    while (shorter := re.sub(r"(^|/)([\w.]+)/\2\.", r"\1\2.", name)) != name:
+        name = shorter
+    return name
+
+
 def _sum(costs: tuple[LayerCost, ...]) -> tuple[str, ...]:
     floor, measured = sum(cost.bound.floor_ms for cost in costs), sum(cost.milliseconds for cost in costs)
     operations = sum(2 * cost.bound.layer.macs for cost in costs)
@@ -101,7 +116,7 @@ def _sum(costs: tuple[LayerCost, ...]) -> tuple[str, ...]:
 
 
 def _others(report: RooflineReport, engine: str) -> Table:
-    table = _new_table("Kernels that compute no layer; a perfect engine would fuse them", "ms")
+    table = _new_table("Other kernels", "ms")
     others = report.other_ms(engine)
     for kind, milliseconds in list(others.items())[:SHOWN]:
         table.add_row(kind, f"{milliseconds:.2f}")

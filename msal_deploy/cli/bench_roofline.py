@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def bench_roofline(
     bundle: "Bundle",
-    engines: Sequence[str] | None,
+    engines: Sequence[str],
     *,
     threads: Sequence[int],
     batch: Sequence[int],
@@ -34,7 +34,6 @@ def bench_roofline(
     from msal_deploy.bench.roofline_run import measure_roofline
     from msal_deploy.bench.roofline_tables import roofline_tables
     from msal_deploy.files import write_json
-    from msal_deploy.runtimes import available_engines
 
     for name, values in (("--threads", threads), ("--batch", batch)):
         if len(values) > 1:
@@ -42,7 +41,7 @@ def bench_roofline(
     count = next(iter(batch), 1)
     report = measure_roofline(
         bundle,
-        engines or available_engines(bundle, timed=True),
+        engines,
         threads=next(iter(threads), None),
         batch=count,
         size=size,

@@ -199,8 +199,8 @@ class Engine(ABC):
         >>> from msal_deploy.runtimes import open_engine
         >>> with open_engine(Bundle("bundle"), "openvino:fp32") as engine:
         ...     kernels = engine.kernels(np.zeros((1, 64, 64, 3), np.uint8), runs=2)
-        >>> next(kernel.kind for kernel in kernels if "/network/head/head.2/Conv" in kernel.nodes)
-        'Convolution'
+        >>> "Convolution" in {kernel.kind for kernel in kernels}
+        True
 
         Args:
             images: uint8[N,H,W,3], as for a call.

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from msal_deploy.bench import Timing, peaks, roofline_run
 from msal_deploy.bench.roofline_report import MeasuredPeak, RooflineReport
 from msal_deploy.bench.roofline_run import measure_roofline
-from msal_deploy.bench.roofline_tables import roofline_tables
+from msal_deploy.bench.roofline_tables import _short, roofline_tables
 from msal_deploy.bundle import Bundle
 from msal_deploy.cli import app
 from msal_deploy.errors import BadInput
@@ -204,6 +204,19 @@ def test_tables_fit_a_terminal() -> None:
     assert "1.99 (1.99–1.99)" in text  # openvino:int8, times its floor
     assert "+3.00" in text and "Unstable" in text
     assert "tensorrt:int8 was not measured: no GPU" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("/network/encoder1/encoder1.0/conv1/Conv", "encoder1.0/conv1"),
+        ("/network/head/head.0/head.0.0/Conv", "head.0.0"),
+        ("/network/decoder1/refinement/first/first.0/Conv", "decoder1/refinement/first.0"),
+        ("conv1/conv10/Conv", "conv1/conv10"),
+    ],
+)
+def test_names_of_layers_are_shortened_without_loss(name: str, short: str) -> None:
+    assert _short(Layer(name, "Conv", "", 1, "fp32", 1)) == short
 
 
 # --- kernels ---------------------------------------------------------------------------------------------------------
