@@ -118,7 +118,7 @@ def _perimeters(pixels: Pixels, labels: NDArray[np.int32]) -> NDArray[np.float64
     own, crossings = flat[at], np.zeros(len(at))
     for step, distance in directions:
         crossings += distance * ((flat[at + step] != own).astype(np.float64) + (flat[at - step] != own))
-    return np.pi / 8 * np.bincount(which, crossings, len(pixels.labels))
+    return np.pi / 8 * np.bincount(which, crossings, len(pixels.labels)).astype(np.float64)
 
 
 def _at_border(
