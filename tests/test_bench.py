@@ -3,7 +3,8 @@
 import io
 import json
 import platform
-from itertools import groupby
+from functools import partial
+from itertools import groupby, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,12 +13,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from msal_deploy.bench import MIN_RUNS, BenchReport, BenchResult, Timing, bench, describe_machine, timing, tune
+from msal_deploy.bench import MIN_RUNS, BenchReport, BenchResult, Timing, describe_machine, timing
+from msal_deploy.bench import bench as bench_stage
 from msal_deploy.bench import machine as bench_machine
-from msal_deploy.bench import run as stage
+from msal_deploy.bench import tune as tune_stage
 from msal_deploy.bench.tuning import FINALISTS
 from msal_deploy.cli import app
-from msal_deploy.errors import BadInput
+from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.hardware import Gpu, NvidiaDriver
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
@@ -80,7 +82,39 @@ class Parallel(Slow):
         return np.zeros((len(images), 1, *images.shape[1:3]), np.float32)
 
 
-ENGINES = {"slow:fp32": Slow, "fast:fp32": Fast, "parallel:fp32": Parallel}
+bench = partial(bench_stage, in_process=True, rounds=1)  # engines of other processes: tests/bench
+tune = partial(tune_stage, in_process=True, rounds=1)
+
+
+class Greedy(Slow):
+    """Has memory for one image."""
+
+    runtime = "greedy"
+
+    def _infer(self, images):
+        if len(images) > 1:
+            raise MemoryError("std::bad_alloc")
+        return super()._infer(images)
+
+
+class Strict(Slow):
+    """Takes no more than one image."""
+
+    runtime = "strict"
+
+    def _infer(self, images):
+        if len(images) > 1:
+            raise ValueError("a batch of 1 only")
+        return super()._infer(images)
+
+
+ENGINES = {
+    "slow:fp32": Slow,
+    "fast:fp32": Fast,
+    "parallel:fp32": Parallel,
+    "greedy:fp32": Greedy,
+    "strict:fp32": Strict,
+}
 
 
 def open_fake(bundle, name, threads=None, streams=1):
@@ -88,8 +122,10 @@ def open_fake(bundle, name, threads=None, streams=1):
 
 
 def replace_engines_and_clock(patch):
-    patch.setattr(stage, "open_engine", open_fake)
+    for module in ("checks", "session"):
+        patch.setattr(f"msal_deploy.bench.{module}.open_engine", open_fake)
     patch.setattr(timing, "perf_counter_ns", CLOCK.read)
+    patch.setattr("msal_deploy.bench.session.perf_counter", lambda: CLOCK.now / 1e9)
     CALLS.clear()
 
 
@@ -99,7 +135,7 @@ def fake_engines(monkeypatch):
 
 
 def pretend_four_cores(patch):
-    for module in ("run", "tuning"):
+    for module in ("checks", "tuning"):
         patch.setattr(f"msal_deploy.bench.{module}.available_cores", lambda: 4)
 
 
@@ -124,7 +160,9 @@ def printed(report):
 
 def test_json_keeps_its_keys(report):
     value = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert set(value) == {"results", "environment"}
+    assert set(value) == {"schema", "baseline", "results", "failed", "unavailable", "interrupted", "environment"}
+    assert (value["schema"], value["baseline"]) == ("msal-deploy bench 2", "slow:fp32")
+    assert (value["failed"], value["unavailable"], value["interrupted"]) == ([], [], False)
     assert [(row["engine"], row["batch"]) for row in value["results"]] == [
         ("slow:fp32", 1), ("fast:fp32", 1), ("slow:fp32", 2), ("fast:fp32", 2),
     ]  # fmt: skip
@@ -132,6 +170,7 @@ def test_json_keeps_its_keys(report):
         assert set(row) == {
             "engine", "batch", "latency_ms", "images_per_s", "megapixels_per_s", "square_millimetres_per_s", "runs",
             "coefficient_of_variation", "stable", "threads", "streams", "size", "window_medians_ms",
+            "windows_per_process", "speed_up", "peak_memory_mb", "load_s",
         }  # fmt: skip
         assert set(row["latency_ms"]) == {"p50", "p90", "p95", "p99", "mean"}
         assert (row["size"], row["threads"], row["streams"], len(row["window_medians_ms"])) == ([32, 64], 1, 1, 2)
@@ -146,11 +185,15 @@ def test_latencies_are_those_of_the_engines(report):
         assert row["megapixels_per_s"] == pytest.approx(row["images_per_s"] * 32 * 64 / 1e6)
         assert row["square_millimetres_per_s"] == pytest.approx(row["megapixels_per_s"] * 0.25**2)
         assert row["runs"] == 2 * max(MIN_RUNS, -(-50 // latency))  # two windows of 50 ms
+        assert row["load_s"] == pytest.approx(latency / 1000)  # its first call
+        assert row["peak_memory_mb"] is None  # the engines share this process
+        assert row["speed_up"] == dict.fromkeys(("ratio", "low", "high"), 1 if engine == "slow:fp32" else 4)
 
 
 def test_table_has_the_speed_up_over_the_first_engine(report):
     text = printed(report)
-    assert text.count("1.00×") == text.count("4.00×") == 2
+    assert text.count("1.00×") == text.count("4.00× ±0.00") == 2
+    assert "the 95% interval of the speed-up over slow:fp32" in " ".join(text.split())
     assert "fewer than 100 runs" in " ".join(text.split())
     assert "threads" not in text and "streams" not in text
 
@@ -186,15 +229,18 @@ def test_the_table_shows_what_was_swept_and_fits_80_columns(threads, streams):
     text = printed(BenchReport(rows, {}))
     header = next(line for line in text.splitlines() if "engine" in line)
     assert ("threads" in header, "streams" in header) == (threads != (1, 1), streams != (1, 1))
-    assert {"p50", "p90", "p99", "images/s", "speed-up"} <= set(header.split())
+    assert {"p50", "p99", "images/s", "speed-up"} <= set(header.split())
+    assert ("p90" in header) == (threads == (1, 1) or streams == (1, 1))  # it makes room for both
     line = next(line for line in text.splitlines() if "onnxruntime" in line)
     assert line.split()[:2] == ["onnxruntime:fp32", "64"] and "…" not in text
 
 
 def test_engines_take_turns_and_are_closed():
     bench(BUNDLE, ["slow:fp32", "fast:fp32"], batches=(1,), size=(32, 32), seconds=0.001, windows=3)
+    warm_up, windows = ["slow:fp32", "fast:fp32"], ["slow:fp32", "fast:fp32", "slow:fp32", "fast:fp32"]
     assert without_repeats(CALLS) == [
-        "slow:fp32 opened", "fast:fp32 opened", *["slow:fp32", "fast:fp32"] * 3, "fast:fp32 closed", "slow:fp32 closed",
+        "slow:fp32 opened", "slow:fp32", "fast:fp32 opened", "fast:fp32", *warm_up, *windows,
+        "fast:fp32 closed", "slow:fp32 closed",
     ]  # fmt: skip
 
 
@@ -212,7 +258,7 @@ def test_every_setting_that_makes_sense_is_timed():
 
 
 def test_only_so_many_engines_are_open_at_once(monkeypatch):
-    monkeypatch.setattr(stage, "MAX_OPEN", 2)
+    monkeypatch.setattr("msal_deploy.bench.measure.MAX_OPEN", 2)
     report = bench(BUNDLE, ["fast:fp32"], batches=(1, 2), threads=(1, 2, 3), size=(32, 32), seconds=0.001, windows=2)
     assert [(one.batch, one.threads) for one in report.results] == [(b, t) for b in (1, 2) for t in (1, 2, 3)]
     changes = [{"opened": 1, "closed": -1}[call.split()[1]] for call in CALLS if " " in call]
@@ -259,14 +305,15 @@ def test_the_finalists_take_turns(tuned):
     names = [
         (one.batch, one.threads, one.streams) if one.engine == "parallel:fp32" else one.engine for one in report.results
     ]
-    assert without_repeats(calls[last_opening + 1 : first_closing]) == without_repeats(names * 2)  # two windows
+    turns = without_repeats([*names, *names, *names[::-1]])  # the warm-up, then two windows, back and forth
+    assert without_repeats(calls[last_opening + 2 : first_closing]) == turns
     assert len(set(names)) > 1
 
 
 def test_the_json_of_tuning_can_be_read_as_that_of_a_bench(tuned, report):
     tuned, _ = tuned
     value = json.loads(json.dumps(tuned.to_json(), allow_nan=False))
-    assert set(value) == {"results", "environment", "best", "screened"}
+    assert set(value) == {*report.to_json(), "best", "screened"}
     assert {tuple(row) for row in value["results"]} == {tuple(row) for row in report.to_json()["results"]}
     assert value["best"]["most_images"]["python"] == 'open_engine(bundle, "parallel:fp32", threads=4, streams=2)'
     assert value["best"]["shortest_wait"]["batch"] == 1
@@ -280,8 +327,8 @@ def call(*words):
 def test_the_command_sweeps(bundle, monkeypatch, tmp_path):
     monkeypatch.undo()  # the real engines, and the real clock
     monkeypatch.setattr("msal_deploy.bench.timing.MIN_RUNS", 1)
-    words = "-e openvino:fp32 -e onnxruntime:fp32 --threads 2 --streams 1 --streams 2 --batch 2 --size 32 --windows 2"
-    result = call(bundle.path, *words.split(), "--seconds", 0.001, "--json", tmp_path / "bench.json")
+    words = "-e openvino:fp32 -e onnxruntime:fp32 --threads 2 --streams 1 --streams 2 --batch 2 --size 32 --rounds 1"
+    result = call(bundle.path, *words.split(), "--in-process", "--seconds", 0.001, "--json", tmp_path / "bench.json")
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "bench.json").read_text())["results"]
     assert [(row["engine"], row["threads"], row["streams"]) for row in rows] == [
@@ -292,7 +339,7 @@ def test_the_command_sweeps(bundle, monkeypatch, tmp_path):
 
 def test_the_command_tunes(bundle, monkeypatch, tmp_path):
     pretend_four_cores(monkeypatch)
-    words = ("-e", "parallel:fp32", "--tune", "--size", 32, "--seconds", 0.001, "--windows", 2)
+    words = ("-e", "parallel:fp32", "--tune", "--size", 32, "--seconds", 0.001, "--rounds", 1, "--in-process")
     result = call(bundle.path, *words, "--json", tmp_path / "bench.json")
     assert result.exit_code == 0, result.output
     wait, most = (line for line in result.stdout.splitlines() if "open_engine" in line)
@@ -304,7 +351,54 @@ def test_the_command_tunes(bundle, monkeypatch, tmp_path):
 def test_the_command_refuses_settings_beside_tune():
     result = call("nowhere", "--tune", "--threads", 2)
     assert result.exit_code == 2
-    assert "--tune cannot be combined with --batch, --threads or --streams" in result.stderr
+    assert "--tune cannot be combined with --batch, --threads" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("engine", "code", "message"), [("greedy:fp32", 3, "Not enough memory"), ("strict:fp32", 1, "a batch of 1 only")]
+)
+def test_an_engine_that_fails_at_a_batch_is_named_and_the_others_are_kept(bundle, tmp_path, engine, code, message):
+    words = ("-e", "slow:fp32", "-e", engine, "-b", 1, "-b", 2, "--size", 32, "--seconds", 0.001, "--in-process")
+    result = call(bundle.path, *words, "--json", tmp_path / "bench.json")
+    value = json.loads((tmp_path / "bench.json").read_text())
+    assert [(row["engine"], row["batch"]) for row in value["results"]] == [
+        ("slow:fp32", 1), (engine, 1), ("slow:fp32", 2),
+    ]  # fmt: skip
+    (failure,) = value["failed"]
+    assert (failure["engine"], failure["batch"]) == (engine, 2) and message in failure["message"]
+    assert result.exit_code == code and result.output.count("Error: ") == 1
+    assert f"{engine} failed" in result.stderr and "failed" in result.stdout
+    assert CALLS.count(f"{engine} opened") == 3 + 1  # three rounds with one image; with two, only once
+
+
+def test_if_nothing_could_be_measured_it_is_an_error(bundle):
+    with pytest.raises(MissingRequirement, match="Not enough memory"):
+        bench(bundle, ["greedy:fp32"], batches=(2,), size=(32, 32), seconds=0.001)
+
+
+def test_the_baseline_is_timed_as_well_and_need_not_be_the_first(bundle):
+    report = bench(bundle, ["fast:fp32"], baseline="slow:fp32", batches=(1,), size=(32, 32), seconds=0.001)
+    assert [one.engine for one in report.results] == ["slow:fp32", "fast:fp32"]
+    report = bench(bundle, ["fast:fp32", "slow:fp32"], baseline="slow:fp32", batches=(1,), size=(32, 32), seconds=0.001)
+    assert [report.speed_up(one).ratio for one in report.results] == [4, 1]
+    assert report.to_json()["baseline"] == "slow:fp32"
+
+
+def test_the_sets_of_images_take_turns(bundle, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Fast, "_infer", lambda self, images: seen.append(images.tobytes()) or CLOCK.advance(1))
+    bench(bundle, ["fast:fp32"], batches=(1,), size=(32, 32), seconds=0.02, windows=2)
+    assert len(set(seen)) == 4 and all(one != other for one, other in pairwise(seen))
+    assert seen[4:] == seen[:-4]
+
+
+def test_a_machine_that_slows_down_steadily_favours_no_engine(bundle, monkeypatch):
+    """Both take 1 ms at first, and each call takes longer than the one before."""
+    pace = iter(range(10**6))
+    for engine in (Slow, Fast):
+        monkeypatch.setattr(engine, "_infer", lambda self, images: CLOCK.advance(1000 + next(pace)))
+    report = bench(bundle, ["slow:fp32", "fast:fp32"], batches=(1,), size=(32, 32), seconds=0.001, windows=4)
+    assert abs(report.speed_up(report.results[1]).ratio - 1) < 1e-4
 
 
 def test_environment_says_what_latencies_depend_on_and_not_whose_machine_it_is(monkeypatch):

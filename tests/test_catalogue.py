@@ -134,7 +134,7 @@ def test_missing_package_names_the_extra_of_a_new_runtime(without_dummy_package,
 
 
 def test_bench_times_a_new_runtime_by_default(dummy, tiny):
-    windows = ("--size", 32, "--batch", 1, "--seconds", 0.01, "--windows", 2)
+    windows = ("--size", 32, "--batch", 1, "--seconds", 0.01, "--rounds", 1, "--in-process")
     assert "dummy:fp32" in run("bench", tiny.path, *windows)
     assert describe_machine()["versions"]["dummy-package"] == "7.8.9"
 

@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 import torch
 import typer
-from msgspec.structs import replace
 from PIL import Image
 from report_fixture import MANIFEST
 from safetensors.torch import load_file
@@ -176,14 +175,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from msal_deploy.precision import calibration_tiles
     from msal_deploy.precision import run as precision
 
-    quick = {"size": (64, 64), "seconds": 0.01, "windows": 2}
+    quick = {"size": (64, 64), "seconds": 0.01, "windows": 2, "rounds": 1, "in_process": True}
     changes = {
         export: {"SIZES": ((64, 64),), "BATCHES": (2,)},
         calibration_tiles: {"SIDE": 128},
         precision: {"TILES": 8, "CHECKED_TILES": 1, "patches_of": partial(data.patches_of, size=64)},
         data: {"patches_of": partial(data.patches_of, size=64)},
         timing: {"MIN_RUNS": 1},
-        tuning: {"BATCHES": (1,), "SCREENING": replace(tuning.SCREENING, seconds=0.01)},
+        tuning: {"BATCHES": (1,), "SCREENING_SECONDS": 0.01},
         bench: {"bench": fixing(quick, bench.bench), "tune": fixing(quick, bench.tune)},
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,7 @@
 """Every number that bench reports, worked out by hand: in its JSON, in the terminal and on the page."""
 
 import json
+import math
 
 import pytest
 from columns import assert_layout, by_name, numbers_in, page_tables, printed, terminal_rows
@@ -51,12 +52,17 @@ def test_the_json():
     assert unstable.pop("coefficient_of_variation") == pytest.approx(0.5**0.5 / 14.5)
     assert unstable == {
         "engine": "slow:fp32", "batch": 3, "size": [64, 96], "threads": None, "streams": 1, "runs": 10,
-        "window_medians_ms": [15, 14], "stable": False,
+        "window_medians_ms": [15, 14], "stable": False, "windows_per_process": 1, "peak_memory_mb": None,
+        "load_s": None, "speed_up": {"ratio": 1, "low": 1, "high": 1},
     }  # fmt: skip
     # k = 0 … 10 at 10 q: 5, 9, 9.5, 9.9.
     assert stable["latency_ms"] == pytest.approx({"p50": 7.3, "p90": 9, "p95": 9.2, "p99": 9.36, "mean": 78.9 / 11})
     assert stable["coefficient_of_variation"] == pytest.approx(0.1 / 7.3)  # √((0.01 + 0.01 + 0) / (3 − 1)) = 0.1
     assert (stable["runs"], stable["window_medians_ms"], stable["stable"]) == (11, [7.2, 7.4, 7.3], True)
+    # log(15 / 7.2) and log(14 / 7.4); Student's t with one degree of freedom is tan(0.95 · π / 2) = 12.706.
+    mean, half = math.log(15 / 7.2 * 14 / 7.4) / 2, 12.7062047 * math.log(15 / 7.2 * 7.4 / 14) / 2
+    expected = {"ratio": math.exp(mean), "low": math.exp(mean - half), "high": math.exp(mean + half)}
+    assert stable["speed_up"] == pytest.approx(expected)
     assert written(REPORT)["environment"] == ENVIRONMENT
 
 
@@ -64,21 +70,21 @@ def test_the_table_in_the_terminal():
     rows = by_name(terminal_rows(REPORT.table()), "engine", "batch")
     assert rows["slow:fp32 3"] == {
         "engine": "slow:fp32", "batch": "3", "p50": "14.5", "p90": "23.6", "p99": "28.5", "images/s": "185.19",
-        "speed-up": "1.00×", "runs": "10", "": "!",
+        "speed-up": "1.00×", "": "!",
     }  # fmt: skip
     assert rows["fast:int8 3"] == {
         "engine": "fast:int8", "batch": "3", "p50": "7.3", "p90": "9.0", "p99": "9.4", "images/s": "418.25",
-        "speed-up": "1.99×", "runs": "11", "": "",
+        "speed-up": "1.99× ±1.68", "": "",
     }  # fmt: skip
     assert rows["slow:fp32 6"] | {"engine": ""} == {
         "engine": "", "batch": "6", "p50": "2000", "p90": "2000", "p99": "2000", "images/s": "3.00",
-        "speed-up": "1.00×", "runs": "5", "": "",
+        "speed-up": "1.00×", "": "",
     }  # fmt: skip
-    assert (rows["fast:int8 6"]["p50"], rows["fast:int8 6"]["speed-up"]) == ("999.9", "2.00×")
+    assert (rows["fast:int8 6"]["p50"], rows["fast:int8 6"]["speed-up"]) == ("999.9", "2.00× ±0.00")
     (second,) = terminal_rows(BenchReport((result("a:fp32", 1, Timing(((1000,), (1000,)))),), {}).table())
     assert (second["p50"], second["p90"], second["p99"]) == ("1000",) * 3
     assert list(numbers_in(str(REPORT.table().title))) == ["64", "96"]
-    assert list(numbers_in(str(REPORT.table().caption).replace("p99", ""))) == ["100", "2.5%"]
+    assert list(numbers_in(str(REPORT.table().caption).replace("p99", ""))) == ["95%", "32", "100", "2.5%"]
     assert_layout(REPORT.table())
     assert all(column.no_wrap for column in REPORT.table().columns)
     assert REPORT.table().padding == (0, 1, 0, 1)
@@ -102,8 +108,8 @@ def test_what_the_caption_warns_of():
     assert caption(TWICE) is None
     assert caption(Timing(((1,) * 50, (1,) * 50))) is None
     assert caption(Timing(((1,) * 50, (1,) * 49))) == ["100"]
-    assert caption(TWICE, Timing(((1,) * 50, (1,) * 49))) == ["100"]
-    assert caption(TWICE, Timing(((1,) * 50, (2,) * 50))) == ["2.5%"]
+    assert caption(TWICE, Timing(((1,) * 50, (1,) * 49))) == ["95%", "32", "100"]
+    assert caption(TWICE, Timing(((1,) * 50, (2,) * 50))) == ["95%", "32", "2.5%"]
 
 
 def test_stable_is_a_variation_of_at_most_two_and_a_half_per_cent():
@@ -116,14 +122,12 @@ def test_threads_and_streams_have_a_column_where_they_were_swept():
     swept = [result("a:fp32", 1, STABLE, threads=n, streams=n or 1) for n in (None, 4)]
     automatic, four = terminal_rows(BenchReport(tuple(swept), {}).table())
     assert (automatic["threads"], automatic["streams"]) == ("auto", "1")
-    assert BenchReport(tuple(swept), {}).table().padding == (0, 0, 0, 0)  # or it would not fit 80 columns
     assert (four["threads"], four["streams"]) == ("4", "4")
-    assert "runs" not in four
     one = [result("a:fp32", 1, STABLE, threads=n) for n in (None, 4)]
     automatic, four = terminal_rows(BenchReport(tuple(one), {}).table())
-    assert (automatic["threads"], four["threads"], four["runs"]) == ("auto", "4", "11")
+    assert (automatic["threads"], four["threads"]) == ("auto", "4")
     assert "streams" not in four
-    assert four["speed-up"] == "1.00×"
+    assert four["speed-up"] == "1.00× ±0.00"
 
 
 def test_settings_and_results_are_made_by_name():
@@ -184,10 +188,10 @@ def test_a_window_counts_neither_the_warm_up_nor_its_first_run(monkeypatch):
     assert clock.calls == 13
 
 
-def test_a_window_lasts_until_it_has_five_runs(monkeypatch):
-    clock = Clock(monkeypatch, 30, 30, 30, 1, 2, 3, 4, 5, 30, 6, 7, 8, 9, 10)
-    (timing,) = time_interleaved([clock.call], seconds=0.015, windows=2)
-    assert timing.windows == ((1, 2, 3, 4, 5), (6, 7, 8, 9, 10))
+def test_a_window_lasts_until_it_has_three_runs(monkeypatch):
+    clock = Clock(monkeypatch, 30, 30, 30, 1, 2, 3, 30, 6, 7, 8)
+    (timing,) = time_interleaved([clock.call], seconds=0.006, windows=2)
+    assert timing.windows == ((1, 2, 3), (6, 7, 8))
 
 
 def test_a_window_lasts_until_the_time_is_up(monkeypatch):
@@ -214,7 +218,7 @@ def test_a_window_lasts_until_the_time_is_up(monkeypatch):
 def test_how_long_a_call_is_warmed_up(monkeypatch, durations, runs):
     clock = Clock(monkeypatch, *durations, *range(1000, 2000, 100))
     counted = []
-    monkeypatch.setattr(timing, "_time_window", lambda *_: counted.append(clock.calls) or (1.0,))
+    monkeypatch.setattr(timing, "time_window", lambda *_: counted.append(clock.calls) or (1.0,))
     time_interleaved([clock.call], seconds=0.14, windows=2)
     assert counted == [runs, runs]  # before the first window only
 

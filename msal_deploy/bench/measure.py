@@ -56,18 +56,19 @@ class Measurement:
 
     Args:
         bundle: The bundle with the graphs.
-        settings: What to time, ordered by batch.
+        groups: What to time: settings that are open together, such as those of `group_settings`.
         plan: How to time it.
         tick: Called after each window, for a progress bar.
     """
 
     def __init__(
-        self, bundle: Bundle, settings: Sequence[Setting], plan: Plan, tick: Callable[[], object] = lambda: None
+        self, bundle: Bundle, groups: Sequence[Sequence[Setting]], plan: Plan, tick: Callable[[], object] = lambda: None
     ) -> None:
         self._bundle = bundle
         self._plan = plan
         self._tick = tick
-        self._records = {setting: _Record([]) for setting in settings}
+        self._groups = groups
+        self._records = {setting: _Record([]) for group in groups for setting in group}
         self._failures: dict[Setting, Failure] = {}
         self._images: dict[int, tuple[UInt8Images, ...]] = {}
 
@@ -100,7 +101,7 @@ class Measurement:
         for batch in dict.fromkeys(setting.batch for setting in self._records):
             self._images[batch] = image_sets(self._plan.size, batch, folder=self._plan.images)
         for round_index in range(self._plan.rounds):
-            for group in group_settings(list(self._records)):
+            for group in self._groups:
                 self._time_group(group, first=round_index == 0)
 
     def _time_group(self, group: Sequence[Setting], *, first: bool) -> None:

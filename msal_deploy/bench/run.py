@@ -10,10 +10,11 @@ from rich.progress import Progress
 
 from msal_deploy.bench.checks import check_options, require_all, split_by_plan, valid_settings
 from msal_deploy.bench.machine import MachineWatch
-from msal_deploy.bench.measure import Measurement, Plan
+from msal_deploy.bench.measure import Measurement, Plan, group_settings
 from msal_deploy.bench.results import BenchReport, Failure, Setting
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import MissingRequirement
+from msal_deploy.memory import REMEDY
 from msal_deploy.runtimes import missing_needs
 
 SECONDS, WINDOWS, ROUNDS = 1.5, 2, 3
@@ -84,7 +85,8 @@ def bench(
         settings, unavailable = _available(bundle, settings, size)
     report = partial(_report, baseline=baseline or settings[0].engine, unavailable=unavailable, required=required)
     watch = MachineWatch()
-    measurement = measure(bundle, settings, plan, lambda part: on_interrupt(report(part, watch.stop(), True)), progress)
+    groups = group_settings(settings)
+    measurement = measure(bundle, groups, plan, lambda part: on_interrupt(report(part, watch.stop(), True)), progress)
     return report(measurement, watch.stop(), False)
 
 
@@ -101,20 +103,20 @@ def _available(
 
 def measure(
     bundle: Bundle,
-    settings: Sequence[Setting],
+    groups: Sequence[Sequence[Setting]],
     plan: Plan,
     on_interrupt: Callable[[Measurement], object] = lambda _: None,
     progress: bool = False,
     label: str = "bench",
 ) -> Measurement:
-    """Time settings, and show how far it is.
+    """Time groups of settings, and show how far it is.
 
     Raises:
         DeployError: Nothing could be measured; it is the error of the first engine.
     """
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(label, total=plan.rounds * plan.windows * len(settings))
-        measurement = Measurement(bundle, settings, plan, partial(bar.advance, task))
+        task = bar.add_task(label, total=plan.rounds * plan.windows * sum(map(len, groups)))
+        measurement = Measurement(bundle, groups, plan, partial(bar.advance, task))
         try:
             measurement.run()
         except (KeyboardInterrupt, SystemExit):
@@ -147,5 +149,9 @@ def _report(
 
 
 def _is_absent(failure: Failure) -> bool:
-    """Return whether only opening an engine showed that it lacks something, such as instructions of the processor."""
-    return isinstance(failure.error, MissingRequirement) and not failure.opened
+    """Return whether only opening an engine showed that it lacks something, such as instructions of the processor.
+
+    Memory is not meant: an engine that ran out of it has failed.
+    """
+    lacking = isinstance(failure.error, MissingRequirement) and failure.error.remedy != REMEDY
+    return lacking and not failure.opened

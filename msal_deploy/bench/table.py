@@ -34,7 +34,7 @@ def bench_table(report: BenchReport) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        padding=(0, 1),
+        padding=(0, 1 if _width(columns, report, gap=2) <= WIDTH else 0),
     )
     for index, column in enumerate(columns):
         table.add_column(column.heading, justify="right" if index else "left", no_wrap=True)
@@ -73,10 +73,11 @@ def _fitting(report: BenchReport) -> list[Column]:
     return columns
 
 
-def _width(columns: Sequence[Column], report: BenchReport) -> int:
+def _width(columns: Sequence[Column], report: BenchReport, gap: int = 1) -> int:
+    """Return the width of the table with `gap` spaces between columns; the box adds one at each end."""
     rows = [[column.heading for column in columns], *(_cells(row, columns) for row in report.results + report.failed)]
     padded = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
-    return sum(max(map(cell_len, cells)) + 1 for cells in zip(*padded, strict=True)) - 1
+    return sum(max(map(cell_len, cells)) + gap for cells in zip(*padded, strict=True)) - gap + 2
 
 
 def _columns(report: BenchReport) -> Iterator[Column]:
@@ -100,7 +101,7 @@ def _milliseconds(latency: float) -> str:
 
 def _speed_up(report: BenchReport, result: BenchResult) -> str:
     if report.baseline_of(result) == result:
-        return "1"
+        return "1.00×"
     ratio = report.speed_up(result)
     return UNKNOWN if ratio is None else str(ratio)
 
@@ -113,7 +114,7 @@ def _notes(report: BenchReport) -> Iterator[str]:
     timings = [one.timing for one in report.results]
     if len(timings) > 1:
         baseline = report.baseline or report.results[0].engine
-        yield f"Speed-up over {baseline}, ± its interval of 95%."
+        yield f"±: the 95% interval of the speed-up over {baseline}."
     if any(timing.runs < RUNS_FOR_P99 for timing in timings):
         yield f"With fewer than {RUNS_FOR_P99} runs, p99 is close to the slowest run."
     if not all(timing.stable for timing in timings):

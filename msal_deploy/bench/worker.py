@@ -63,7 +63,10 @@ class WorkerSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is not None:
+            self._end()  # without waiting: after Ctrl-C there is a second for what was measured
+            return
+        if self._process.returncode is None:
             with suppress(DeployError):  # everything was measured
                 self._ask("close")
         self._kill()
@@ -130,10 +133,14 @@ class WorkerSession:
         how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
         return InternalFault(f"The process of {self._engine} {how}", "what it wrote to stderr says more")
 
-    def _kill(self) -> None:
-        """End the process, and those that it has started, and wait for it."""
+    def _end(self) -> None:
+        """End the process, and those that it has started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _kill(self) -> None:
+        """End the process, and wait for it."""
+        self._end()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError):

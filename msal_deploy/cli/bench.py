@@ -123,7 +123,7 @@ def bench(
         "in_process": in_process,
     }
     if tune:
-        report = stage.tune(opened, engines, **common, progress=True)
+        report = stage.tune(opened, engines, on_interrupt=partial(_show, json=json), progress=True, **common)
         _show(report, json)
     else:
         report = stage.bench(

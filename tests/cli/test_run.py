@@ -40,7 +40,7 @@ def small_and_few() -> Iterator[None]:
     """These tests need neither accurate timings nor large tiles for the checks without labels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("msal_deploy.bench.timing.MIN_RUNS", 1)
-        patch.setattr("msal_deploy.bench.bench", partial(bench, size=(128, 128)))
+        patch.setattr("msal_deploy.bench.bench", partial(bench, size=(128, 128), rounds=1))
         patch.setattr("msal_deploy.validate.compare.choose_tiles", lambda patches: choose_tiles(patches, 64))
         yield
 

@@ -29,15 +29,15 @@ def sign(folder: Path, *names: str) -> None:
 
 USES = {
     "model.fp32.onnx": (
-        ("bench", "bundle", "-e", "onnxruntime:fp32", "--size", "64", "--seconds", "0.01", "--windows", "2"),
-        ("bench", "bundle", "-e", "openvino:fp32", "--size", "64", "--seconds", "0.01", "--windows", "2"),
+        ("bench", "bundle", "-e", "onnxruntime:fp32", "--size", "64", "--seconds", "0.01", "--rounds", "1"),
+        ("bench", "bundle", "-e", "openvino:fp32", "--size", "64", "--seconds", "0.01", "--rounds", "1"),
         ("package", "bundle", "cpp", "--out", "out"),
         ("package", "bundle", "triton", "--backend", "onnxruntime", "--out", "out"),
         ("package", "bundle", "build-kit", "--gpu", "rtx-3090", "--precision", "fp32", "--out", "out"),
         ("doctor", "--bundle", "bundle", "--gpu", "rtx-3090"),
     ),
     "model.int8.onnx": (
-        ("bench", "bundle", "-e", "onnxruntime:int8", "--size", "64", "--seconds", "0.01", "--windows", "2"),
+        ("bench", "bundle", "-e", "onnxruntime:int8", "--size", "64", "--seconds", "0.01", "--rounds", "1"),
         ("package", "bundle", "cpp", "--precision", "int8", "--out", "out"),
     ),
     "golden/image.npy": (("package", "bundle", "cpp", "--out", "out"),),
