@@ -1,7 +1,7 @@
-"""What predict costs beyond its engine, how it scales, and what seams and kills change.
+"""How predict scales, and what seams and kills change; for its stages: msal-deploy bench BUNDLE --predict IMAGE.
 
-python benchmarks/predict/predict.py slide BUNDLE SLIDE --json FILE --plot FILE
 python benchmarks/predict/predict.py scale BUNDLE --json FILE
+python benchmarks/predict/predict.py images BUNDLE --json FILE
 python benchmarks/predict/predict.py seams BUNDLE monuseg --json FILE
 python benchmarks/predict/predict.py kills BUNDLE IMAGE --json FILE
 python benchmarks/predict/predict.py workers BUNDLE SLIDE --json FILE
@@ -12,7 +12,6 @@ import hashlib
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from typing import Annotated, Any
 import numpy as np
 import tifffile
 import typer
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -38,12 +39,9 @@ from msal_deploy.hardware import available_cores
 from msal_deploy.instances import separate
 from msal_deploy.metrics import count_nuclei
 from msal_deploy.metrics.nuclei import aji, panoptic_quality
-from msal_deploy.prediction import predict, predict_all
-from msal_deploy.prediction.grid import Grid
-from msal_deploy.prediction.readers import open_slide
-from msal_deploy.prediction.record import SlideFolder, find_slides
-from msal_deploy.prediction.steps import Steps
-from msal_deploy.prediction.tissue import find_tissue
+from msal_deploy.prediction import predict
+from msal_deploy.prediction.grid import Grid, choose_tile
+from msal_deploy.prediction.record import find_slides
 
 app = command_line("Measure predict.")
 Json = Annotated[Path | None, typer.Option("--json")]
@@ -51,101 +49,64 @@ ENGINE = "openvino:int8"
 ERR = Console(stderr=True)
 
 
-@app.command("slide")
-def slide(
-    bundle: Path,
-    image: Path,
-    runs: int = 3,
-    tile: int = 512,
-    batch: int = 1,
-    engine: str = ENGINE,
-    json: Json = None,
-    plot: Path | None = None,
-) -> None:
-    """Time predict against its engine alone on the same tiles, in turns."""
-    totals, pictures, engines, record = [], [], [], None
-    with tempfile.TemporaryDirectory() as folder:
-        for index in range(runs):
-            options: dict[str, Any] = {"bundle": Bundle(bundle), "engine": engine, "tile": tile, "batch": batch}
-            began = time.perf_counter()
-            predict_all([image], f"{folder}/{index}p", formats=["geojson", "png"], **options)
-            pictures.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            report = predict_all([image], f"{folder}/{index}", formats=["geojson"], **options)
-            totals.append(time.perf_counter() - began)
-            engines.append(_engine_alone(bundle, image, engine, tile, batch))
-            (record,) = report.slides.values()
-    assert record is not None
-    mm2 = record.tissue_mm2
-    result = {
-        "image": image.name, "engine": engine, "tile": tile, "batch": batch, "mm2": mm2, "nuclei": record.nuclei,
-        "end_to_end_s": totals,
-        "end_to_end_with_pictures_s": pictures, "engine_alone_s": engines,
-        "ratio": statistics.median(totals) / statistics.median(engines),
-        "seconds_per_mm2": statistics.median(totals) / mm2, "stages_s": record.seconds,
-    }  # fmt: skip
-    if plot:
-        _plot_timeline(record.timeline, plot)
-    _end(result, json)
-
-
-def _engine_alone(bundle: Path, image: Path, engine_id: str, tile: int, batch: int) -> float:
-    """Return the seconds of a bare loop over the tiles that predict computes, of an image that is in memory."""
-    with open_slide(image, 0.25) as opened, open_engine(Bundle(bundle), engine_id) as engine:
-        grid, tissue = Grid(opened.shape, tile), find_tissue(opened, 0.25)
-        steps = Steps(opened, engine, SlideFolder("unused"), grid, tissue)
-        whole = opened.read(0, 0, *opened.shape)
-        missing = [(0, max(side - size, 0)) for side, size in zip(grid.side, opened.shape, strict=True)]
-        whole = np.pad(whole, [*missing, (0, 0)])
-        places = [place for region in grid.regions() for place in steps.tissue_tiles(*region)]
-        tiles = [whole[grid.rows[i].tile, grid.columns[j].tile] for i, j in places]
-        batches = [np.stack(tiles[first : first + batch]) for first in range(0, len(tiles), batch)]
-        engine(batches[0])
-        began = time.perf_counter()
-        for one in batches:
-            engine(one)
-        return time.perf_counter() - began
-
-
-def _plot_timeline(events: Any, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    stages = ["read", "infer", "stitch", "separate", "measure", "write"]
-    figure, axes = pyplot.subplots(figsize=(10, 3), layout="constrained")
-    for row, stage in enumerate(stages):
-        spans = [(begin, end - begin) for name, _, begin, end in events if name == stage]
-        axes.broken_barh(spans, (row - 0.4, 0.8), color=f"C{row}")
-    axes.set_yticks(range(len(stages)), stages)
-    axes.invert_yaxis()
-    axes.set_xlabel("seconds since the start")
-    axes.set_title("What predict does when: stages overlap")
-    figure.savefig(path, dpi=110)
-
-
 @app.command("scale")
 def scale(bundle: Path, side: list[int] | None = None, json: Json = None) -> None:
-    """Measure time and peak memory of synthetic pyramidal slides of 5,000, 10,000 and 20,000 px, or of each --side."""
+    """Measure time and peak memory of synthetic pyramidal slides of 2,752, 4,992 and 9,920 px, or of each --side.
+
+    Tiles of 512 px that share 64 px cover these sides without a remainder. Others take more tiles than their pixels
+    say, small ones most: 5,000 px 144, 20,000 px 2,025, which is 14 times as many for 16 times the pixels.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        small = Path(folder) / "small.tif"
-        _write_pyramid(small, 512)
-        start = _measured(bundle, small, Path(folder) / "small")["seconds"]
-        for extent in side or (5000, 10000, 20000):
+        start = _seconds_of_start(bundle, Path(folder), ".tif")
+        for extent in side or (2752, 4992, 9920):
             path = Path(folder) / f"{extent}.tif"
             with ProcessPoolExecutor(1, get_context("spawn")) as other:  # its memory would count as predict's
                 other.submit(_write_pyramid, path, extent).result()
-            rows.append({"side": extent, **_measured(bundle, path, Path(folder) / f"out-{extent}")})
-            ERR.print(rows[-1])
+            rows.append(_row(extent, 1, _measured(bundle, [path], Path(folder) / f"out-{extent}"), start, 512))
             path.unlink()
-    pixels = np.log([row["side"] ** 2 for row in rows])
-    exponents = [
-        float(np.polyfit(pixels, np.log([row["seconds"] - fixed for row in rows]), 1)[0]) for fixed in (0, start)
-    ]
-    names = ("exponent_of_pixels", "exponent_without_start")
-    _end({"sizes": rows, "start_s": start, **dict(zip(names, exponents, strict=True))}, json)
+    _end({"sizes": rows, "start_s": start, **_exponents(rows)}, json)
+
+
+@app.command("images")
+def images(bundle: Path, side: list[int] | None = None, json: Json = None) -> None:
+    """Measure time and peak memory of plain PNG images of 1,000, 2,000 and 4,000 px, 16, 4 and 1 in a call."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        start = _seconds_of_start(bundle, Path(folder), ".png")
+        for extent in side or (1000, 2000, 4000):
+            paths = [Path(folder) / f"{extent}-{seed}.png" for seed in range(max(1, (4000 // extent) ** 2))]
+            for seed, path in enumerate(paths):
+                Image.fromarray(_tissue(extent, seed)).save(path)
+            measured = _measured(bundle, paths, Path(folder) / f"out-{extent}", "--format", "geojson")
+            rows.append(_row(extent, len(paths), measured, start, choose_tile((extent, extent))))
+    _end({"sizes": rows, "start_s": start, **_exponents(rows)}, json)
+
+
+def _seconds_of_start(bundle: Path, folder: Path, suffix: str) -> float:
+    """Return the seconds of the command line for one tile: Python, the engine's compilation, the page."""
+    small = folder / f"small{suffix}"
+    if suffix == ".tif":
+        _write_pyramid(small, 512)
+    else:
+        Image.fromarray(_tissue(512, 0)).save(small)
+    return _measured(bundle, [small], folder / "small")["seconds"]
+
+
+def _row(side: int, count: int, measured: dict[str, float], start: float, tile: int) -> dict[str, float]:
+    grid = Grid((side, side), tile)
+    computed = len(grid.rows) * grid.side[0] * len(grid.columns) * grid.side[1]
+    each = (measured["seconds"] - start) / count
+    row = {"side": side, "images": count, **measured, "seconds_each_without_start": each, "computed_pixels": computed}
+    ERR.print(row)
+    return row
+
+
+def _exponents(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the exponents of the time without the start, in an image's pixels and in those of its tiles."""
+    seconds = np.log([row["seconds_each_without_start"] for row in rows])
+    pixels = {"pixels": [row["side"] ** 2 for row in rows], "computed_pixels": [row["computed_pixels"] for row in rows]}
+    return {f"exponent_of_{name}": float(np.polyfit(np.log(values), seconds, 1)[0]) for name, values in pixels.items()}
 
 
 @app.command("pyramid")
@@ -154,13 +115,18 @@ def pyramid(path: Path, side: int = 10000) -> None:
     _write_pyramid(path, side)
 
 
-def _write_pyramid(path: Path, side: int) -> None:
-    """Write a tiled JPEG pyramid: synthetic tissue of 1,024 px, repeated."""
+def _tissue(side: int, seed: int) -> NDArray[np.uint8]:
+    """Return uint8[side,side,3]: synthetic tissue of 1,024 px, repeated."""
     from msal_deploy.data.tissue import draw_tissue
 
-    image, _ = draw_tissue(np.random.default_rng(0), 1024)
+    image, _ = draw_tissue(np.random.default_rng(seed), 1024)
     repeats = -(-side // 1024)
-    whole = np.tile(image, (repeats, repeats, 1))[:side, :side]
+    return np.tile(image, (repeats, repeats, 1))[:side, :side]
+
+
+def _write_pyramid(path: Path, side: int) -> None:
+    """Write a tiled JPEG pyramid of `_tissue`."""
+    whole = _tissue(side, 0)
     options = {"tile": (256, 256), "compression": "jpeg", "photometric": "rgb", "resolutionunit": "CENTIMETER"}
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         tiff.write(whole, subifds=2, resolution=(40000, 40000), **options)
@@ -168,16 +134,16 @@ def _write_pyramid(path: Path, side: int) -> None:
             tiff.write(whole[::factor, ::factor], subfiletype=1, resolution=(40000 / factor,) * 2, **options)
 
 
-def _command(bundle: Path, image: Path, out: Path, *options: str) -> list[str]:
+def _command(bundle: Path, images: Sequence[Path], out: Path, *options: str) -> list[str]:
     """Return the command line of predict; a later `-e` replaces the engine."""
-    program = [sys.executable, "-m", "msal_deploy", "predict", str(image)]
+    program = [sys.executable, "-m", "msal_deploy", "predict", *map(str, images)]
     return [*program, "-b", str(bundle), "-e", ENGINE, "-o", str(out), *options]
 
 
-def _measured(bundle: Path, image: Path, out: Path, *options: str) -> dict[str, float]:
+def _measured(bundle: Path, images: Sequence[Path], out: Path, *options: str) -> dict[str, float]:
     """Run the command line; return its seconds and its peak memory in MB."""
     began = time.perf_counter()
-    process = subprocess.Popen(_command(bundle, image, out, *options))
+    process = subprocess.Popen(_command(bundle, images, out, *options))
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"predict ended with {os.waitstatus_to_exitcode(status)}")
@@ -185,22 +151,25 @@ def _measured(bundle: Path, image: Path, out: Path, *options: str) -> dict[str, 
 
 
 @app.command("seams")
-def seams(bundle: Path, data: str, json: Json = None) -> None:
-    """Score the test images in tiles of 256, 512 and 1,024 px against one pass over each image."""
+def seams(bundle: Path, data: str, training: int = 0, json: Json = None) -> None:
+    """Score the test images in tiles of 256, 512 and 1,024 px and of the default against one pass over each image.
+
+    --training N takes N training images instead, to choose by.
+    """
     rows: dict[str, dict[str, float]] = {}
     with open_dataset(data) as dataset, open_engine(Bundle(bundle), ENGINE) as engine:
-        images = list(dataset.test)
+        images = list(dataset.train)[:training] if training else list(dataset.test)
         passes = _one_pass(images, engine)
-        for tile in (256, 512, 1024):
+        for tile in (256, 512, 1024, None):
             counts, ajis, qualities = [], [], []
-            for image in track(images, f"tiles of {tile}", console=ERR):
+            for image in track(images, f"tiles of {tile or 'the default'}", console=ERR):
                 nuclei = predict(image.image(), bundle=Bundle(bundle), engine=engine.id, tile=tile, mpp=0.25)
                 scored = count_nuclei(image.instances(), nuclei.labels)
                 counts.append(len(nuclei))
                 ajis.append(aji(scored))
                 qualities.append(panoptic_quality(scored))
             mean = {"nuclei": np.mean(counts), "aji": np.mean(ajis), "pq": np.mean(qualities)}
-            rows[str(tile)] = {name: float(value) for name, value in mean.items()}
+            rows[str(tile or "default")] = {name: float(value) for name, value in mean.items()}
     _end({"images": len(images), "tiles": rows, "one_pass": passes}, json)
 
 
@@ -219,13 +188,13 @@ def kills(bundle: Path, image: Path, times: int = 20, seed: int = 0, json: Json 
     """Kill runs at random moments, resume them, and compare every output with that of a run in one go."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        seconds = _measured(bundle, image, Path(folder) / "whole", *FORMATS)["seconds"]
+        seconds = _measured(bundle, [image], Path(folder) / "whole", *FORMATS)["seconds"]
         expected = _hashes(Path(folder) / "whole")
         killed, rounds, same = 0, 0, True
         while killed < times:
             rounds += 1
             out = Path(folder) / f"round-{rounds}"
-            while not _survives(_command(bundle, image, out, *FORMATS), chance.uniform(0.1, 0.6) * seconds):
+            while not _survives(_command(bundle, [image], out, *FORMATS), chance.uniform(0.1, 0.6) * seconds):
                 killed += 1
             same &= _hashes(out) == expected
     _end({"kills": killed, "rounds": rounds, "files": len(expected), "identical": same}, json)
@@ -268,7 +237,7 @@ def workers(
             threads = str(max(available_cores() // max(number, 1), 1))
             options = ("--workers", str(number), "--threads", threads) if number else ()
             name, out = f"{number} workers" if number else "one process", Path(folder) / str(number)
-            rows[name] = _measured(bundle, image, out, *FORMATS, "-e", engine, "--batch", str(batch), *options)
+            rows[name] = _measured(bundle, [image], out, *FORMATS, "-e", engine, "--batch", str(batch), *options)
             hashes.append(_hashes(out))
             (record,) = (slide.record() for slide in find_slides(out))
             rows[name] |= {"seconds_per_mm2": rows[name]["seconds"] / record.tissue_mm2}

@@ -178,7 +178,7 @@ def _request(
     names_of(images)
     chosen = tuple(name.strip() for name in formats.split(",") if name.strip())
     check_formats(chosen)
-    batch, number = (batches or [1])[0], (threads or [None])[0]
+    batch, number = batches[0] if batches else 1, threads[0] if threads else None
     engine = open_engine(bundle, engines[0] if engines else None, threads=number).id
     return Request(tuple(map(str, images)), str(bundle.path), engine, chosen, batch, number)
 

@@ -90,7 +90,7 @@ def separate(
     foreground = _without_holes(probability >= threshold, chosen.max_hole / pixel)
     depth = _depth(probability, foreground, chosen.levels, chosen.smoothing / microns_per_pixel)
     padded = np.pad(depth * foreground, 1)
-    field = _Field(padded.ravel(), np.flatnonzero(padded), padded.shape[1])
+    field = _Field(padded.ravel(), np.flatnonzero(padded != 0), padded.shape[1])
     nuclei = _merged(field, _basins(field), chosen.saddle)
     numbers = _numbered(nuclei, chosen.min_area / pixel)
     labels = np.zeros(probability.shape, np.int32)
@@ -159,9 +159,8 @@ def _merged(field: _Field, peaks: Indices, saddle: float) -> Indices:
     parents, heights = list(range(len(roots) + 1)), [0.0, *field.depth[roots].tolist()]
     for first, second, height in _saddles(field, basin_at):
         a, b = _root(parents, first), _root(parents, second)
-        low, high = sorted((heights[a], heights[b]))
-        if a != b and height >= saddle * low:
-            parents[b], heights[a] = a, high
+        if a != b and height >= saddle * min(heights[a], heights[b]):
+            parents[b], heights[a] = a, max(heights[a], heights[b])
     return np.array([_root(parents, basin) for basin in parents])[basin_at[peaks]]
 
 
@@ -172,14 +171,21 @@ def _root(parents: list[int], basin: int) -> int:
 
 
 def _saddles(field: _Field, basin_at: Indices) -> list[tuple[int, int, float]]:
-    """Return the pairs of adjacent basins with the depth of each saddle between them, highest first, then by basin."""
-    here = np.concatenate([field.pixels, field.pixels])
-    there = np.concatenate([field.pixels + 1, field.pixels + field.stride])
-    between = basin_at[there].astype(bool) & (basin_at[there] != basin_at[here])
-    ends = np.stack([here[between], there[between]])
-    height, pairs = field.depth[ends].min(axis=0), np.sort(basin_at[ends], axis=0)
+    """Return the pairs of adjacent basins with the highest saddle between them, highest first, then by basin.
+
+    Lower saddles of a pair would change nothing: merging only raises the peaks that a saddle is compared with.
+    """
+    here, ends = basin_at[field.pixels], []
+    for offset in (1, field.stride):
+        there = basin_at[field.pixels + offset]
+        border = field.pixels[(there != 0) & (there != here)]
+        ends.append(np.stack([border, border + offset]))
+    both = np.concatenate(ends, axis=1)
+    height, pairs = field.depth[both].min(axis=0), np.sort(basin_at[both], axis=0)
     order = np.lexsort((*pairs, -height))
-    return list(zip(*pairs[:, order].tolist(), height[order].tolist(), strict=True))
+    _, first = np.unique(pairs[0][order] * len(field.depth) + pairs[1][order], return_index=True)
+    chosen = order[np.sort(first)]
+    return list(zip(*pairs[:, chosen].tolist(), height[chosen].tolist(), strict=True))
 
 
 def _numbered(regions: Indices, min_pixels: float) -> Indices:

@@ -49,7 +49,7 @@ class Pixels(NamedTuple):
 
 def find_centroids(labels: NDArray[np.int32]) -> Pixels:
     """Return the pixels of all labels of int32[h,w], with areas and centroids."""
-    at = np.flatnonzero(labels)
+    at = np.flatnonzero(labels != 0)
     values = labels.reshape(-1)[at]
     area = np.bincount(values)
     present = np.flatnonzero(area)
@@ -110,12 +110,25 @@ def _perimeters(pixels: Pixels, labels: NDArray[np.int32]) -> NDArray[np.float64
     slopes in steps.
     """
     padded = np.pad(labels, 1)
-    width = padded.shape[1]
-    rows, columns = np.divmod(pixels.at, pixels.shape[1])
-    at, flat = (rows + 1) * width + columns + 1, padded.reshape(-1)
-    own = flat[at]
-    crossings = np.zeros(len(at))
+    width, flat = padded.shape[1], padded.reshape(-1)
     # Lines in a direction are 1 px apart, diagonal ones 1/√2.
-    for step, distance in ((1, 1.0), (width, 1.0), (width + 1, 0.5**0.5), (width - 1, 0.5**0.5)):
+    directions = ((1, 1.0), (width, 1.0), (width + 1, 0.5**0.5), (width - 1, 0.5**0.5))
+    rows, columns = np.divmod(pixels.at, pixels.shape[1])
+    at, which = _at_border((rows + 1) * width + columns + 1, pixels.which, flat, [step for step, _ in directions])
+    own, crossings = flat[at], np.zeros(len(at))
+    for step, distance in directions:
         crossings += distance * ((flat[at + step] != own).astype(np.float64) + (flat[at - step] != own))
-    return np.pi / 8 * pixels.sums(crossings)
+    return np.pi / 8 * np.bincount(which, crossings, len(pixels.labels)).astype(np.float64)
+
+
+def _at_border(
+    at: NDArray[np.int64], which: NDArray[np.int64], flat: NDArray[np.int32], steps: list[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pixels that differ from a neighbour: the others, which are most, add nothing to a perimeter."""
+    differs = np.zeros(len(flat), bool)
+    for step in steps:
+        changes = flat[step:] != flat[:-step]
+        differs[step:] |= changes
+        differs[:-step] |= changes
+    border = differs[at]
+    return at[border], which[border]

@@ -14,6 +14,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ class SlideFolder:
     def regions(self, *, probability: bool = False) -> Iterator[Region]:
         """Yield the regions that exist, row by row, see `Region.load`. Regions without tissue have no file."""
         for path in sorted((self.path / REGIONS).glob("*.npz"), key=_position):
-            yield Region.load(path, probability=probability)
+            yield Region.load(path, probability=True) if probability else _last_loaded(path, path.stat().st_mtime_ns)
 
     def first_ids(self) -> list[int]:
         """Return the id of the first nucleus of each region of `regions`: ids go from 1 to N in their order."""
@@ -191,6 +192,12 @@ class SlideFolder:
         for region in self.regions():
             ids.append(ids[-1] + len(region.nuclei))
         return ids[:-1]
+
+
+@lru_cache(maxsize=1)
+def _last_loaded(path: Path, changed: int) -> Region:
+    """Load a region without its probability. All outputs of an image of one region read it once."""
+    return Region.load(path)
 
 
 def _position(path: Path) -> tuple[int, ...]:

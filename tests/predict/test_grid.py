@@ -1,10 +1,11 @@
 """Every pixel and every tile belongs to one region."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msal_deploy.prediction.grid import HALO, Grid, region_side
+from msal_deploy.prediction.grid import HALO, REGION, SIDES, Grid, choose_tile, region_side
 
 extents = st.tuples(st.integers(1, 2500), st.integers(1, 2500))
 
@@ -93,3 +94,25 @@ def test_sizes():
     # An image smaller than a tile is padded to a multiple of 32.
     assert Grid((100, 1000)).side == (128, 512)
     assert len(Grid((100, 1000)).rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("extent", "side"),
+    [
+        ((1000, 1000), 544),  # 2 × 2 of 544² are 1.18 Mpx, 3 × 3 of 512² 2.36
+        ((2000, 2000), 576),  # 4 × 4 of 576² are 5.31 Mpx, 5 × 5 of 512² 6.55, 4 × 4 of 640² 6.55
+        ((512, 512), 512),
+        ((520, 400), 544),  # one tile of 544 × 416
+        ((640, 640), 640),
+        ((30, 900), 512),  # 32 × 512 twice, with 124 px in common; larger ones are more pixels
+        ((2049, 100), 512),  # larger than a region
+    ],
+)
+def test_the_side_with_the_fewest_pixels_is_chosen(extent, side):
+    assert choose_tile(extent) == side
+    sums = {
+        other: len(grid.rows) * grid.side[0] * len(grid.columns) * grid.side[1]
+        for other in SIDES
+        for grid in [Grid(extent, other)]
+    }
+    assert max(extent) > REGION or sums[side] == min(sums.values())

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from msal_deploy.data.tissue import draw_tissue
 from msal_deploy.instances import separate
 from msal_deploy.prediction import predict, predict_all
 from msal_deploy.prediction.clock import STAGES
+from msal_deploy.prediction.steps import Steps
 from msal_deploy.runtimes import open_engine
 from msal_deploy.runtimes.openvino import OpenVinoEngine
 
@@ -191,6 +193,51 @@ def test_an_image_that_fails_does_not_stop_the_others(bundle_folder: Path, tissu
     assert "broken.png" in result.output and "Traceback" not in result.output
     assert json.loads((out / "tissue" / "run.json").read_text())["nuclei"] > 0
     assert "broken.png" in (out / "index.html").read_text()
+
+
+def test_the_engine_computes_an_image_while_the_one_before_is_finished(
+    bundle_folder: Path, tissue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(tissue, tmp_path / "second.png")
+    computed, calls = threading.Event(), []
+    infer, find = OpenVinoEngine._infer, Steps.find_nuclei
+
+    def noted(engine, images):
+        calls.append(images.any())
+        if len(calls) == 3:  # the empty batch, the first image, and the second
+            computed.set()
+        return infer(engine, images)
+
+    def late(steps, row, column):
+        assert computed.wait(60), "the second image waits for the first"
+        return find(steps, row, column)
+
+    monkeypatch.setattr(OpenVinoEngine, "_infer", noted)
+    monkeypatch.setattr(Steps, "find_nuclei", late)
+    options = {"bundle": Bundle(bundle_folder), "engine": ENGINE, "tile": 608, "formats": ["geojson"]}
+    report = predict_all([tissue, tmp_path / "second.png"], tmp_path / "out", **options)
+    report.require_passed()
+    assert calls == [False, True, True]  # both have one size: it is compiled once
+    assert report.slides["tissue"].nuclei == report.slides["second"].nuclei > 0
+    # What a stage took in this call is what it took for both images.
+    both = sum(record.seconds["infer"] for record in report.slides.values())
+    assert report.seconds["infer"] == pytest.approx(both, abs=0.002)
+    assert report.cpu_seconds["total"] > 0 and report.timeline[0][0] == "start"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tile", 500], "Expected a tile that is a multiple of 32, got 500"),
+        (["--tile", 64, "--overlap", 64], "Expected an overlap from 0 to 63, got 64"),
+        (["--overlap", 512], "Expected an overlap from 0 to 511, got 512"),
+    ],
+)
+def test_tiles_that_cannot_cover_an_image_are_refused(
+    bundle_folder: Path, tissue: Path, tmp_path: Path, options: list[object], message: str
+) -> None:
+    assert_refused(run(tissue, "-o", tmp_path / "out", "-b", bundle_folder, *options), 2, message)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_single_image_that_fails_is_bad_input(bundle_folder: Path, tmp_path: Path) -> None:
