@@ -4,7 +4,7 @@ import io
 import json
 import platform
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ from msal_deploy.bench import machine as bench_machine
 from msal_deploy.bench import tune as tune_stage
 from msal_deploy.bench.tuning import FINALISTS
 from msal_deploy.cli import app
-from msal_deploy.errors import BadInput
+from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.hardware import Gpu, NvidiaDriver
 from msal_deploy.runtimes import Engine
 from msal_deploy.spec import ModelSpec
@@ -84,7 +84,37 @@ class Parallel(Slow):
 
 bench = partial(bench_stage, in_process=True, rounds=1)  # engines of other processes: tests/bench
 tune = partial(tune_stage, in_process=True, rounds=1)
-ENGINES = {"slow:fp32": Slow, "fast:fp32": Fast, "parallel:fp32": Parallel}
+
+
+class Greedy(Slow):
+    """Has memory for one image."""
+
+    runtime = "greedy"
+
+    def _infer(self, images):
+        if len(images) > 1:
+            raise MemoryError("std::bad_alloc")
+        return super()._infer(images)
+
+
+class Strict(Slow):
+    """Takes no more than one image."""
+
+    runtime = "strict"
+
+    def _infer(self, images):
+        if len(images) > 1:
+            raise ValueError("a batch of 1 only")
+        return super()._infer(images)
+
+
+ENGINES = {
+    "slow:fp32": Slow,
+    "fast:fp32": Fast,
+    "parallel:fp32": Parallel,
+    "greedy:fp32": Greedy,
+    "strict:fp32": Strict,
+}
 
 
 def open_fake(bundle, name, threads=None, streams=1):
@@ -322,6 +352,53 @@ def test_the_command_refuses_settings_beside_tune():
     result = call("nowhere", "--tune", "--threads", 2)
     assert result.exit_code == 2
     assert "--tune cannot be combined with --batch, --threads" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("engine", "code", "message"), [("greedy:fp32", 3, "Not enough memory"), ("strict:fp32", 1, "a batch of 1 only")]
+)
+def test_an_engine_that_fails_at_a_batch_is_named_and_the_others_are_kept(bundle, tmp_path, engine, code, message):
+    words = ("-e", "slow:fp32", "-e", engine, "-b", 1, "-b", 2, "--size", 32, "--seconds", 0.001, "--in-process")
+    result = call(bundle.path, *words, "--json", tmp_path / "bench.json")
+    value = json.loads((tmp_path / "bench.json").read_text())
+    assert [(row["engine"], row["batch"]) for row in value["results"]] == [
+        ("slow:fp32", 1), (engine, 1), ("slow:fp32", 2),
+    ]  # fmt: skip
+    (failure,) = value["failed"]
+    assert (failure["engine"], failure["batch"]) == (engine, 2) and message in failure["message"]
+    assert result.exit_code == code and result.output.count("Error: ") == 1
+    assert f"{engine} failed" in result.stderr and "failed" in result.stdout
+    assert CALLS.count(f"{engine} opened") == 3 + 1  # three rounds with one image; with two, only once
+
+
+def test_if_nothing_could_be_measured_it_is_an_error(bundle):
+    with pytest.raises(MissingRequirement, match="Not enough memory"):
+        bench(bundle, ["greedy:fp32"], batches=(2,), size=(32, 32), seconds=0.001)
+
+
+def test_the_baseline_is_timed_as_well_and_need_not_be_the_first(bundle):
+    report = bench(bundle, ["fast:fp32"], baseline="slow:fp32", batches=(1,), size=(32, 32), seconds=0.001)
+    assert [one.engine for one in report.results] == ["slow:fp32", "fast:fp32"]
+    report = bench(bundle, ["fast:fp32", "slow:fp32"], baseline="slow:fp32", batches=(1,), size=(32, 32), seconds=0.001)
+    assert [report.speed_up(one).ratio for one in report.results] == [4, 1]
+    assert report.to_json()["baseline"] == "slow:fp32"
+
+
+def test_the_sets_of_images_take_turns(bundle, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Fast, "_infer", lambda self, images: seen.append(images.tobytes()) or CLOCK.advance(1))
+    bench(bundle, ["fast:fp32"], batches=(1,), size=(32, 32), seconds=0.02, windows=2)
+    assert len(set(seen)) == 4 and all(one != other for one, other in pairwise(seen))
+    assert seen[4:] == seen[:-4]
+
+
+def test_a_machine_that_slows_down_steadily_favours_no_engine(bundle, monkeypatch):
+    """Both take 1 ms at first, and each call takes longer than the one before."""
+    pace = iter(range(10**6))
+    for engine in (Slow, Fast):
+        monkeypatch.setattr(engine, "_infer", lambda self, images: CLOCK.advance(1000 + next(pace)))
+    report = bench(bundle, ["slow:fp32", "fast:fp32"], batches=(1,), size=(32, 32), seconds=0.001, windows=4)
+    assert abs(report.speed_up(report.results[1]).ratio - 1) < 1e-4
 
 
 def test_environment_says_what_latencies_depend_on_and_not_whose_machine_it_is(monkeypatch):

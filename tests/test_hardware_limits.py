@@ -3,10 +3,12 @@
 import os
 
 import pytest
+import torch
 from tiny_bundle import write_tiny_bundle
 
 from msal_deploy.hardware import available_cores, limited_cores
 from msal_deploy.runtimes import open_engine
+from msal_deploy.runtimes.torch import TorchEngine, _threads
 
 V1 = "5:memory:/docker/a1\n4:cpu,cpuacct:/docker/a1\n1:name=systemd:/\n"
 
@@ -67,6 +69,8 @@ def test_the_affinity_counts(tmp_path, monkeypatch):
 def test_runtimes_compute_with_as_many_threads_as_the_quota_allows(tmp_path, monkeypatch, asked, given):
     monkeypatch.setattr("msal_deploy.runtimes.base.limited_cores", lambda: 1)
     bundle = write_tiny_bundle(tmp_path / "bundle")
+    with _threads(TorchEngine(bundle, "fp32", asked)._cpu_threads):
+        assert torch.get_num_threads() == given
     with open_engine(bundle, "onnxruntime:fp32", threads=asked) as engine:
         assert engine._session.get_session_options().intra_op_num_threads == given
     with open_engine(bundle, "openvino:fp32", threads=asked) as engine:

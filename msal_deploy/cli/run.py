@@ -75,7 +75,7 @@ def run(
     worst_image: WorstImage = 0.02,
     budget_aji: AjiBudget = None,
     budget_pq: PqBudget = None,
-    seconds: Seconds = 3.0,
+    seconds: Seconds = 1.5,
     json: Json = None,
 ) -> None:
     """Run all stages: data, training, export, FP16 and INT8, validation, benchmark, and report.html.

@@ -283,12 +283,20 @@ def test_engines_are_opened_by_id(small_bundle):
 
 
 def bench_cli(machine: Machine, tmp_path: Path, *engines: str) -> tuple[Result, list[str]]:
-    words = [word for engine in engines for word in ("--engine", engine)]
+    words = [word for one in engines for word in ([one] if one.startswith("-") else ["--engine", one])]
     words += ["--batch", "1", "--size", "64", "--seconds", "0.01", "--rounds", "1", "--in-process"]
     words += ["--json", str(tmp_path / "bench")]
     result = CliRunner().invoke(app, ["bench", str(machine.bundle.path), *words])
     timed = json.loads((tmp_path / "bench").read_text())["results"] if result.exit_code == 0 else []
     return result, [one["engine"] for one in timed]
+
+
+def test_bench_refuses_a_batch_beyond_the_profile_before_anything_is_timed(make_machine, tmp_path):
+    machine = make_machine()
+    machine.add_plan("fp16")
+    result, timed = bench_cli(machine, tmp_path, "openvino:fp32", "tensorrt:fp16", "--batch=64")
+    assert (result.exit_code, timed) == (2, []) and result.output.count("Error: ") == 1
+    assert "accepts" in result.output and "not 64 × 64 × 64 px" in result.output
 
 
 def test_bench_adds_fp32_to_a_discouraged_precision(make_machine, tmp_path):
