@@ -27,7 +27,7 @@ from msal_deploy.errors import BadInput, GateFailed
 if TYPE_CHECKING:
     from rich.table import Table
 
-BETWEEN_RUNS = 0.01  # standard deviation of what the processes of a run share: where a day, a kernel or a host differs
+BETWEEN_RUNS = 0.01  # assumed standard deviation of what the processes of a run share: a day, a kernel, a host
 TAIL = (1 - CONFIDENCE) / 2
 
 Verdict = Literal["slower", "faster", "same"]
