@@ -277,11 +277,15 @@ def _shown(value: object) -> str:
 
 
 def _remarks(old: SavedReport, new: SavedReport) -> list[str]:
-    """Return remarks on versions that changed, and on reports that were interrupted."""
+    """Return remarks on versions that changed, and on reports that were interrupted or measured on a busy machine."""
+    from msal_deploy.bench.table import BUSY
+
     then, now = (dict(report.environment.get("versions") or {}) for report in (old, new))
     changed = [f"{name} {then[name]} → {now[name]}" for name in then if name in now and then[name] != now[name]]
     remarks = [f"Other versions: {', '.join(changed)}."] if changed else []
     for which, report in (("old", old), ("new", new)):
         if report.interrupted:
             remarks.append(f"The {which} report was interrupted.")
+        if (busy := report.environment.get("busy_before") or 0) > BUSY:
+            remarks.append(f"The machine was {busy:.0%} busy before the {which} run: that alone can change a speed-up.")
     return remarks

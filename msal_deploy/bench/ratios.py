@@ -31,6 +31,8 @@ class Ratio(msgspec.Struct, frozen=True):
 
     >>> str(Ratio(5.41, 5.352, 5.471))
     '5.41× ±0.06'
+    >>> str(Ratio(5.41, 0.4, 73.2))  # nothing is known
+    '5.41× ±?'
     >>> Ratio(5.41, 5.35, 5.47).agrees(Ratio(5.5, 5.46, 5.54))
     True
 
@@ -44,7 +46,8 @@ class Ratio(msgspec.Struct, frozen=True):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.ratio:.2f}× ±{max(self.high - self.ratio, self.ratio - self.low):.2f}"
+        half = max(self.high - self.ratio, self.ratio - self.low)
+        return f"{self.ratio:.2f}× ±{half:.2f}" if half < self.ratio else f"{self.ratio:.2f}× ±?"
 
     def agrees(self, other: "Ratio") -> bool:
         """Return whether the intervals overlap, as those of two runs of the same bench do."""

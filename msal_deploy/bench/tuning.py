@@ -1,13 +1,13 @@
 """Find the best threads, streams and batch size on this machine by measurement."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from msal_deploy.bench.checks import check_options, require_all, supports_streams
 from msal_deploy.bench.machine import MachineWatch
-from msal_deploy.bench.measure import Plan, group_settings
+from msal_deploy.bench.measure import Measurement, Plan, group_settings
 from msal_deploy.bench.results import BenchReport, BenchResult, Setting
 from msal_deploy.bench.run import ROUNDS, SECONDS, WINDOWS, measure
 from msal_deploy.bundle import Bundle
@@ -65,6 +65,7 @@ def tune(
     windows: int = WINDOWS,
     rounds: int = ROUNDS,
     in_process: bool = False,
+    on_interrupt: Callable[[BenchReport], object] = lambda _: None,
     progress: bool = False,
 ) -> TuneReport:
     """Find the setting with the lowest latency for one image and the one with the highest throughput.
@@ -87,6 +88,8 @@ def tune(
         windows: Number of time windows of each finalist in a round.
         rounds: How often every finalist is opened anew; in the screening, every setting is opened once.
         in_process: Open all engines in this process: for debugging, because they disturb each other.
+        on_interrupt: Called with a report of what was measured until then, of the screening or of the finalists, if
+            Ctrl-C or SIGTERM ends the measurement.
         progress: Show progress bars on stderr.
 
     Raises:
@@ -103,9 +106,13 @@ def tune(
     ]
     require_all(bundle, settings, size)
     watch = MachineWatch()
+
+    def interrupted(part: Measurement) -> None:
+        on_interrupt(BenchReport(part.results, watch.stop(), failed=part.failures, interrupted=True))
+
     short = replace(plan, seconds=min(seconds, SCREENING_SECONDS), windows=2, rounds=1, min_runs=1)
-    screening = measure(bundle, group_settings(settings), short, progress=progress, label="screening")
-    finals = measure(bundle, [_finalists(screening.results)], plan, progress=progress, label="finals")
+    screening = measure(bundle, group_settings(settings), short, interrupted, progress, "screening")
+    finals = measure(bundle, [_finalists(screening.results)], plan, interrupted, progress, "finals")
     failures = screening.failures + finals.failures
     return TuneReport(finals.results, watch.stop(), failed=failures, screened=screening.results)
 

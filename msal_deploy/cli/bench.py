@@ -92,7 +92,8 @@ def bench(
     engines = _add_fp32_baselines(_engines(opened, engine))
     extent = parse_size(size)
     old = read_old(compare, baseline or engines[0], extent, tune=tune)
-    show = partial(_show, json=json, csv=csv, markdown=markdown)
+    named = set(engines) if suite and engine and ALL not in engine else None
+    show = partial(_show, json=json, csv=csv, markdown=markdown, named=named)
     report: BenchReport
     common: dict[str, Any] = {
         "size": extent,
@@ -102,7 +103,7 @@ def bench(
         "in_process": in_process,
     }
     if tune:
-        report = stage.tune(opened, engines, **common, progress=True)
+        report = stage.tune(opened, engines, on_interrupt=show, progress=True, **common)
         show(report)
     else:
         report = stage.bench(
@@ -135,12 +136,20 @@ def _engines(bundle: "Bundle", named: list[str] | None) -> list[str]:
     return list(dict.fromkeys([*(one for one in named if one != ALL), *(e for e in all_engines() if e not in needs)]))
 
 
-def _show(report: "BenchReport", json: Path | None, csv: Path | None, markdown: Path | None) -> None:
-    """Write the files, then print the table and what else there is to say."""
+def _show(
+    report: "BenchReport", json: Path | None, csv: Path | None, markdown: Path | None, named: set[str] | None
+) -> None:
+    """Write the files, then print the table and what else there is to say.
+
+    If engines are `named`, as by a suite, the rest of the catalogue is not listed as unavailable.
+    """
+    from msgspec.structs import replace
     from rich.console import Console
 
     from msal_deploy.files import write_json
 
+    if named is not None:
+        report = replace(report, unavailable={one: why for one, why in report.unavailable.items() if one in named})
     if json:
         write_json(json, report.to_json())
     write_tables(report, csv, markdown)

@@ -1,6 +1,7 @@
 """What an engine needs that this machine or a bundle does not have, found without opening anything."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from msal_deploy.bundle import CHECKPOINT, Bundle
 from msal_deploy.errors import BadInput, MissingRequirement
@@ -59,7 +60,8 @@ def missing_need(bundle: Bundle, engine: str) -> str:
 
 
 def _missing(bundle: Bundle, runtime: Runtime, precision: str) -> Iterator[str]:
-    if runtime.device == "gpu" and not _has_gpu(runtime):
+    has_gpu = runtime.device != "gpu" or _has_gpu(runtime)
+    if not has_gpu:
         yield "an NVIDIA GPU"
     if not runtime.is_installed:
         yield f"pip install '{runtime.requirement if runtime.extra else runtime.packages[0]}'"
@@ -67,7 +69,7 @@ def _missing(bundle: Bundle, runtime: Runtime, precision: str) -> Iterator[str]:
         yield f"{CHECKPOINT} in the bundle, which msal-deploy export writes"
     if runtime.opens == "graph" and not bundle.has_graph(graph := _graph(precision)):
         yield f"a graph in {graph}, which msal-deploy export --{graph} adds"
-    if runtime.opens == "plan" and not _has_plan(bundle, runtime, precision):
+    if runtime.opens == "plan" and has_gpu and not _has_plan(bundle, runtime, precision):
         yield f"a plan for this GPU: msal-deploy build-trt {bundle.path} --{precision} --backend {runtime.name}"
 
 
@@ -83,23 +85,27 @@ def _has_gpu(runtime: Runtime) -> bool:
 
 
 def _has_plan(bundle: Bundle, runtime: Runtime, precision: str) -> bool:
-    from msal_deploy.trt.local_gpu import current_gpu
-    from msal_deploy.trt.plan_checks import find_plan
-
     try:
-        find_plan(bundle, precision, runtime.name, current_gpu().sm)
+        _find_plan(bundle, runtime, precision)
     except BadInput:
         return False
     return True
 
 
+def _find_plan(bundle: Bundle, runtime: Runtime, precision: str) -> Path:
+    from msal_deploy.trt.local_gpu import current_gpu
+    from msal_deploy.trt.plan_checks import find_plan
+
+    return find_plan(bundle, precision, runtime.name, current_gpu().sm)
+
+
 def require(bundle: Bundle, engine: str) -> None:
     """Raise an error that says what an engine needs, if that is missing; cheap, unlike opening the engine.
 
-    >>> require(Bundle("bundle"), "torch:fp32")
+    >>> require(Bundle("bundle"), "torch:fp32")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    msal_deploy.errors.BadInput: bundle has no checkpoint.safetensors; export the bundle again
+    msal_deploy.errors.BadInput: checkpoint.safetensors is not in bundle; choose from: model.fp16.onnx, ...
 
     Raises:
         BadInput: The bundle has no graph, checkpoint or plan for it.
@@ -113,15 +119,16 @@ def require(bundle: Bundle, engine: str) -> None:
         bundle.graph(_graph(precision), name)
     elif runtime.opens == "checkpoint":
         bundle.file(CHECKPOINT)
+    elif runtime.opens == "plan" and _has_gpu(runtime):
+        _find_plan(bundle, runtime, precision)
     raise MissingRequirement(f"{engine} cannot run here", f"it needs {need}")
 
 
 def check_plan_shape(bundle: Bundle, engine: str, shape: tuple[int, int, int]) -> None:
     """Raise `BadInput` unless the plan of an engine accepts images of `shape` (N, H, W); other engines accept all."""
-    from msal_deploy.trt.local_gpu import current_gpu
-    from msal_deploy.trt.plan_checks import check_shape, find_plan, read_plan
+    from msal_deploy.trt.plan_checks import check_shape, read_plan
 
     name, _, precision = engine.partition(":")
     if name in CATALOGUE and CATALOGUE[name].opens == "plan":
-        plan_file = find_plan(bundle, precision, name, current_gpu().sm)
+        plan_file = _find_plan(bundle, CATALOGUE[name], precision)
         check_shape(plan_file, bundle, read_plan(bundle, plan_file), shape)
