@@ -150,7 +150,10 @@ def check_comparable(old: SavedReport, baseline: str, size: tuple[int, int]) -> 
         BadInput: The report has no speed-up, another baseline or another size.
     """
     if not any(one.speed_up for one in old.results if one.engine != old.baseline):
-        raise BadInput("The old report has no speed-up to compare with", "write it again with two engines or more")
+        raise BadInput(
+            "The old report has no speed-up to compare with",
+            "write it again, with two engines or more and without an interruption",
+        )
     if old.baseline != baseline:
         cause = f"The old report has speed-ups over {old.baseline}, and the new one over {baseline}"
         raise BadInput(cause, f"add --baseline {old.baseline}")
