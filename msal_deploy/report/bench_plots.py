@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def speed_up_plot(bench: Json) -> str:
-    """Draw each speed-up over the baseline as a dot with its interval, one panel per batch; return a data URI.
+    """Draw each speed-up over the baseline as a mark with its interval, one panel per batch; return a data URI.
 
     Args:
         bench: The value of `BenchReport.to_json`, with a ``name`` in each result. Results without an interval, and the
