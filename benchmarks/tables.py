@@ -22,9 +22,7 @@ from msal_deploy.files import atomic_file
 
 HERE = Path(__file__).parent
 PAGE, RESULTS, COMMANDS = HERE / "README.md", HERE / "results", HERE / "commands.toml"
-MARKERS = {
-    name: (f"<!-- {name}: python benchmarks/tables.py -->", f"<!-- end of {name} -->") for name in ("files", "speed")
-}
+START, END = "<!-- {}: python benchmarks/tables.py -->", "<!-- end of {} -->"
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,7 +102,7 @@ def _speed_tables(folder: Path) -> Iterator[str]:
 def page_with(page: str, tables: dict[str, str]) -> str:
     """Return the page with these tables between the markers of their names."""
     for name, table in tables.items():
-        start, end = MARKERS[name]
+        start, end = START.format(name), END.format(name)
         before, found, rest = page.partition(start)
         _, closed, after = rest.partition(end)
         if not (found and closed):

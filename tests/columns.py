@@ -47,6 +47,12 @@ def page_tables(source: str) -> dict[str, list[Row]]:
     return parser.tables
 
 
+def table_with(source: str, header: str) -> list[Row]:
+    """Return the rows of the one table of a page that has a column with this header."""
+    (rows,) = [rows for rows in page_tables(source).values() if header in rows[0]]
+    return rows
+
+
 def page_facts(source: str) -> dict[str, str]:
     """Return the definition lists of an HTML page: term -> definition."""
     parser = _Tables()

@@ -151,13 +151,22 @@ def protocol_scores(dice):
     return {"pixel_dice_mean": dice, "pixel_iou_mean": dice - 0.12, "aji_mean": dice - 0.16, "pq_mean": dice - 0.19}
 
 
-def timed(engine, batch, p50):
+def timed(engine, batch, p50, speed_up):
+    """Return a result of three processes with two windows each; the second process is slower."""
+    windows = [p50 * factor for factor in (1, 1.002, 1.011, 1.013, 0.998, 1)]
     latency = {"p50": p50, "p90": p50 * 1.05, "p95": p50 * 1.08, "p99": p50 * 1.2, "mean": p50 * 1.02}
     return {
         "engine": engine, "batch": batch, "size": [512, 512], "latency_ms": latency, "images_per_s": 1000 * batch / p50,
         "megapixels_per_s": 262.144 * batch / p50, "coefficient_of_variation": 0.011, "runs": 41, "stable": True,
-        "threads": None, "streams": 1,
+        "threads": None, "streams": 1, "square_millimetres_per_s": 16.384 * batch / p50, "window_medians_ms": windows,
+        "windows_per_process": 2, "peak_memory_mb": 700 + p50, "load_s": p50 / 300,
+        "speed_up": {"ratio": speed_up, "low": speed_up / spread(speed_up), "high": speed_up * spread(speed_up)},
     }  # fmt: skip
+
+
+def spread(speed_up):
+    """Return the width of an interval: that of the baseline itself is 1."""
+    return 1 if speed_up == 1 else 1.03
 
 
 P50 = {
@@ -165,11 +174,18 @@ P50 = {
     "onnxruntime:int8": 83.2,
 }  # fmt: skip
 BENCH = {
-    "results": [timed(engine, 1, p50) for engine, p50 in P50.items()]
-    + [timed(engine, 4, 3.84 * p50) for engine, p50 in P50.items()],
+    "schema": "msal-deploy bench 2", "baseline": "torch:fp32", "interrupted": False,
+    "results": [
+        timed(engine, batch, p50 * slower, P50["torch:fp32"] / p50)
+        for batch, slower in ((1, 1), (4, 3.84)) for engine, p50 in P50.items()
+    ],
+    "failed": [{"engine": "torch-compile:fp32", "batch": 4, "message": "Its process ended with SIGKILL"}],
+    "unavailable": [{"engine": "tensorrt:fp16", "needs": "an NVIDIA GPU"}],
     "environment": {
         "date": "2026-01-02T03:04:05+00:00", "processor": "Some CPU", "instructions": ["avx2", "avx512_vnni"],
-        "gpus": [], "driver": None, "logical_cores": 2, "memory_gib": 15.6, "load_average": [0.5, 0.25],
+        "gpus": [], "driver": None, "logical_cores": 2,
+        "threads": {"default": 2, "cpu_quota": None, "affinity": 2}, "clock_mhz": 3100, "temperature_c": None,
+        "memory_gib": 15.6, "load_average": [0.5, 0.25],
         "versions": {"numpy": "2.4.1", "openvino": "2026.1"},
     },
 }  # fmt: skip

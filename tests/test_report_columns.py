@@ -2,7 +2,7 @@
 
 import pytest
 import report_fixture
-from columns import assert_layout, by_name, numbers_in, page_facts, page_tables, printed, terminal_rows
+from columns import assert_layout, by_name, numbers_in, page_facts, page_tables, printed, table_with, terminal_rows
 
 from msal_deploy.report import accuracy_latency, accuracy_latency_table, evidence_plots, plots, write_report
 from msal_deploy.report.precision import precision_section
@@ -84,11 +84,6 @@ def page(tmp_path, monkeypatch):
         return (tmp_path / "report.html").read_text(encoding="utf-8")
 
     return page
-
-
-def table_with(page, header):
-    (rows,) = [rows for rows in page_tables(page).values() if header in rows[0]]
-    return rows
 
 
 def test_the_tradeoff_on_the_page(page):

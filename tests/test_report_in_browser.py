@@ -37,7 +37,7 @@ def test_the_page_says_nothing_in_the_console_and_requests_nothing_else(browser:
 
 def test_every_picture_is_shown_and_described(browser: Browser, page: Path) -> None:
     pictures = browser.visit(page).pictures
-    assert len(pictures) == 8 + 4 * 9  # figures; four panels of each patch
+    assert len(pictures) == 10 + 4 * 9  # figures; four panels of each patch
     assert all(picture["width"] > 0 and len(picture["alt"]) > 20 for picture in pictures)
     assert len({picture["alt"] for picture in pictures}) > 30
 

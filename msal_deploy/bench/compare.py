@@ -27,7 +27,7 @@ from msal_deploy.errors import BadInput, GateFailed
 if TYPE_CHECKING:
     from rich.table import Table
 
-BETWEEN_RUNS = 0.01  # standard deviation of what the processes of a run share: where a day, a kernel or a host differs
+BETWEEN_RUNS = 0.01  # assumed standard deviation of what the processes of a run share: a day, a kernel, a host
 TAIL = (1 - CONFIDENCE) / 2
 
 Verdict = Literal["slower", "faster", "same"]
@@ -150,7 +150,10 @@ def check_comparable(old: SavedReport, baseline: str, size: tuple[int, int]) -> 
         BadInput: The report has no speed-up, another baseline or another size.
     """
     if not any(one.speed_up for one in old.results if one.engine != old.baseline):
-        raise BadInput("The old report has no speed-up to compare with", "write it again with two engines or more")
+        raise BadInput(
+            "The old report has no speed-up to compare with",
+            "write it again, with two engines or more and without an interruption",
+        )
     if old.baseline != baseline:
         cause = f"The old report has speed-ups over {old.baseline}, and the new one over {baseline}"
         raise BadInput(cause, f"add --baseline {old.baseline}")
@@ -277,11 +280,15 @@ def _shown(value: object) -> str:
 
 
 def _remarks(old: SavedReport, new: SavedReport) -> list[str]:
-    """Return remarks on versions that changed, and on reports that were interrupted."""
+    """Return remarks on versions that changed, and on reports that were interrupted or measured on a busy machine."""
+    from msal_deploy.bench.table import BUSY
+
     then, now = (dict(report.environment.get("versions") or {}) for report in (old, new))
     changed = [f"{name} {then[name]} → {now[name]}" for name in then if name in now and then[name] != now[name]]
     remarks = [f"Other versions: {', '.join(changed)}."] if changed else []
     for which, report in (("old", old), ("new", new)):
         if report.interrupted:
             remarks.append(f"The {which} report was interrupted.")
+        if (busy := report.environment.get("busy_before") or 0) > BUSY:
+            remarks.append(f"The machine was {busy:.0%} busy before the {which} run: that alone can change a speed-up.")
     return remarks

@@ -256,8 +256,11 @@ def _notes(report: SavedReport) -> Iterator[str]:
         yield "\nInterrupted: results may have fewer windows, or be missing."
     for failure in report.failed:
         yield f"\nFailed: `{failure.engine}` with a batch of {failure.batch}: {_escaped(failure.message)}."
+    engines: dict[str, list[str]] = {}
     for need in report.unavailable:
-        yield f"\nNot available there: `{need.engine}`: {_escaped(need.needs)}."
+        engines.setdefault(need.needs, []).append(f"`{need.engine}`")
+    for needs, names in engines.items():
+        yield f"\nNot available there: {', '.join(names)}: {_escaped(needs)}."
 
 
 def _write(path: StrPath, text: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def speed_up_plot(bench: Json) -> str:
-    """Draw each speed-up over the baseline as a dot with its interval, one panel per batch; return a data URI.
+    """Draw each speed-up over the baseline as a mark with its interval, one panel per batch; return a data URI.
 
     Args:
         bench: The value of `BenchReport.to_json`, with a ``name`` in each result. Results without an interval, and the
@@ -54,7 +54,7 @@ def has_interval(row: Json) -> bool:
     (True, False)
     """
     ratio = row.get("speed_up")
-    return bool(ratio) and not ratio["ratio"] == ratio["low"] == ratio["high"] == 1
+    return ratio is not None and not ratio["ratio"] == ratio["low"] == ratio["high"] == 1
 
 
 def _dots(axes: Axes, ratios: Sequence[Mapping[str, float]]) -> None:
@@ -91,6 +91,8 @@ def windows_plot(bench: Json) -> str:
 
 
 def _drift(axes: Axes, rows: Sequence[Json], colours: Mapping[str, int]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.grid(False, axis="x")
     axes.grid(True, axis="y", color=GRID, lw=0.7)
     most = max(len(row["window_medians_ms"]) for row in rows)
@@ -103,7 +105,7 @@ def _drift(axes: Axes, rows: Sequence[Json], colours: Mapping[str, int]) -> None
         style: dict[str, Any] = {"ms": 4, "lw": 1.2, "color": colour_of(colours[row["name"]])}
         axes.plot(range(1, len(medians) + 1), relative, "o-", label=row["name"], **style)
     axes.set_xlim(0.5, most + 0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("latency, % of its median", color=INK)
 
 

@@ -188,6 +188,13 @@ def test_other_versions_and_an_interruption_are_remarked():
     assert comparison.messages() == ("Other versions: openvino 2026.1 → 2026.2.", "The new report was interrupted.")
 
 
+def test_a_busy_machine_is_remarked():
+    assert two(5.0, 5.0, environment=MACHINE | {"busy_before": 0.25}).messages() == ()
+    assert two(5.0, 5.0, environment=MACHINE | {"busy_before": 0.9}).messages() == (
+        "The machine was 90% busy before the new run: that alone can change a speed-up.",
+    )  # fmt: skip
+
+
 def test_another_baseline_and_another_size_are_refused_before_a_run():
     old = saved({"torch:fp32": TORCH, "openvino:int8": over(TORCH, 5)})
     check_comparable(old, "torch:fp32", (512, 512))

@@ -39,7 +39,8 @@ class Stage:
             )
             for engine, windows in self.milliseconds.items()
         )  # fmt: skip
-        made = BenchReport(results, self.environment, "torch:fp32", self.failed, {}, self.interrupts)
+        needs = {"tensorrt:fp16": "a GPU", "openvino:bf16": "a processor with AMX"}
+        made = BenchReport(results, self.environment, "torch:fp32", self.failed, needs, self.interrupts)
         if self.interrupts:
             on_interrupt(made)
             raise KeyboardInterrupt
@@ -136,7 +137,7 @@ def test_tables_are_written(call, tmp_path):
     result = call(*ENGINES, "--csv", tmp_path / "r.csv", "--markdown", tmp_path / "r.md")
     assert result.exit_code == 0, result.output
     with (tmp_path / "r.csv").open(newline="") as stream:
-        assert [row["speed_up"] for row in csv.DictReader(stream)] == ["1.0", "5.0"]
+        assert [row["speed_up"] for row in csv.DictReader(stream)] == ["1.0", "5.0", "", ""]
     assert "| `openvino:int8` | 1 | 80.0 |" in (tmp_path / "r.md").read_text()
 
 
@@ -178,6 +179,15 @@ def test_a_suite_sets_the_options_and_the_command_line_replaces_them(call, stage
     assert stage.engines == ["openvino:int8"]
     expected |= {"size": (96, 64), "batches": [4], "rounds": 1, "threads": [2]}
     assert {key: stage.options[key] for key in expected} == expected
+
+
+def test_a_suite_lists_only_its_own_engines_as_unavailable(call, tmp_path):
+    (tmp_path / "mine.toml").write_text('engines = ["torch:fp32", "openvino:bf16"]')
+    assert call("--suite", tmp_path / "mine.toml", "--json", tmp_path / "r.json").exit_code == 0
+    assert [one.engine for one in read_report(tmp_path / "r.json").unavailable] == ["openvino:bf16"]
+    (tmp_path / "mine.toml").write_text("batches = [1]")
+    assert call("--suite", tmp_path / "mine.toml", "-e", "all", "--json", tmp_path / "r.json").exit_code == 0
+    assert len(read_report(tmp_path / "r.json").unavailable) == 2
 
 
 def test_without_a_suite_engines_that_are_named_are_required(call, stage):

@@ -187,6 +187,14 @@ def test_markdown_of_a_report_without_results_and_with_a_gpu():
     assert markdown(one).splitlines()[-1].startswith("nothing timed, an unknown processor, H100, H100. Speed-up")
 
 
+def test_markdown_names_the_engines_that_need_the_same_thing_together():
+    needs = [{"engine": f"tensorrt:{name}", "needs": "a GPU"} for name in ("fp16", "int8")]
+    content = full(unavailable=[*needs, {"engine": "x", "needs": "x 2"}])
+    assert markdown(read(content)).splitlines()[-3:] == [
+        "Not available there: `tensorrt:fp16`, `tensorrt:int8`: a GPU.", "", "Not available there: `x`: x 2.",
+    ]  # fmt: skip
+
+
 def test_text_cannot_leave_its_cell():
     content = full()
     content["failed"][0]["message"] = "a|b<script>"
