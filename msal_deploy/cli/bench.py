@@ -137,7 +137,8 @@ def bench(
         _require_all(report)
         return
     engines = _add_fp32_baselines(_engines(opened, engine))
-    show = partial(_show, json=json, csv=csv, markdown=markdown)
+    named = set(engines) if suite and engine and ALL not in engine else None
+    show = partial(_show, json=json, csv=csv, markdown=markdown, named=named)
     if tune:
         tuned = stage.tune(
             opened,
@@ -188,12 +189,20 @@ def _engines(bundle: "Bundle", named: list[str] | None) -> list[str]:
     return list(dict.fromkeys([*(one for one in named if one != ALL), *(e for e in all_engines() if e not in needs)]))
 
 
-def _show(report: "BenchReport", json: Path | None, csv: Path | None, markdown: Path | None) -> None:
-    """Write the files, then print the table and what else there is to say."""
+def _show(
+    report: "BenchReport", json: Path | None, csv: Path | None, markdown: Path | None, named: set[str] | None
+) -> None:
+    """Write the files, then print the table and what else there is to say.
+
+    If engines are `named`, as by a suite, the rest of the catalogue is not listed as unavailable.
+    """
+    from msgspec.structs import replace
     from rich.console import Console
 
     from msal_deploy.files import write_json
 
+    if named is not None:
+        report = replace(report, unavailable={one: why for one, why in report.unavailable.items() if one in named})
     if json:
         write_json(json, report.to_json())
     write_tables(report, csv, markdown)
