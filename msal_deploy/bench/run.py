@@ -14,6 +14,7 @@ from msal_deploy.bench.measure import Measurement, Plan, group_settings
 from msal_deploy.bench.results import BenchReport, Failure, Setting
 from msal_deploy.bundle import Bundle
 from msal_deploy.errors import MissingRequirement
+from msal_deploy.memory import REMEDY
 from msal_deploy.runtimes import missing_needs
 
 SECONDS, WINDOWS, ROUNDS = 1.5, 2, 3
@@ -148,5 +149,9 @@ def _report(
 
 
 def _is_absent(failure: Failure) -> bool:
-    """Return whether only opening an engine showed that it lacks something, such as instructions of the processor."""
-    return isinstance(failure.error, MissingRequirement) and not failure.opened
+    """Return whether only opening an engine showed that it lacks something, such as instructions of the processor.
+
+    Memory is not meant: an engine that ran out of it has failed.
+    """
+    lacking = isinstance(failure.error, MissingRequirement) and failure.error.remedy != REMEDY
+    return lacking and not failure.opened

