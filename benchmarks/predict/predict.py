@@ -75,7 +75,7 @@ def images(bundle: Path, side: list[int] | None = None, json: Json = None) -> No
     with tempfile.TemporaryDirectory() as folder:
         start = _seconds_of_start(bundle, Path(folder), ".png")
         for extent in side or (1000, 2000, 4000):
-            paths = [Path(folder) / f"{extent}-{seed}.png" for seed in range(max(1, (4000 // extent) ** 2))]
+            paths = [Path(folder) / f"{extent}-{seed}.png" for seed in range(min(max(1, (4000 // extent) ** 2), 16))]
             for seed, path in enumerate(paths):
                 Image.fromarray(_tissue(extent, seed)).save(path)
             measured = _measured(bundle, paths, Path(folder) / f"out-{extent}", "--format", "geojson")
