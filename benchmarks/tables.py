@@ -118,6 +118,9 @@ def generated(page: Path = PAGE, folder: Path = RESULTS, commands: Path = COMMAN
 
 
 if __name__ == "__main__":
-    text = generated()
+    try:
+        text = generated()
+    except BadInput as error:
+        raise SystemExit(f"Error: {error}") from error
     with atomic_file(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
