@@ -145,26 +145,25 @@ def make_point(network: str, engine: str, scores: Mapping[str, Any], timing: Tim
 
 
 def table(points: Sequence[Point], baseline: float) -> Table:
-    """Return the points as a table."""
+    """Return the points as a table: median latency, mean ΔDice and its 95% lower bound, ✓ if the goal is met."""
     title = f"Against {BASELINE} with {points[0].network}, {baseline:.0f} ms"
-    shown = Table(title=title, box=box.SIMPLE_HEAD)
-    for column in ("network", "engine", "p50, ms", "speed-up", "Dice", "mean ΔDice", "lower bound", "goal"):
+    shown = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("network", "engine", "ms", "speed-up", "Dice", "ΔDice", "bound", ""):
         shown.add_column(column, justify="left" if column in ("network", "engine") else "right", no_wrap=True)
     for point in points:
-        goal = "met" if point.meets_goal else ""
+        goal = "✓" if point.meets_goal else ""
         numbers = (f"{point.dice:.4f}", f"{point.delta:+.4f}", f"{point.lower:+.4f}", goal)
-        shown.add_row(point.network, point.engine, f"{point.p50_ms:.1f}", str(point.speed_up), *numbers)
+        shown.add_row(point.network, point.engine, f"{point.p50_ms:.1f}", f"{point.speed_up.ratio:.2f}×", *numbers)
     return shown
 
 
 def save_plot(points: Sequence[Point], path: Path) -> None:
     """Draw mean ΔDice and its lower bound over the speed-up. The suffix of `path` selects the format."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
     axes = figure.add_subplot()
-    axes.axvspan(GOAL_SPEED_UP, 1.15 * max(point.speed_up.ratio for point in points), color="#e8f1e4", lw=0)
-    axes.axhline(GOAL_DELTA, color="#8a9099", lw=1, ls="--")
     for index, engine in enumerate(ENGINES):
         own = [point for point in points if point.engine == engine]
         axes.vlines([p.speed_up.ratio for p in own], [p.lower for p in own], [p.delta for p in own], f"C{index}", lw=1)
@@ -173,9 +172,12 @@ def save_plot(points: Sequence[Point], path: Path) -> None:
             place = (point.speed_up.ratio, point.delta)
             axes.annotate(point.network, place, (6, 4), textcoords="offset points", fontsize=9)
     axes.set(xlabel=f"speed-up over {BASELINE} with {points[0].network}, 512 × 512 px", ylabel="mean ΔDice")
-    axes.set_title("Dots: mean; lines: down to the 95% lower bound; goal: right of the shade's edge, above the dashes")
-    axes.title.set_fontsize(9)
-    axes.legend(frameon=False, loc="lower left")
+    axes.set_title("Dots: mean; lines: down to the 95% lower bound", fontsize=9)
+    (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
+    axes.set(xlim=(None, right + 1), ylim=(None, top))  # room for the names
+    sides = (right + 1 - GOAL_SPEED_UP, top - GOAL_DELTA)
+    axes.add_patch(Rectangle((GOAL_SPEED_UP, GOAL_DELTA), *sides, color="#e8f1e4", lw=0, zorder=0, label="goal"))
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.3, 0))
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_file(path) as temporary:
         figure.savefig(temporary)

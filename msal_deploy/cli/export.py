@@ -37,7 +37,7 @@ def export(
     ] = None,
     light: Annotated[
         bool,
-        typer.Option("--light", help="Export msal-net-light, which takes half the time and costs about 0.005 Dice."),
+        typer.Option("--light", help="Export msal-net-light, 1.8 times as fast in INT8, for about 0.005 Dice."),
     ] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Add the FP16 graph. Requires --calibration.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Add the INT8 graph. Requires --calibration.")] = False,

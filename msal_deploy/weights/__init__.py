@@ -7,7 +7,7 @@ from msal_deploy.files import StrPath, sha256
 
 FOLDER = Path(__file__).parent
 DEFAULT = "msal-net-r34"
-LIGHT = "msal-net-light"  # half the time of msal-net-r34 in INT8 on a CPU
+LIGHT = "msal-net-light"  # 1.8 times as fast as msal-net-r34 in INT8 on a CPU
 
 # Name -> SHA-256 of <name>.safetensors in this folder.
 SHA256 = {
