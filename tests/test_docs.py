@@ -651,7 +651,27 @@ def test_figures_of_cpp_and_triton_are_what_was_measured() -> None:
     assert f"A request of {request} takes {longer} longer, and eight clients get {throughput} engine's" in serving
 
 
+def test_figures_of_the_floor_are_what_was_measured() -> None:
+    page, roofline = text_of("docs/measured.md"), result("roofline")
+    for engine, one in roofline["engines"].items():
+        times = one["times_the_floor"]
+        row = f"| `{engine}` | {one['latency_ms']['p50']:.0f} ms | {times['ratio']:.2f} | "
+        assert f"{row}{times['low']:.2f} to {times['high']:.2f} |" in page
+    rates = roofline["roofs"]["operations_per_s"]
+    assert f"{rates['fp32'] / 1e9:.0f}, {rates['bf16'] / 1e9:.0f} and {rates['int8'] / 1e9:.0f} G operations" in page
+    memory, cache = (roofline["roofs"][f"{name}_bytes_per_s"] / 1e9 for name in ("memory", "cache"))
+    assert f"{memory:.0f} GB/s in memory and {cache:.0f} GB/s in the last-level cache" in page
+    fp32, int8 = (roofline["floors"][name]["floor_ms"] for name in ("fp32", "int8"))
+    assert f"{fp32:.0f} ms in FP32 and {int8:.0f} ms in INT8" in page
+
+
 def test_figures_of_the_light_network_are_what_was_measured() -> None:
+    int8, page = result("roofline")["engines"]["openvino:int8"], text_of("docs/light.md")
+    whole = sum(int8["layers_ms"].values()) + sum(int8["other_ms"].values())
+    assert f"in INT8 ({whole:.0f} ms" in page
+    for part in ("/head/", "/decoder1/refinement/"):
+        ms = sum(value for layer, value in int8["layers_ms"].items() if part in layer)
+        assert f"| {ms:.1f} ms | {ms / whole:.0%} |" in page
     front = result("light-front")
     for point in front["points"]:
         ratio, delta = point["speed_up"]["ratio"], f"{point['delta']:+.4f}".replace("-", "−")
