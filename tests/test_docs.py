@@ -665,6 +665,20 @@ def test_figures_of_the_floor_are_what_was_measured() -> None:
     assert f"{fp32:.0f} ms in FP32 and {int8:.0f} ms in INT8" in page
 
 
+def percent(share: float) -> str:
+    return f"{share:+.1%}".replace("-", "−")
+
+
+def test_figures_of_peers_and_bare_loops_are_what_was_measured() -> None:
+    page = text_of("docs/measured.md")
+    for engine, one in result("overhead")["engines"].items():
+        low, median, high = (percent(one["overhead"][key]) for key in ("low", "median", "high"))
+        assert f"| `{engine}` | {median} | {low} to {high} |" in page
+    for one in result("peers")["comparisons"]:
+        low, ratio, high = (percent(one["ratio"][key] - 1) for key in ("low", "ratio", "high"))
+        assert re.search(rf"^\| `{one['engine']}` \| .* \| {re.escape(f'{ratio} | {low} to {high}')} \|$", page, re.M)
+
+
 def test_figures_of_the_light_network_are_what_was_measured() -> None:
     int8, page = result("roofline")["engines"]["openvino:int8"], text_of("docs/light.md")
     whole = sum(int8["layers_ms"].values()) + sum(int8["other_ms"].values())
