@@ -679,6 +679,29 @@ def test_figures_of_peers_and_bare_loops_are_what_was_measured() -> None:
         assert re.search(rf"^\| `{one['engine']}` \| .* \| {re.escape(f'{ratio} | {low} to {high}')} \|$", page, re.M)
 
 
+def test_figures_of_predict_are_what_was_measured() -> None:
+    page = text_of("docs/measured.md")
+    images, slide = (result(f"predict-pipeline-{name}") for name in ("images", "slide"))
+
+    def times(report: dict[str, Any], key: str) -> str:
+        one = report[key]
+        return f"{one['ratio']:.2f}×** ±{max(one['high'] - one['ratio'], one['ratio'] - one['low']):.2f}"
+
+    for key, row in (
+        ("ratio", "**end to end against the engine alone**"),
+        ("ratio_without_start", "the same without opening and compiling the engine, once per call"),
+        ("ratio_of_cpu", "processor time"),
+    ):
+        cells = f"| {row} | **{times(images, key)} | **{times(slide, key)} |"
+        assert cells.replace("*", "") in page.replace("*", "")
+    for name, unit, scale in (("engine_busy", "% of the time", 100), ("peak_memory_mb", " MB", 1)):
+        assert f" {images[name] * scale:.0f}{unit} | {slide[name] * scale:.0f}{unit} |" in page
+    for report in (images, slide):
+        seconds = report["stages"]["total"]["seconds"]
+        assert f"{seconds:.1f} s, {report['seconds_per_mm2']:.1f} s/mm²" in page
+        assert f"{report['mm2']:.3f} mm², {report['tiles']}, {report['nuclei']:,}" in page
+
+
 def test_figures_of_the_light_network_are_what_was_measured() -> None:
     int8, page = result("roofline")["engines"]["openvino:int8"], text_of("docs/light.md")
     whole = sum(int8["layers_ms"].values()) + sum(int8["other_ms"].values())
