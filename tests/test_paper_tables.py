@@ -293,9 +293,10 @@ def test_result_files_keep_their_json_keys():
     ]
     costs = costs_module.load_costs(FOLDER / "results" / "costs.json")
     assert len(costs.rows) == len(ROWS)
-    assert msgspec.json.decode(msgspec.json.encode(costs)) == msgspec.json.decode(
-        (FOLDER / "results" / "costs.json").read_bytes()
-    )
+    written = msgspec.json.decode((FOLDER / "results" / "costs.json").read_bytes())
+    for row in written["rows"].values():
+        row["network"].setdefault("light_decoder", False)  # the file is older than this field
+    assert msgspec.json.decode(msgspec.json.encode(costs)) == written
 
 
 def test_show_has_a_score_in_each_table_with_its_network(measured, tmp_path):

@@ -162,10 +162,11 @@ def test_the_table_on_the_page(tmp_path, monkeypatch):
     }  # fmt: skip
     assert rows["fast:int8 3"] == {
         "Engine": "fast:int8", "Batch": "3", "p50 ms": "7.3", "p90 ms": "9.0", "p95 ms": "9.2", "p99 ms": "9.4",
-        "Mean ms": "7.2", "Images/s": "418.25", "MP/s": "2.57", "Speed-up": "1.99×", "Runs": "11", "Variation": "1.4%",
+        "Mean ms": "7.2", "Images/s": "418.25", "MP/s": "2.57", "Speed-up": "1.99× (1.08–3.66)", "Runs": "11",
+        "Variation": "1.4%",
     }  # fmt: skip
     assert rows["slow:fp32 6"]["Speed-up"] == "1.00×"
-    assert rows["fast:int8 6"]["Speed-up"] == "2.00×"
+    assert rows["fast:int8 6"]["Speed-up"] == "2.00× (2.00–2.00)"
 
 
 class Clock:

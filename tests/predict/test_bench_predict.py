@@ -130,7 +130,7 @@ def test_the_engine_alone_computes_what_predict_computes(inputs, monkeypatch) ->
     [
         (["-e", ENGINE, "-e", "onnxruntime:fp32"], "--predict takes one --engine, got 2"),
         (["-b", 1, "-b", 4], "--predict takes one --batch, got 2"),
-        (["--tune"], "--predict cannot be combined with --tune"),
+        (["--tune"], "--tune cannot be combined with --predict"),
         (["--predict-format", "geojsn"], "'geojsn' is not an output format; did you mean 'geojson'?"),
     ],
 )
