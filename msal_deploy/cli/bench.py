@@ -79,7 +79,7 @@ def bench(
 
     Example: msal-deploy bench bundle --suite cpu --compare bench.json --markdown bench.md
 
-    Example: msal-deploy bench bundle --engine openvino:int8 --p99-under 200ms
+    Example: msal-deploy bench bundle --engine openvino:int8 --p99-under 400ms
 
     Example: msal-deploy bench bundle --engine openvino:int8 --predict docs/images/tissue.png --rounds 2
     """

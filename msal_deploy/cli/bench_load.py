@@ -43,7 +43,7 @@ P99Under = Annotated[
         "--p99-under",
         metavar="TIME",
         rich_help_panel=PANEL,
-        help="Find the highest rate whose p99 stays under 20ms, 0.02s or 20 (ms). Takes about two minutes a setting.",
+        help="Find the highest rate whose p99 stays under 20ms, 0.02s or 20 (ms). Takes minutes a setting.",
     ),
 ]
 Arrivals = Annotated[
