@@ -89,10 +89,10 @@ def run_process(name: str, command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BadInput(f"{name} did not run ({error})", "run its command by itself") from error
+        raise BadInput(f"{name} did not run ({error})", "run its command alone to see why") from error
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()[-1]
-        raise BadInput(f"{name} failed with exit code {done.returncode} ({last})", "run its command by itself")
+        raise BadInput(f"{name} failed with exit code {done.returncode} ({last})", "run its command alone to see why")
     return done.stdout
 
 
@@ -174,7 +174,7 @@ def read_trtexec(_job: Job, printed: str) -> float:
     """
     found = re.search(r"\[I\] Latency: .*?median = ([0-9.]+) ms", printed)
     if not found:
-        raise BadInput("trtexec printed no latency", "run its command by itself")
+        raise BadInput("trtexec printed no latency", "run its command alone to see why")
     return float(found[1])
 
 

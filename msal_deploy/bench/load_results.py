@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from msal_deploy.bench.load_loop import SECOND, Request, Served, Spacing
-from msal_deploy.bench.results import Setting
+from msal_deploy.bench.results import Setting, square_millimetres
 from msal_deploy.bench.table import RUNS_FOR_P99
 
 CONFIDENCE = 0.95
@@ -192,7 +192,7 @@ class LoadResult(Setting, frozen=True, kw_only=True):
             "offered_per_s": self.offered_per_s,
             "requests_per_s": self.requests_per_s,
             "images_per_s": self.images_per_s,
-            "square_millimetres_per_s": pixels_per_s * (self.microns_per_pixel / 1000) ** 2,
+            "square_millimetres_per_s": square_millimetres(pixels_per_s, self.microns_per_pixel),
             "requests": len(self.counted),
             "unserved": len(self.served.unserved),
             "seconds": self.seconds,

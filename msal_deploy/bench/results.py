@@ -41,6 +41,15 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         return f'open_engine(bundle, "{self.engine}"{options})'
 
 
+def square_millimetres(pixels: float, microns_per_pixel: float) -> float:
+    """Return the area of a number of pixels in mm².
+
+    >>> square_millimetres(16_000_000, 0.25)
+    1.0
+    """
+    return pixels * (microns_per_pixel / 1000) ** 2
+
+
 class BenchResult(Setting, frozen=True, kw_only=True):
     """A setting and its timing.
 
@@ -82,7 +91,7 @@ class BenchResult(Setting, frozen=True, kw_only=True):
             "streams": self.streams,
             "images_per_s": self.images_per_s,
             "megapixels_per_s": pixels_per_s / 1e6,
-            "square_millimetres_per_s": pixels_per_s * (self.microns_per_pixel / 1000) ** 2,
+            "square_millimetres_per_s": square_millimetres(pixels_per_s, self.microns_per_pixel),
             **self.timing.to_json(),
             "peak_memory_mb": self.peak_memory_mb,
             "load_s": self.load_s,

@@ -1,6 +1,7 @@
 """The table of a bench report, for a terminal of 80 columns."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 
 import msgspec
@@ -85,9 +86,9 @@ def _columns(report: BenchReport) -> Iterator[Column]:
     yield Column("batch", lambda one: str(one.batch))
     for name in ("threads", "streams"):
         if len({getattr(one, name) for one in report.results}) > 1:
-            yield Column(name, lambda one, name=name: str(getattr(one, name) or "auto"))  # type: ignore[misc]
+            yield Column(name, partial(_setting, name))
     for name in ("p50", "p90", "p99"):
-        yield Column(name, lambda one, name=name: _milliseconds(one.timing.latency_ms[name]))  # type: ignore[misc]
+        yield Column(name, partial(_percentile, name))
     yield Column("images/s", lambda one: f"{one.images_per_s:.2f}")
     yield Column("speed-up", lambda one: _speed_up(report, one))
     if any(one.peak_memory_mb is not None for one in report.results):
@@ -95,7 +96,12 @@ def _columns(report: BenchReport) -> Iterator[Column]:
     yield Column("", lambda one: "" if one.timing.stable else "!")
 
 
-def _milliseconds(latency: float) -> str:
+def _setting(name: str, result: BenchResult) -> str:
+    return str(getattr(result, name) or "auto")
+
+
+def _percentile(name: str, result: BenchResult) -> str:
+    latency = result.timing.latency_ms[name]
     return f"{latency:.{0 if latency >= 1000 else 1}f}"
 
 
